@@ -1,0 +1,115 @@
+"""Atomic writes: all or nothing, and errors that say which file and why."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from utils import atomic
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def full_disk(_path: Path) -> None:
+    _path.write_bytes(b"half of it")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_round_trips_create_the_folder_and_leave_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    atomic.write_bytes(folder / "x.bin", b"\0\1")
+    atomic.write_text(folder / "x.txt", "naïve\n")
+    atomic.write_json(folder / "x.json", {"psnr": 30.5, "lpips": None})
+    atomic.write_with(folder / "x.npz", lambda path: np.savez(path, a=np.arange(3)))
+    assert (folder / "x.bin").read_bytes() == b"\0\1"
+    assert (folder / "x.txt").read_bytes() == "naïve\n".encode()
+    assert json.loads((folder / "x.json").read_text()) == {"psnr": 30.5, "lpips": None}
+    assert np.load(folder / "x.npz")["a"].tolist() == [0, 1, 2]
+    assert names(folder) == ["x.bin", "x.json", "x.npz", "x.txt"]
+
+
+def test_full_disk_keeps_the_old_file_and_names_file_and_cause(tmp_path: Path) -> None:
+    target = tmp_path / "checkpoint.safetensors"
+    target.write_bytes(b"old")
+    with pytest.raises(atomic.WriteError, match=r"checkpoint\.safetensors.*No space left.*previous file is unchanged"):
+        atomic.write_with(target, full_disk)
+    assert target.read_bytes() == b"old"
+    assert names(tmp_path) == ["checkpoint.safetensors"]
+
+
+def test_full_disk_on_a_new_file_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(atomic.WriteError, match="new.bin.*No space left.*nothing was left"):
+        atomic.write_with(tmp_path / "new.bin", full_disk)
+    assert names(tmp_path) == []
+
+
+def test_a_file_size_limit_behaves_like_a_full_disk(tmp_path: Path) -> None:
+    """A real refusal by the operating system, not a simulated one: the child may write 4 KiB to a file."""
+    resource = pytest.importorskip("resource")
+    assert hasattr(resource, "RLIMIT_FSIZE")
+    target = tmp_path / "state.bin"
+    target.write_bytes(b"old")
+    script = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "from utils import atomic\n"
+        "atomic.write_bytes(sys.argv[1], bytes(1 << 20))\n"
+    )
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, "-c", script, str(target)], cwd=root, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "WriteError" in done.stderr and "state.bin: could not be written: File too large" in done.stderr
+    assert target.read_bytes() == b"old"
+    assert names(tmp_path) == ["state.bin"]
+
+
+def test_an_unrelated_error_passes_through_and_keeps_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "x.txt"
+    target.write_text("old")
+    with pytest.raises(KeyError, match="mine"), atomic.replacing(target) as temporary:
+        temporary.write_text("new")
+        raise KeyError("mine")
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["x.txt"]
+
+
+def test_a_writer_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(atomic.WriteError, match="x.txt.*No such file"):
+        atomic.write_with(tmp_path / "x.txt", lambda path: None)
+
+
+def test_a_folder_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(atomic.WriteError, match="taken: could not be written"):
+        atomic.write_text(tmp_path / "taken", "x")
+    assert (tmp_path / "taken").is_dir()
+
+
+def test_a_file_where_a_folder_is_needed_is_reported_as_such(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("I am a file")
+    with pytest.raises(atomic.WriteError, match="x.txt: could not be written"):
+        atomic.write_text(tmp_path / "run" / "x.txt", "x")
+
+
+@pytest.mark.parametrize("value, kind", [(float("nan"), ValueError), (float("inf"), ValueError), (object(), TypeError)])
+def test_what_json_does_not_know_is_refused_before_writing(tmp_path: Path, value: object, kind: type) -> None:
+    target = tmp_path / "metrics.json"
+    target.write_text("old")
+    with pytest.raises(kind, match=r"metrics\.json: cannot be written as JSON"):
+        atomic.write_json(target, {"psnr": value})
+    assert target.read_text() == "old"
+
+
+def test_the_temporary_file_keeps_the_suffix(tmp_path: Path) -> None:
+    with atomic.replacing(tmp_path / "video.mp4") as temporary:
+        assert temporary.suffix == ".mp4" and temporary.parent == tmp_path
+        temporary.write_bytes(b"x")
