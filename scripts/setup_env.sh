@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# Makes .venv and installs into it. The Makefile calls one subcommand per step and keeps the stamps; see `make help`.
+#   setup_env.sh venv             create .venv with a Python from 3.10 to 3.13 (PYTHON=... chooses it)
+#   setup_env.sh install ARGS...  pip install ARGS into .venv
+#   setup_env.sh native cpu|cuda  build and install the packages in submodules/
+#   setup_env.sh mode WANT        print cpu or cuda for WANT = auto | 0 | 1
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly VENV=.venv
+readonly VENV_PYTHON=$VENV/bin/python
+readonly PACKAGES=(./submodules/diff-gaussian-rasterization ./submodules/simple-knn ./submodules/blendshape-ops)
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+
+say() { printf '==> %s\n' "$*"; }
+fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+# Prints why a Python cannot be used; nothing when it can.
+problem_with() {
+  command -v "$1" >/dev/null || { echo "not found"; return; }
+  "$1" - <<'PYTHON' 2>/dev/null || echo "does not run"
+import sys
+if not (3, 10) <= sys.version_info[:2] <= (3, 13):
+    print("is Python %d.%d" % sys.version_info[:2])
+else:
+    try:
+        import ensurepip, venv
+    except ImportError:
+        print("has no venv module (on Debian and Ubuntu: apt install python3-venv)")
+PYTHON
+}
+
+find_python() {
+  local candidate problem report=""
+  if [ -n "${PYTHON:-}" ]; then
+    problem=$(problem_with "$PYTHON")
+    [ -z "$problem" ] || fail "PYTHON=$PYTHON $problem; Python 3.10 to 3.13 with its venv module is needed"
+    echo "$PYTHON"
+    return
+  fi
+  for candidate in python3 python3.12 python3.13 python3.11 python3.10; do
+    problem=$(problem_with "$candidate")
+    [ -n "$problem" ] || { echo "$candidate"; return; }
+    report+=$'\n'"  $candidate $problem"
+  done
+  fail "no Python 3.10 to 3.13 with its venv module was found; install one or name it with PYTHON=...$report"
+}
+
+make_venv() {
+  # A folder without our stamp may be somebody's working environment: it is kept if its pip runs.
+  if [ -z "${PYTHON:-}" ] && [ -z "$(problem_with "$VENV_PYTHON")" ] && "$VENV_PYTHON" -m pip --version >/dev/null 2>&1; then
+    say "using the existing $VENV"
+    return
+  fi
+  local python
+  python=$(find_python)
+  say "creating $VENV with $python ($("$python" --version))"
+  "$python" -m venv --clear "$VENV"
+}
+
+build_native() {
+  local mode=$1 cuda=0
+  [ "$mode" = cuda ] && cuda=1
+  command -v "${CXX:-c++}" >/dev/null || command -v g++ >/dev/null ||
+    fail "no C++ compiler found (on Debian and Ubuntu: apt install g++); the extension packages are built from source"
+  say "building the extension packages ($mode)"
+  # setuptools would pack modules that were deleted since its last build.
+  rm -rf "${PACKAGES[@]/%//build}"
+  BUILD_CUDA=$cuda "$VENV_PYTHON" -m pip install --quiet --no-build-isolation --no-deps --force-reinstall "${PACKAGES[@]}"
+}
+
+has_nvcc() { command -v nvcc >/dev/null || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; }
+has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU'; }
+
+build_mode() {
+  case "$1" in
+    1) has_nvcc || fail "CUDA=1 needs nvcc: put it on PATH or set CUDA_HOME"
+       echo cuda ;;
+    0) echo cpu ;;
+    auto) if has_nvcc && has_gpu; then echo cuda; else echo cpu; fi ;;
+    *) fail "CUDA=$1: expected 0, 1 or auto" ;;
+  esac
+}
+
+case "${1:-}" in
+  venv) make_venv ;;
+  install) shift; "$VENV_PYTHON" -m pip install --quiet "$@" ;;
+  native) build_native "$2" ;;
+  mode) build_mode "$2" ;;
+  *) fail "usage: setup_env.sh venv | install ARGS... | native cpu|cuda | mode auto|0|1" ;;
+esac
