@@ -1,0 +1,52 @@
+"""Fused blend + pose + colour, factored Adam and image loss for Gaussian blendshape avatars."""
+
+from .adam import FactoredAdam
+from .blend import blend_pose_color
+from .image_loss import image_loss, ssim_map
+from .reference import (
+    evaluate_sh,
+    matrix_to_quaternion,
+    polar3,
+    quaternion_product,
+    sh_basis,
+)
+from .tables import (
+    GEOMETRY,
+    LOG_SCALES,
+    MEANS,
+    OPACITY,
+    QUATS,
+    SH,
+    WIDTH,
+    Binding,
+    Differences,
+    Drive,
+    Factors,
+    Posed,
+    active_columns,
+)
+
+__all__ = [
+    "GEOMETRY",
+    "LOG_SCALES",
+    "MEANS",
+    "OPACITY",
+    "QUATS",
+    "SH",
+    "WIDTH",
+    "Binding",
+    "Differences",
+    "Drive",
+    "Factors",
+    "FactoredAdam",
+    "Posed",
+    "active_columns",
+    "blend_pose_color",
+    "evaluate_sh",
+    "image_loss",
+    "matrix_to_quaternion",
+    "polar3",
+    "quaternion_product",
+    "sh_basis",
+    "ssim_map",
+]
