@@ -165,7 +165,7 @@ def pair_gradient_torch(differences: Differences) -> Tensor:
         basis = sh_basis(factor.directions, factor.sh_degree)
         v_sh = (basis.unsqueeze(-1) * factor.v_rgb.unsqueeze(-2)).flatten(-2)
         coefficients = factor.beta[:, expression] * differences.mask
-        for coefficient, v_geometry, v_colour in zip(coefficients, factor.v_geometry, v_sh):
+        for coefficient, v_geometry, v_colour in zip(coefficients, factor.v_geometry, v_sh, strict=True):
             gradient[:, GEOMETRY] += coefficient[:, None] * v_geometry[gaussian]
             gradient[:, SH.start : SH.start + v_colour.shape[-1]] += coefficient[:, None] * v_colour[gaussian]
     return gradient

@@ -33,7 +33,7 @@ def require(tensor: Tensor, name: str, shape: tuple[int | None, ...], dtype: tor
     """Raise unless `tensor` has `shape` (None = any size along that axis) and `dtype` (None = any)."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name}: wanted a tensor, got {type(tensor).__name__}")
-    matches = tensor.ndim == len(shape) and all(w in (None, g) for w, g in zip(shape, tensor.shape))
+    matches = tensor.ndim == len(shape) and all(w in (None, g) for w, g in zip(shape, tensor.shape, strict=False))
     if not matches:
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         raise ValueError(f"{name}: wanted shape [{wanted}], got {list(tensor.shape)}")
@@ -145,8 +145,14 @@ class Differences:
 
     def to(self, device: torch.device | str) -> Differences:
         """A copy on `device`, without factors."""
-        moved = (t.detach().to(device) for t in (self.values, self.offsets, self.gaussian, self.expression, self.mask))
-        return Differences(*moved, trainable=self.trainable)
+        return Differences(
+            self.values.detach().to(device),
+            self.offsets.to(device),
+            self.gaussian.to(device),
+            self.expression.to(device),
+            self.mask.to(device),
+            trainable=self.trainable,
+        )
 
 
 @dataclass(frozen=True, eq=False)
