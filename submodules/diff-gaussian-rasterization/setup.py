@@ -1,0 +1,10 @@
+"""Builds the rasterizer's native libraries; submodules/native/build_native.py says which switches there are."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "native"))
+
+from build_native import setup_package  # noqa: E402  (found through the path above)
+
+setup_package("diff_gaussian_rasterization", cpu_sources=["src/rasterize_cpu.cpp"], cuda_sources=[])
