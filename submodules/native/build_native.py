@@ -27,7 +27,7 @@ NATIVE = Path(__file__).resolve().parent
 # Every architecture from Turing to Blackwell that torch itself ships for; nvcc drops those it does not know.
 ALL_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 # Not -ffast-math: NaN and infinity must survive so that non-finite Gaussians can be recognised.
-CPU_FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
+CPU_FLAGS: tuple[str, ...] = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
 CPU_FLAGS += ("-fPIC", "-pthread", "-fvisibility=hidden")
 CUDA_FLAGS = ("-std=c++17", "-O3", "--cudart", "static", "-lineinfo", "-Xcompiler", "-fPIC,-fvisibility=hidden")
 
@@ -51,9 +51,7 @@ class NativeExtension(Extension):
     """One shared library of a package; `.cu` sources make it a CUDA library."""
 
     def __init__(self, name: str, sources: list[str], extra_flags: tuple[str, ...]):
-        folders = (Path(os.path.relpath(NATIVE)) / "include", Path("include"))
-        headers = [str(path) for folder in folders for path in sorted(folder.glob("*.h"))]
-        super().__init__(name, sources, extra_compile_args=list(extra_flags), depends=headers)
+        super().__init__(name, sources, extra_compile_args=list(extra_flags))
 
     @property
     def is_cuda(self) -> bool:
