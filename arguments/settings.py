@@ -1,0 +1,171 @@
+"""The settings of a training run. Each field: default, unit, reason; its name is its flag.
+
+Defaults are those of the published method unless the comment says otherwise. Iteration counts are for the method's
+40,000 single-image steps; `--iterations` alone does not rescale them, `--schedule_scale` does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+Alias = tyro.conf.arg
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What is read from disk and how it is split."""
+
+    source_path: Annotated[Path, Alias(aliases=["-s"])]
+    """Data set folder (tracker layout)."""
+    use_nerfBS: bool = False
+    """NeRFBlendShape mode: whole-image targets, masks in image_mask/, background bc.jpg."""
+    use_HR: bool = False
+    """High-resolution mode: images from images.HQ/."""
+    head: str = "auto"
+    """Head model the data was tracked with: auto (head.json of the data, else FLAME), open, or a FLAME .pkl / head .npz."""
+    resolution: Annotated[int, Alias(aliases=["-r"])] = -1
+    """Training size: -1 or 1 full, 2/4/8 a divisor, larger values a width in pixels."""
+    split: Literal["tail", "blocks"] = "tail"
+    """Held-out frames: the last ones, or blocks spread over the clip (inside the range of training)."""
+    test_frames: int = -1
+    """Number of held-out frames; -1 = 350 (500 in NeRFBlendShape mode) as in the published protocol."""
+    test_blocks: int = 5
+    """Number of blocks for --split blocks."""
+    white_background: Annotated[bool, Alias(aliases=["-w"])] = False
+    """Train on white instead of black; the target is composited on the same colour."""
+    cache: Literal["auto", "ram", "stream"] = "auto"
+    """Where decoded images (uint8) wait: ram, stream = decode while training, auto = ram when they fit in half of it."""
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What the avatar is made of."""
+
+    sh_degree: Literal[0, 1, 2, 3] = 3
+    """Highest degree of the spherical harmonics of colour."""
+    num_expressions: int = 50
+    """Expressions that get differences (the first of the head model); 0 trains a plain skinned Gaussian head."""
+    num_face_gaussians: int = 50_000
+    """Gaussians sampled on the head at the start."""
+    num_teeth_gaussians: int = 5_000
+    """Gaussians sampled on each of the upper and lower teeth; 0 leaves the mouth interior to the face."""
+    mask_threshold: float = 2.37277025e-5
+    """Metres: expression displacement below which a difference does not exist (0.1 of FLAME's 50th mode)."""
+    mask_unit: float = 5.6798049e-3
+    """Metres: displacement at which the consistency mask is 1. FLAME's scale; the mask is not clamped above."""
+    mask_max: float = float("inf")
+    """Upper limit of the consistency mask; the method has none."""
+
+
+@dataclass(frozen=True)
+class OptimizationSettings:
+    """Losses, learning rates and schedules."""
+
+    iterations: int = 40_000
+    """Training steps; each sees --batch_size images."""
+    batch_size: int = 1
+    """Frames per step."""
+    schedule_scale: float = 1.0
+    """Multiplies every iteration count below (not --iterations): 0.1 runs the method's schedule in a tenth of the steps."""
+    position_lr_init: float = 1.6e-4
+    """Metres a step."""
+    position_lr_final: float = 1.6e-6
+    """Metres a step, reached log-linearly at --position_lr_max_steps."""
+    position_lr_max_steps: int = 30_000
+    """Iteration at which the position learning rate reaches its final value."""
+    feature_lr: float = 2.5e-3
+    """Colour, constant band; the higher bands learn at 1/20 of it."""
+    opacity_lr: float = 0.05
+    """Opacity logit."""
+    scaling_lr: float = 5e-3
+    """Logarithm of the scale."""
+    rotation_lr: float = 1e-3
+    """Quaternion components."""
+    difference_position_lr: float = 3.2e-7
+    """Expression differences of positions, metres a step, constant."""
+    difference_feature_lr: float = 1.25e-3
+    """Expression differences of colour, all bands."""
+    difference_opacity_lr: float = 5e-5
+    """Expression differences of the opacity logit."""
+    difference_scaling_lr: float = 5e-4
+    """Expression differences of the log-scale."""
+    difference_rotation_lr: float = 1e-4
+    """Expression differences of the quaternion."""
+    basis_lr_decay: float = 1.0
+    """Factor on all difference learning rates except the position's."""
+    lambda_dssim: float = 0.2
+    """Weight of 1 - SSIM; L1 gets 1 - lambda_dssim."""
+    alpha_loss: float = 10.0
+    """Weight of mean squared error between rendered and given alpha."""
+    lpips_loss: float = 0.0
+    """Weight of LPIPS (VGG); needs its network weights."""
+    isotropy_loss: float = 0.0
+    """Weight of the squared excess of the axis ratio of each Gaussian."""
+    cylinder_loss: float = 100.0
+    """Weight of the squared distance (m^2) of teeth Gaussians to the mouth cylinder."""
+    lpips_weights: Path | None = None
+    """Folder with alexnet_features.pth and vgg16_features.pth, for machines that cannot download them."""
+    sh_interval: int = 1_000
+    """Iterations between rises of the active SH degree."""
+    densify: bool = True
+    """Clone, split and prune Gaussians."""
+    densify_from_iter: int = 500
+    """No densification up to and including this iteration."""
+    densify_until_iter: int = 15_000
+    """No densification from this iteration on."""
+    densification_interval: int = 100
+    """Iterations between densifications."""
+    densify_grad_threshold: float = 1e-3
+    """Mean screen-space gradient (NDC scale) above which a face Gaussian is densified."""
+    densify_grad_threshold_teeth: float = 2e-4
+    """The same for teeth."""
+    percent_dense: float = 0.01
+    """Metres: larger Gaussians are split, smaller ones cloned."""
+    prune_opacity: float = 0.005
+    """Gaussians below this neutral opacity are removed at densification."""
+    prune_scale: float = 0.1
+    """Metres: larger Gaussians are removed at densification after --prune_scale_from_iter."""
+    prune_scale_from_iter: int = 3_000
+    """Iteration after which --prune_scale applies."""
+    max_gaussians: int = 200_000
+    """Densification stops adding Gaussians at this number."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Where results go and how the run behaves."""
+
+    model_path: Annotated[Path, Alias(aliases=["-m"])]
+    """Output folder of the run."""
+    seed: int = 0
+    """Seeds Python, NumPy, torch, the surface sampling and the frame order."""
+    device: str = "auto"
+    """auto, cpu or cuda[:index]."""
+    log_interval: int = 10
+    """Iterations between logged scalars."""
+    test_iterations: tuple[int, ...] = ()
+    """Iterations at which some held-out frames are scored and pictured; empty = at 1/4, 1/2, 3/4 and the end."""
+    test_views: int = 8
+    """Held-out frames scored at --test_iterations (spread evenly); test.py scores all."""
+    checkpoint_interval: int = 5_000
+    """Iterations between checkpoints; the last iteration is always saved."""
+    keep_checkpoints: int = 2
+    """Older checkpoints beyond this number are deleted; 0 keeps all."""
+    resume: bool = False
+    """Continue from the newest checkpoint in --model_path, with the run's saved settings."""
+    tensorboard: bool = True
+    """Write TensorBoard event files."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Learn a Gaussian-blendshape head avatar from one tracked video."""
+
+    data: tyro.conf.OmitArgPrefixes[DataSettings]
+    run: tyro.conf.OmitArgPrefixes[RunSettings]
+    model: tyro.conf.OmitArgPrefixes[ModelSettings] = field(default_factory=ModelSettings)
+    optimization: tyro.conf.OmitArgPrefixes[OptimizationSettings] = field(default_factory=OptimizationSettings)

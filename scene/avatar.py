@@ -1,0 +1,65 @@
+"""The avatar: learnable tables, what binds each Gaussian to the head, and a pure forward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blendshape_ops import LOG_SCALES, Binding, Differences, Drive, Posed, blend_pose_color
+
+# Part labels of Gaussians.
+FACE, UPPER_TEETH, LOWER_TEETH = 0, 1, 2
+PART_NAMES = ("face", "upper teeth", "lower teeth")
+
+
+@dataclass
+class Avatar:
+    """N Gaussians of one head.
+
+    neutral      [N,60] learnable table, columns as in scene/schema.py
+    differences  learnable differences per (Gaussian, expression) pair, [P,60], with their consistency mask
+    binding      per-Gaussian constants: triangle, anchor on the neutral mesh, barycentrics, bone weights
+    part         [N] uint8: FACE, UPPER_TEETH or LOWER_TEETH
+    """
+
+    neutral: Tensor
+    differences: Differences
+    binding: Binding
+    part: Tensor
+
+    @property
+    def count(self) -> int:
+        """N, the number of Gaussians."""
+        return self.neutral.shape[0]
+
+    def part_counts(self) -> dict[str, int]:
+        """Number of Gaussians of each part."""
+        counts = torch.bincount(self.part.long(), minlength=len(PART_NAMES)).tolist()
+        return dict(zip(PART_NAMES, counts, strict=True))
+
+    def pose(self, drive: Drive, sh_degree: int) -> Posed:
+        """Blend, pose and colour all Gaussians for a batch of frames (differentiable; see blend_pose_color)."""
+        return blend_pose_color(self.neutral, self.differences, self.binding, drive, sh_degree)
+
+    def select_rows(self, index: Tensor, values: Tensor) -> None:
+        """Replace the Gaussians by copies of old rows `index` [N'], with `values` [N',60] as the neutral table.
+
+        Differences, mask, binding and part follow the index.
+        """
+        self.neutral = values.detach().clone().requires_grad_(True)
+        self.differences = self.differences.select(index)
+        self.binding = self.binding.select(index)
+        self.part = self.part[index]
+
+    def to(self, device: torch.device) -> Avatar:
+        """A copy on `device`."""
+        return Avatar(self.neutral.detach().to(device).requires_grad_(True), self.differences.to(device),
+                      self.binding.to(device), self.part.to(device))
+
+    def isotropy(self) -> Tensor:
+        """Mean squared excess over 1 of the axis ratio (largest + 1 mm) / (smallest + 1 mm); reference section 6.1."""
+        scales = self.neutral[:, LOG_SCALES].exp()
+        ratio = (scales.amax(dim=1) + 1e-3) / (scales.amin(dim=1) + 1e-3)
+        return ((ratio - 1) ** 2).mean()

@@ -1,0 +1,100 @@
+"""Clone, split and prune: decided on tensors, applied as one row selection.
+
+Rules of the published method (reference section 6.3) without its defects: the decision is taken after the optimizer
+step, so no update is lost, and the screen-size rule, which never fired, is not there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from arguments import OptimizationSettings
+import blendshape_ops as layout
+from gaussian_renderer import DensifyStats
+from scene.avatar import FACE, Avatar
+from flame.rotations import matrix_from_quat
+
+SPLIT_CHILDREN = 2
+SPLIT_SHRINK = 0.8 * SPLIT_CHILDREN
+
+
+@dataclass(frozen=True)
+class RowSelection:
+    """New rows in terms of old: `index` [N'] says which old row each new one copies, `fresh` [N'] which of them are new."""
+
+    index: Tensor
+    fresh: Tensor
+    cloned: int
+    split: int
+    pruned: int
+
+
+def is_densify_step(settings: OptimizationSettings, iteration: int) -> bool:
+    """Whether Gaussians are cloned, split and pruned after this iteration (counted from 1)."""
+    scale = settings.schedule_scale
+    interval = max(1, round(settings.densification_interval * scale))
+    return (settings.densify and settings.densify_from_iter * scale < iteration < settings.densify_until_iter * scale
+            and iteration % interval == 0)
+
+
+def collects_stats(settings: OptimizationSettings, iteration: int) -> bool:
+    """Whether screen-space gradients of this iteration are wanted."""
+    return settings.densify and iteration < settings.densify_until_iter * settings.schedule_scale
+
+
+def _wants_more(avatar: Avatar, stats: DensifyStats, settings: OptimizationSettings) -> Tensor:
+    """Bool [N]: Gaussians whose mean screen-space gradient reaches their threshold, limited by max_gaussians."""
+    gradient = torch.where(stats.count > 0, stats.grad_sum / stats.count.clamp(min=1), 0.0)
+    threshold = torch.where(avatar.part == FACE, settings.densify_grad_threshold, settings.densify_grad_threshold_teeth)
+    wanted = gradient >= threshold
+    room = max(0, settings.max_gaussians - avatar.count)
+    if int(wanted.sum()) <= room:
+        return wanted
+    # Every wanted row adds exactly one Gaussian, so the room goes to the largest gradients.
+    ranked = torch.argsort(torch.where(wanted, gradient / threshold, -1.0), descending=True, stable=True)
+    limited = torch.zeros_like(wanted)
+    limited[ranked[:room]] = True
+    return limited
+
+
+@torch.no_grad()
+def densify(avatar: Avatar, stats: DensifyStats, settings: OptimizationSettings, iteration: int,
+            generator: torch.Generator) -> RowSelection:
+    """Clone small and split large Gaussians with large screen-space gradients, remove faint and huge ones.
+
+    Changes `avatar` in place; the caller applies the returned selection to the optimizer and renews the statistics.
+    Split children are drawn from the parent's own distribution and shrunk by 1.6; clones are exact copies.
+    """
+    rows = avatar.neutral.detach()
+    largest = rows[:, layout.LOG_SCALES].amax(dim=1).exp()
+    wanted = _wants_more(avatar, stats, settings)
+    split = wanted & (largest > settings.percent_dense)
+    clone = wanted & ~split
+
+    old = torch.arange(avatar.count, device=rows.device)
+    index = torch.cat([old[~split], old[clone], old[split].repeat(SPLIT_CHILDREN)])
+    fresh = torch.arange(len(index), device=rows.device) >= int((~split).sum())
+    is_child = torch.arange(len(index), device=rows.device) >= int((~split).sum() + clone.sum())
+
+    values = rows[index]
+    values[is_child] = _split_children(values[is_child], generator)
+    keep = torch.sigmoid(values[:, layout.OPACITY])[:, 0] >= settings.prune_opacity
+    if iteration > settings.prune_scale_from_iter * settings.schedule_scale:
+        keep &= values[:, layout.LOG_SCALES].amax(dim=1).exp() <= settings.prune_scale
+    avatar.select_rows(index[keep], values[keep])
+    return RowSelection(index[keep], fresh[keep], int(clone.sum()), int(split.sum()), int((~keep).sum()))
+
+
+def _split_children(parents: Tensor, generator: torch.Generator) -> Tensor:
+    """Rows [n,60] moved by a draw from each parent's Gaussian and shrunk."""
+    children = parents.clone()
+    scales = parents[:, layout.LOG_SCALES].exp()
+    noise = torch.randn(scales.shape, generator=generator).to(scales)
+    offset = matrix_from_quat(torch.nn.functional.normalize(parents[:, layout.QUATS], dim=1)) @ (noise * scales)[..., None]
+    children[:, layout.MEANS] += offset[..., 0]
+    children[:, layout.LOG_SCALES] -= math.log(SPLIT_SHRINK)
+    return children

@@ -1,0 +1,101 @@
+"""Everything that moves the Gaussians and depends on tracking alone, for all frames at once.
+
+The expression part of the motion comes from per-triangle deformation maps (reference section 4.2): for each expression
+k, the affine map that takes a neutral triangle, completed by an apex along its normal, to its deformed place. They are
+linear in the codes, so a frame's maps are one product codes x maps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blendshape_ops import Drive
+from flame import Head, pose_head
+from flame.rotations import polar3, quat_from_matrix
+
+SKULL_BONE, JAW_BONE = -2, -1  # extra bones after the head's joints: rigid skull (upper teeth), lower teeth
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Tracking of T frames as tensors, cut or padded to the head's directions; one shape for the clip."""
+
+    shape: Tensor       # [S]
+    expression: Tensor  # [T,E]
+    jaw: Tensor         # [T,6]
+    eyes: Tensor        # [T,12]
+    eyelids: Tensor     # [T,2]
+
+
+def triangle_frames(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
+    """Edge frame E [...,F,3,3] (columns v1-v0, v2-v0, apex-v0) and origin v0 [...,F,3] of each triangle.
+
+    The apex is centroid + n / sqrt|n| with n the cross product of the edges.
+    """
+    v0, v1, v2 = (vertices[..., faces[:, i], :] for i in range(3))
+    normal = torch.linalg.cross(v1 - v0, v2 - v0)
+    length = normal.norm(dim=-1, keepdim=True).clamp_min(1e-20)
+    apex = (v0 + v1 + v2) / 3 + normal / length.sqrt()
+    return torch.stack([v1 - v0, v2 - v0, apex - v0], dim=-1), v0
+
+
+def expression_triangle_maps(head: Head, neutral: Tensor, count: int) -> Tensor:
+    """Maps of the first `count` expressions at coefficient 1: [K,F,16] = [Q - I (9, row-major), b (3), q - 1 (4)].
+
+    neutral: [V,3] vertices of the subject at rest. A zero map where the expression leaves the triangle still; a
+    triangle without area moves with its first corner.
+    """
+    faces = head.faces
+    rest, origin = triangle_frames(neutral.double(), faces)
+    solvable = torch.linalg.det(rest).abs() > 1e-18  # m^3: below, the inverse is rounding noise (edges under 1 um)
+    inverse = torch.linalg.inv(torch.where(solvable[:, None, None], rest, torch.eye(3, dtype=rest.dtype)))
+    identity = torch.eye(3, dtype=rest.dtype)
+    maps = torch.zeros(count, len(faces), 16)
+    for k in range(count):
+        moved, moved_origin = triangle_frames(neutral.double() + head.expression_dirs[:, :, k].double(), faces)
+        linear = torch.where(solvable[:, None, None], moved @ inverse, identity)
+        offset = moved_origin - (linear @ origin[..., None])[..., 0]
+        quaternion = quat_from_matrix(polar3(linear))
+        quaternion = torch.where(quaternion[:, :1] < 0, -quaternion, quaternion)
+        quaternion[:, 0] -= 1
+        maps[k] = torch.cat([(linear - identity).flatten(1), offset, quaternion], dim=1).float()
+    return maps
+
+
+class Rig:
+    """Drives an avatar: built once for a head, an identity and the codes of T frames.
+
+    Tensors live on `device`. Memory per frame is small (bones and codes); vertex offsets and triangle maps are formed
+    for the batch asked for. `posed` is the head mesh of all frames (CPU).
+    """
+
+    def __init__(self, head: Head, codes: Codes, num_expressions: int, device: torch.device) -> None:
+        posed = pose_head(head, codes.shape, codes.expression, codes.jaw, codes.eyes, codes.eyelids)
+        self.posed = posed
+        self.num_expressions = min(num_expressions, head.n_expression)
+        self.faces = head.faces.int().to(device)
+        self.beta = codes.expression[:, :self.num_expressions].contiguous().to(device)
+        extra = torch.stack([posed.head_rigid, posed.lower_teeth], dim=1)
+        self.bones = torch.cat([posed.joints_transforms, extra], dim=1).to(device)
+        self._maps = expression_triangle_maps(head, posed.neutral, self.num_expressions).flatten(1).to(device)
+        self._pose_feature = posed.pose_feature.to(device) if head.has_pose_correctives else None
+        self._pose_dirs = head.pose_dirs.flatten(0, 1).T.contiguous().to(device) if head.has_pose_correctives else None
+        self._eyelids = codes.eyelids.to(device) if bool(head.eyelids.any()) else None
+        self._eyelid_dirs = head.eyelids.flatten(1).to(device) if self._eyelids is not None else None
+
+    def drive(self, frames: Tensor, camera_centers: Tensor) -> Drive:
+        """What `blend_pose_color` needs for frames [B] (int64), with the camera positions [B,3] of the batch."""
+        count = len(frames)
+        beta = self.beta[frames]
+        maps = (beta @ self._maps).view(count, -1, 16)
+        pre = post = None
+        if self._pose_feature is not None and self._pose_dirs is not None:
+            pre = (self._pose_feature[frames] @ self._pose_dirs).view(count, -1, 3)
+        if self._eyelids is not None and self._eyelid_dirs is not None:
+            post = (self._eyelids[frames] @ self._eyelid_dirs).view(count, -1, 3)
+        return Drive(beta=beta, triangle_maps=maps, bones=self.bones[frames], camera_centers=camera_centers,
+                     faces=self.faces, pre_offsets=pre, post_offsets=post)
+

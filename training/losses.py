@@ -1,0 +1,51 @@
+"""The losses of a training step as a named dictionary of weighted terms (reference section 6.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from arguments import OptimizationSettings
+from blendshape_ops import MEANS, image_loss
+from gaussian_renderer import RenderOutput
+from scene.avatar import LOWER_TEETH, UPPER_TEETH, Avatar
+from scene.mouth import Cylinder
+
+Perceptual = Callable[[Tensor, Tensor], Tensor]
+
+
+def target_image(rgba: Tensor, background: Tensor | None, whole: bool) -> Tensor:
+    """The picture to be matched, [B,3,H,W] in [0,1], from uint8 RGBA [B,H,W,4].
+
+    whole: the colours as they are; otherwise colour * alpha over `background` [3] (None: black).
+    """
+    values = rgba.permute(0, 3, 1, 2).float() / 255
+    color, alpha = values[:, :3], values[:, 3:]
+    if whole:
+        return color
+    over = 0.0 if background is None else background.view(3, 1, 1)
+    return color * alpha + (1 - alpha) * over
+
+
+def weighted_losses(output: RenderOutput, rgba: Tensor, background: Tensor | None, whole: bool, avatar: Avatar,
+                    cylinder: Cylinder, settings: OptimizationSettings, perceptual: Perceptual | None) -> dict[str, Tensor]:
+    """Weighted scalar terms by name; their sum is what is minimised.
+
+    output: the rendering of the batch; rgba: uint8 targets [B,H,W,4]; background, whole: see `target_image`;
+    perceptual(a, b): LPIPS of [B,3,H,W] pictures in [-1,1], or None.
+    """
+    total, _ = image_loss(output.image, output.alpha, rgba, background, composite=not whole,
+                          l1_weight=1 - settings.lambda_dssim, dssim_weight=settings.lambda_dssim,
+                          alpha_weight=settings.alpha_loss)
+    terms = {"image": total}
+    if perceptual is not None:
+        target = target_image(rgba, background, whole)
+        terms["lpips"] = settings.lpips_loss * perceptual(2 * output.image - 1, 2 * target - 1)
+    if settings.isotropy_loss > 0:
+        terms["isotropy"] = settings.isotropy_loss * avatar.isotropy()
+    if settings.cylinder_loss > 0:
+        means = avatar.neutral[:, MEANS]
+        penalty = sum(cylinder.penalty(means[avatar.part == part]) for part in (UPPER_TEETH, LOWER_TEETH))
+        terms["cylinder"] = settings.cylinder_loss * penalty
+    return terms

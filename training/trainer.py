@@ -1,0 +1,137 @@
+"""One training run: steps, densification, and everything a checkpoint must bring back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from arguments import TrainSettings
+from blendshape_ops import FactoredAdam
+from gaussian_renderer import DensifyStats, RenderOutput, render
+from scene.avatar import Avatar
+from scene.checkpoint import Checkpoint, CheckpointError, check_names, save_checkpoint
+from scene.densify import RowSelection, collects_stats, densify, is_densify_step
+from scene.initialize import create_avatar
+from scene.schema import active_sh_degree, learning_rates
+from scene.split import EpochSampler
+from training.losses import Perceptual, target_image, weighted_losses
+from training.world import World
+
+_MOMENTS = ("neutral_exp_avg", "neutral_exp_avg_sq", "difference_exp_avg", "difference_exp_avg_sq")
+_STATS = ("grad_sum", "count", "max_radius")
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step did: detached weighted loss terms, the rendering and its target (for logging), row changes if any."""
+
+    losses: dict[str, Tensor]
+    output: RenderOutput
+    rgba: Tensor
+    rows: RowSelection | None
+
+
+class Trainer:
+    """Learns an avatar from a world. All randomness comes from its own generators, seeded by the run's seed."""
+
+    def __init__(self, settings: TrainSettings, world: World, device: torch.device, perceptual: Perceptual | None = None) -> None:
+        self.settings, self.world, self.device, self.perceptual = settings, world, device, perceptual
+        seed = settings.run.seed
+        self.iteration = 0
+        self.generator = torch.Generator().manual_seed(seed)
+        self.sampler = EpochSampler(world.dataset.train_indices, settings.optimization.batch_size, seed)
+        self.avatar = create_avatar(world.head, world.rig, world.mouth, settings.model, seed).to(device)
+        self._renew_optimizer()
+
+    def _renew_optimizer(self) -> None:
+        self.optimizer = FactoredAdam(self.avatar.neutral, self.avatar.differences)
+        self.stats = DensifyStats.zeros(self.avatar.count, self.device)
+
+    @property
+    def sh_degree(self) -> int:
+        """The SH degree in use at the present iteration."""
+        return active_sh_degree(self.settings.optimization, self.iteration, self.settings.model.sh_degree)
+
+    def render_frames(self, frames: list[int], avatar: Avatar | None = None) -> RenderOutput:
+        """Draw frames of the data set with the present avatar, over the world's background."""
+        index = torch.tensor(frames, device=self.device)
+        return self._render(index, None, avatar or self.avatar)
+
+    def _render(self, index: Tensor, stats: DensifyStats | None, avatar: Avatar) -> RenderOutput:
+        cameras = self.world.cameras_of(index)
+        posed = avatar.pose(self.world.rig.drive(index, cameras.centers), self.sh_degree)
+        background = self.world.background
+        if background is not None and background.ndim == 3:
+            background = background.expand(len(index), -1, -1, -1)
+        return render(posed, cameras, background, stats)
+
+    def target(self, rgba: Tensor) -> Tensor:
+        """The pictures [B,3,H,W] that renderings over the world's background should equal."""
+        return target_image(rgba, self.world.flat_background, self.world.whole)
+
+    def step(self) -> StepResult:
+        """One optimizer update from one batch of training frames, then densification where it is due."""
+        optimization = self.settings.optimization
+        self.iteration += 1
+        frames = self.sampler.next()
+        self.world.dataset.prefetch(self.sampler.peek(2 * optimization.batch_size))
+        rgba = self.world.dataset.rgba_batch(frames).to(self.device)
+        collecting = collects_stats(optimization, self.iteration)
+        output = self._render(torch.from_numpy(frames).to(self.device), self.stats if collecting else None, self.avatar)
+        losses = weighted_losses(output, rgba, self.world.flat_background, self.world.whole, self.avatar, self.world.mouth.cylinder,
+                                 optimization, self.perceptual)
+        torch.stack(list(losses.values())).sum().backward()
+        self.optimizer.step(*self._rates(), self.sh_degree)
+        self.optimizer.zero_grad()
+        rows = self._densify() if is_densify_step(optimization, self.iteration) else None
+        return StepResult({name: term.detach() for name, term in losses.items()}, output, rgba, rows)
+
+    def _rates(self) -> tuple[Tensor, Tensor]:
+        neutral, difference = learning_rates(self.settings.optimization, self.iteration)
+        return neutral.to(self.device), difference.to(self.device)
+
+    def _densify(self) -> RowSelection:
+        rows = densify(self.avatar, self.stats, self.settings.optimization, self.iteration, self.generator)
+        self.optimizer.select_rows(rows.index, rows.fresh, self.avatar.neutral, self.avatar.differences)
+        self.stats = DensifyStats.zeros(self.avatar.count, self.device)
+        return rows
+
+    def save(self, folder: Path, keep: int) -> Path:
+        """Write a checkpoint from which `restore` continues exactly. CheckpointError when it cannot be written."""
+        optimizer = self.optimizer.state_dict()
+        training = {f"optimizer.{name}": optimizer[name] for name in _MOMENTS}
+        training |= {f"stats.{name}": getattr(self.stats, name) for name in _STATS}
+        training["generator"] = self.generator.get_state()
+        state = {"optimizer_steps": optimizer["steps"], "sampler": self.sampler.state_dict(),
+                 "gaussians": self.avatar.part_counts(), "head": self.world.head.name,
+                 "expressions": self.world.rig.num_expressions, "sh_degree": self.sh_degree}
+        return save_checkpoint(folder, Checkpoint(self.iteration, self.avatar, training, state), keep)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint: same steps as a run that was never interrupted. CheckpointError when it does not fit."""
+        where = f"checkpoint of iteration {checkpoint.iteration}"
+        expected = {f"optimizer.{n}" for n in _MOMENTS} | {f"stats.{n}" for n in _STATS} | {"generator"}
+        check_names(expected, set(checkpoint.training), where)
+        check_fits(checkpoint, self.world, where)
+        self.iteration = checkpoint.iteration
+        self.avatar = checkpoint.avatar.to(self.device)
+        self._renew_optimizer()
+        try:
+            moments = {name: checkpoint.training[f"optimizer.{name}"].to(self.device) for name in _MOMENTS}
+            self.optimizer.load_state_dict({"steps": checkpoint.state["optimizer_steps"], **moments})
+            self.sampler.load_state_dict(checkpoint.state["sampler"])
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"{where}: {error}") from error
+        self.stats = DensifyStats(*(checkpoint.training[f"stats.{n}"].to(self.device) for n in _STATS))
+        self.generator.set_state(checkpoint.training["generator"])
+
+
+def check_fits(checkpoint: Checkpoint, world: World, where: str) -> None:
+    """CheckpointError when the avatar was made for another head model or another number of expressions."""
+    for name, here in (("head", world.head.name), ("expressions", world.rig.num_expressions)):
+        saved = checkpoint.state.get(name)
+        if saved != here:
+            raise CheckpointError(f"{where}: made with {name} {saved!r}, this data set gives {here!r}")
