@@ -1,0 +1,224 @@
+"""LPIPS (Zhang et al., CVPR 2018), the learned perceptual distance, in its published version 0.1.
+
+The networks are written out here because the `lpips` package imports torchvision, which a CPU build of torch cannot
+load. Only weights are taken from elsewhere: the linear heads from the installed `lpips` package's files, the
+convolutions from a folder or from torchvision's standard download. Checked against that package's own classes in
+`tests/test_metrics.py`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Mean and deviation of ImageNet colours, for images in [-1, 1]: constants of the published metric.
+INPUT_SHIFT = (-0.030, -0.088, -0.188)
+INPUT_SCALE = (0.458, 0.448, 0.450)
+DOWNLOAD_TIMEOUT = 20.0  # seconds without an answer, after which an unreachable server counts as such
+DOWNLOAD = "https://download.pytorch.org/models/"
+
+
+class MetricUnavailable(RuntimeError):
+    """A metric cannot be computed here; the message is the reason to show beside the missing number."""
+
+
+@dataclass(frozen=True)
+class _Network:
+    """One backbone: the convolutions in order, where pooling precedes them, and after which LPIPS looks."""
+
+    name: str
+    convolutions: tuple[tuple[int, int, int, int, int, int], ...]  # (index, in, out, kernel, stride, padding)
+    pool_before: frozenset[int]
+    pool: tuple[int, int]  # kernel, stride
+    taps: frozenset[int]
+    smallest: int  # pixels a side below which a pooling window no longer fits
+    files: tuple[str, ...]  # in a folder of weights; the last one is torchvision's and is what gets downloaded
+
+
+def _three(index: int, inputs: int, outputs: int) -> tuple[int, int, int, int, int, int]:
+    return index, inputs, outputs, 3, 1, 1
+
+
+NETWORKS = {
+    "alex": _Network(
+        "AlexNet",
+        ((0, 3, 64, 11, 4, 2), (3, 64, 192, 5, 1, 2), _three(6, 192, 384), _three(8, 384, 256), _three(10, 256, 256)),
+        frozenset({3, 6}), (3, 2), frozenset({0, 3, 6, 8, 10}), 31,
+        ("alexnet_features.pth", "alexnet-owt-7be5be79.pth"),
+    ),
+    "vgg": _Network(
+        "VGG16",
+        (
+            _three(0, 3, 64), _three(2, 64, 64), _three(5, 64, 128), _three(7, 128, 128),
+            _three(10, 128, 256), _three(12, 256, 256), _three(14, 256, 256),
+            _three(17, 256, 512), _three(19, 512, 512), _three(21, 512, 512),
+            _three(24, 512, 512), _three(26, 512, 512), _three(28, 512, 512),
+        ),
+        frozenset({5, 10, 17, 24}), (2, 2), frozenset({2, 7, 14, 21, 28}), 16,
+        ("vgg16_features.pth", "vgg16-397923af.pth"),
+    ),
+}  # fmt: skip
+
+
+class Lpips(nn.Module):
+    """Distance between two images: squared differences of unit-length features, weighted, summed over five layers.
+
+    Frozen; gradients flow to the images. Build it with `load_lpips`.
+    """
+
+    def __init__(self, network: _Network) -> None:
+        super().__init__()
+        self.network = network
+        self.convolutions = nn.ModuleDict()
+        for index, inputs, outputs, kernel, stride, padding in network.convolutions:
+            self.convolutions[str(index)] = nn.Conv2d(inputs, outputs, kernel, stride, padding)
+        widths = [outputs for index, _, outputs, *_ in network.convolutions if index in network.taps]
+        self.heads = nn.ParameterList([torch.zeros(1, width, 1, 1) for width in widths])
+        self.register_buffer("shift", torch.tensor(INPUT_SHIFT).view(1, 3, 1, 1))
+        self.register_buffer("scale", torch.tensor(INPUT_SCALE).view(1, 3, 1, 1))
+        self.eval().requires_grad_(False)
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """LPIPS of each pair of images [B,3,H,W] in [0,1]: float32 [B], 0 for equal images, lower is closer.
+
+        Raises ValueError for images smaller than the network's pooling needs.
+        """
+        return average(self.maps(prediction, target))
+
+    def maps(self, prediction: Tensor, target: Tensor) -> list[Tensor]:
+        """The five layers' distances, float32 [B,h,w] each, at the layers' own resolutions. Arguments as `forward`."""
+        smallest = self.network.smallest
+        if prediction.shape != target.shape or prediction.ndim != 4 or prediction.shape[1] != 3:
+            raise ValueError(
+                "prediction, target: expected two [B,3,H,W] of one size, "
+                f"got {list(prediction.shape)}, {list(target.shape)}"
+            )
+        if min(prediction.shape[-2:]) < smallest:
+            raise ValueError(
+                f"LPIPS with {self.network.name} needs images of at least {smallest} pixels a side, "
+                f"got {list(prediction.shape[-2:])}"
+            )
+        pairs = zip(self._features(prediction), self._features(target), self.heads)
+        return [((a - b).square() * head).sum(dim=1) for a, b, head in pairs]
+
+    def _features(self, images: Tensor) -> Iterator[Tensor]:
+        x = (images.float() * 2 - 1 - self.shift) / self.scale
+        for index, *_ in self.network.convolutions:
+            if index in self.network.pool_before:
+                x = F.max_pool2d(x, *self.network.pool)
+            x = F.relu(self.convolutions[str(index)](x))
+            if index in self.network.taps:
+                # The published 1e-10 beside the norm, and its square inside the root: where all features are zero
+                # (flat black) the root's slope would be infinite and poison training with NaN.
+                yield x / (x.square().sum(dim=1, keepdim=True).add(1e-20).sqrt() + 1e-10)
+
+
+def average(maps: list[Tensor]) -> Tensor:
+    """LPIPS [B] of the layers' maps: the mean of each over its pixels, summed."""
+    return torch.stack([layer.mean(dim=(1, 2)) for layer in maps]).sum(dim=0)
+
+
+def spatial(maps: list[Tensor], height: int, width: int) -> Tensor:
+    """The distance at every pixel, [B,height,width]: each layer's map resized bilinearly, then summed."""
+    resized = [
+        F.interpolate(layer[:, None], (height, width), mode="bilinear", align_corners=False) for layer in maps
+    ]
+    return torch.cat(resized, dim=1).sum(dim=1)
+
+
+def load_lpips(name: str, folder: str | Path | None = None) -> Lpips:
+    """Build LPIPS with its weights, on the CPU.
+
+    Args:
+        name: "alex" or "vgg".
+        folder: holds the convolutions as `alexnet_features.pth` / `vgg16_features.pth` (keys features.N.weight and
+            features.N.bias) or torchvision's own files of the whole network. None: torch hub's cache, else
+            torchvision's standard download, whose hash is checked.
+
+    Raises:
+        MetricUnavailable: weights are missing, unreadable, or of another network.
+        ValueError: an unknown name.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"LPIPS network: expected one of {sorted(NETWORKS)}, got {name!r}")
+    network = NETWORKS[name]
+    model = Lpips(network)
+    source, state = _backbone(network, Path(folder) if folder else None)
+    for index, *_ in network.convolutions:
+        convolution = model.convolutions[str(index)]
+        _copy(convolution.weight, state, f"features.{index}.weight", source)
+        _copy(convolution.bias, state, f"features.{index}.bias", source)
+    heads_file = _heads_file(name)
+    heads = _read(heads_file)
+    for i, head in enumerate(model.heads):
+        _copy(head, heads, f"lin{i}.model.1.weight", str(heads_file))
+    return model
+
+
+def _heads_file(name: str) -> Path:
+    """The linear heads inside the installed `lpips` package, found without importing it (it imports torchvision)."""
+    spec = importlib.util.find_spec("lpips")
+    if spec is None or not spec.submodule_search_locations:
+        raise MetricUnavailable("the package lpips, which holds LPIPS's linear heads, is not installed")
+    return Path(spec.submodule_search_locations[0]) / "weights" / "v0.1" / f"{name}.pth"
+
+
+def _backbone(network: _Network, folder: Path | None) -> tuple[str, Mapping[str, Tensor]]:
+    if folder is None:
+        return _download(network)
+    for file in (folder / name for name in network.files):
+        if file.is_file():
+            return str(file), _read(file)
+    raise MetricUnavailable(f"{folder}: holds none of {', '.join(network.files)} ({network.name} weights for LPIPS)")
+
+
+def _download(network: _Network) -> tuple[str, Mapping[str, Tensor]]:
+    url = DOWNLOAD + network.files[-1]
+    try:
+        with _socket_timeout(DOWNLOAD_TIMEOUT):
+            state = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+    except Exception as error:  # the network, the disk, the hash and the unpickler each fail with types of their own
+        raise MetricUnavailable(
+            f"{network.name} weights for LPIPS could not be fetched from {url}: {error}; "
+            f"give a folder that holds {' or '.join(network.files)}"
+        ) from error
+    return url, state
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """torch.hub offers no timeout; without one a firewall that swallows packets hangs the evaluation for minutes."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # truncated archives, foreign pickles and I/O errors have no common type
+        raise MetricUnavailable(f"{file}: cannot be read as weights: {error}") from error
+    if not isinstance(state, Mapping):
+        raise MetricUnavailable(f"{file}: expected a dictionary of tensors, got {type(state).__name__}")
+    return state
+
+
+def _copy(parameter: Any, state: Mapping[str, Any], key: str, source: str) -> None:
+    value = state.get(key)
+    if not isinstance(value, Tensor) or value.shape != parameter.shape:
+        got = "nothing" if value is None else list(getattr(value, "shape", [])) or type(value).__name__
+        raise MetricUnavailable(f"{source}: {key}: expected a tensor {list(parameter.shape)}, got {got}")
+    with torch.no_grad():
+        parameter.copy_(value)
