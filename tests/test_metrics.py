@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from utils import lpips, metrics
 
-# What AlexNet and VGG16 look like, written as torchvision documents them: channels, "M" for a pooling layer.
-VGG16_PLAN = [64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M"]
+POOL = 0
+VGG16_PLAN = [64, 64, POOL, 128, 128, POOL, 256, 256, 256, POOL, 512, 512, 512, POOL, 512, 512, 512, POOL]
 
 
 def pair(batch: int = 2, height: int = 40, width: int = 33, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -164,12 +164,12 @@ def plain_alexnet() -> nn.Sequential:
 def plain_vgg16() -> nn.Sequential:
     layers: list[nn.Module] = []
     inputs = 3
-    for step in VGG16_PLAN:
-        if step == "M":
+    for outputs in VGG16_PLAN:
+        if outputs == POOL:
             layers.append(nn.MaxPool2d(2, 2))
         else:
-            layers += [nn.Conv2d(inputs, int(step), 3, padding=1), nn.ReLU()]
-            inputs = int(step)
+            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
+            inputs = outputs
     return nn.Sequential(*layers)
 
 
@@ -239,8 +239,9 @@ def test_lpips_is_zero_for_equal_images_and_grows_with_noise(weights: Path) -> N
 def test_lpips_gradient_is_finite_on_flat_black_and_weights_stay_frozen(weights: Path) -> None:
     model = lpips.load_lpips("vgg", weights)
     with torch.no_grad():
-        for convolution in model.convolutions.values():
-            convolution.bias.fill_(-10.0)  # every feature zero: the norm's slope is infinite there
+        for name, parameter in model.convolutions.named_parameters():
+            if name.endswith("bias"):
+                parameter.fill_(-10.0)  # every feature zero: the norm's slope is infinite there
     image = torch.zeros(1, 3, 32, 32, requires_grad=True)
     model(image, torch.zeros(1, 3, 32, 32)).sum().backward()
     assert image.grad is not None and torch.isfinite(image.grad).all()

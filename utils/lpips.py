@@ -83,6 +83,8 @@ class Lpips(nn.Module):
             self.convolutions[str(index)] = nn.Conv2d(inputs, outputs, kernel, stride, padding)
         widths = [outputs for index, _, outputs, *_ in network.convolutions if index in network.taps]
         self.heads = nn.ParameterList([torch.zeros(1, width, 1, 1) for width in widths])
+        self.shift: Tensor
+        self.scale: Tensor
         self.register_buffer("shift", torch.tensor(INPUT_SHIFT).view(1, 3, 1, 1))
         self.register_buffer("scale", torch.tensor(INPUT_SCALE).view(1, 3, 1, 1))
         self.eval().requires_grad_(False)
@@ -107,7 +109,7 @@ class Lpips(nn.Module):
                 f"LPIPS with {self.network.name} needs images of at least {smallest} pixels a side, "
                 f"got {list(prediction.shape[-2:])}"
             )
-        pairs = zip(self._features(prediction), self._features(target), self.heads)
+        pairs = zip(self._features(prediction), self._features(target), self.heads, strict=True)
         return [((a - b).square() * head).sum(dim=1) for a, b, head in pairs]
 
     def _features(self, images: Tensor) -> Iterator[Tensor]:
@@ -129,9 +131,7 @@ def average(maps: list[Tensor]) -> Tensor:
 
 def spatial(maps: list[Tensor], height: int, width: int) -> Tensor:
     """The distance at every pixel, [B,height,width]: each layer's map resized bilinearly, then summed."""
-    resized = [
-        F.interpolate(layer[:, None], (height, width), mode="bilinear", align_corners=False) for layer in maps
-    ]
+    resized = [F.interpolate(layer[:, None], (height, width), mode="bilinear", align_corners=False) for layer in maps]
     return torch.cat(resized, dim=1).sum(dim=1)
 
 

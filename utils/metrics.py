@@ -1,7 +1,7 @@
 """Image metrics, each defined once: in its function's docstring for readers, in `DEFINITIONS` for reports.
 
-All functions take batches, return one number a frame and accept a region mask. Images are float RGB in [0,1]; comparisons
-are made on black: `on_black` turns a ground-truth RGBA picture and a prediction into the compared pair.
+All functions take batches, return one number a frame and accept a region mask. Images are float RGB in [0,1];
+comparisons are made on black: `on_black` turns a ground-truth RGBA picture and a prediction into the compared pair.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ DEFINITIONS: dict[str, str] = {
         f"(floored at {MSE_FLOOR:g}: at most 100 dB). In a region: pooled over the region's pixels."
     ),
     "ssim": (
-        f"Structural similarity with an {SSIM_WINDOW}x{SSIM_WINDOW} Gaussian window of sigma {SSIM_SIGMA}, zero padding, "
-        "K1 = 0.01, K2 = 0.03, range 1; the mean of the map over pixels and channels. In a region: the mean of the "
+        f"Structural similarity with an {SSIM_WINDOW}x{SSIM_WINDOW} Gaussian window of sigma {SSIM_SIGMA}, zero "
+        "padding, K1 = 0.01, K2 = 0.03, range 1; the mean of the map over pixels and channels. In a region: the mean of the "
         "whole frame's map over the region's pixels."
     ),
     "lpips_alex": "LPIPS v0.1 with AlexNet features, on images scaled to [-1, 1]; lower is better.",
@@ -65,7 +65,9 @@ def on_black(rgba: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
     values = rgba.to(prediction.device).permute(0, 3, 1, 2).float() / 255
     target = values[:, :3] * values[:, 3:]
     if target.shape != prediction.shape:
-        raise ValueError(f"prediction: expected {list(target.shape)} like the ground truth, got {list(prediction.shape)}")
+        raise ValueError(
+            f"prediction: expected {list(target.shape)} like the ground truth, got {list(prediction.shape)}"
+        )
     return target, prediction.float().clamp(0, 1)
 
 
@@ -103,7 +105,7 @@ def ssim_map(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def ssim(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean of `ssim_map` over channels and over pixels (those of `mask`, bool [B,H,W]): float32 [B], NaN where empty."""
+    """Mean of `ssim_map` over channels and pixels (those of `mask`, bool [B,H,W]): float32 [B], NaN where empty."""
     _check_pair(prediction, target, mask)
     return masked_mean(ssim_map(prediction, target).mean(dim=1), mask)
 
@@ -139,7 +141,8 @@ def _blur(images: Tensor) -> Tensor:
 def _check_pair(prediction: Tensor, target: Tensor, mask: Tensor | None) -> None:
     if prediction.ndim != 4 or prediction.shape[1] != 3 or prediction.shape != target.shape:
         raise ValueError(
-            f"prediction, target: expected two [B,3,H,W] of one size, got {list(prediction.shape)}, {list(target.shape)}"
+            "prediction, target: expected two [B,3,H,W] of one size, "
+            f"got {list(prediction.shape)}, {list(target.shape)}"
         )
     if mask is not None and (mask.dtype != torch.bool or mask.shape != prediction[:, 0].shape):
         raise ValueError(f"mask: expected bool {list(prediction[:, 0].shape)}, got {mask.dtype} {list(mask.shape)}")
