@@ -7,13 +7,16 @@ CUDA ?= auto
 PY := .venv/bin/python
 SETUP := scripts/setup_env.sh
 STAMPS := .venv/stamps
-# Only targets that build need it, and asking the GPU driver costs time: expanded on use.
-NATIVE = $(STAMPS)/native-$(shell $(SETUP) mode $(CUDA) || echo failed)
+# Without a wish, whatever build there is will do.
+ifeq ($(CUDA),auto)
+NATIVE := $(firstword $(wildcard $(STAMPS)/native-*) $(STAMPS)/native-auto)
+else
+NATIVE := $(STAMPS)/native-$(CUDA)
+endif
 NATIVE_SOURCES := $(shell find submodules -type f \( -name '*.py' -o -name '*.toml' -o -name '*.cpp' -o -name '*.cu' \
 	-o -name '*.h' -o -name '*.cuh' \) -not -path '*/build/*' 2>/dev/null)
 
 .DELETE_ON_ERROR:
-.SECONDEXPANSION:
 .PHONY: help demo test env lint types cuda-compile pytest clean distclean
 
 help:
@@ -29,7 +32,7 @@ demo: env
 
 test: lint types cuda-compile pytest
 
-env: $$(NATIVE)
+env: $(NATIVE)
 
 lint: $(STAMPS)/dev
 	@echo "==> ruff"

@@ -2,8 +2,7 @@
 # Makes .venv and installs into it. The Makefile calls one subcommand per step and keeps the stamps; see `make help`.
 #   setup_env.sh venv             create .venv with a Python from 3.10 to 3.13 (PYTHON=... chooses it)
 #   setup_env.sh install ARGS...  pip install ARGS into .venv
-#   setup_env.sh native cpu|cuda  build and install the packages in submodules/
-#   setup_env.sh mode WANT        print cpu or cuda for WANT = auto | 0 | 1
+#   setup_env.sh native CUDA      build and install the packages in submodules/; CUDA kernels: 0, 1 or auto
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -59,33 +58,27 @@ make_venv() {
 }
 
 build_native() {
-  local mode=$1 cuda=0
-  [ "$mode" = cuda ] && cuda=1
-  command -v "${CXX:-c++}" >/dev/null || command -v g++ >/dev/null ||
-    fail "no C++ compiler found (on Debian and Ubuntu: apt install g++); the extension packages are built from source"
-  say "building the extension packages ($mode)"
-  # setuptools would pack modules that were deleted since its last build.
-  rm -rf "${PACKAGES[@]/%//build}"
-  BUILD_CUDA=$cuda "$VENV_PYTHON" -m pip install --quiet --no-build-isolation --no-deps --force-reinstall "${PACKAGES[@]}"
-}
-
-has_nvcc() { command -v nvcc >/dev/null || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; }
-has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q '^GPU'; }
-
-build_mode() {
+  command -v "${CXX:-g++}" >/dev/null ||
+    fail "no C++ compiler (${CXX:-g++}) was found; the extension packages are built from source (on Debian and Ubuntu: apt install g++)"
   case "$1" in
-    1) has_nvcc || fail "CUDA=1 needs nvcc: put it on PATH or set CUDA_HOME"
-       echo cuda ;;
-    0) echo cpu ;;
-    auto) if has_nvcc && has_gpu; then echo cuda; else echo cpu; fi ;;
+    auto) unset BUILD_CUDA ;;  # the build looks for nvcc and a GPU itself
+    0 | 1) export BUILD_CUDA=$1 ;;
     *) fail "CUDA=$1: expected 0, 1 or auto" ;;
   esac
+  say "building the extension packages from source"
+  # setuptools would pack modules that were deleted since its last build.
+  rm -rf "${PACKAGES[@]/%//build}"
+  "$VENV_PYTHON" -m pip install -qq --no-build-isolation --no-deps --force-reinstall "${PACKAGES[@]}"
+  if compgen -G "$VENV/lib/python3*/site-packages/*/_native_cuda.so" >/dev/null; then
+    say "the CUDA kernels were built"
+  else
+    say "the CUDA kernels were not built (they are where nvcc and a GPU are found, or with CUDA=1)"
+  fi
 }
 
 case "${1:-}" in
   venv) make_venv ;;
-  install) shift; "$VENV_PYTHON" -m pip install --quiet "$@" ;;
+  install) shift; "$VENV_PYTHON" -m pip install -qq "$@" ;;
   native) build_native "$2" ;;
-  mode) build_mode "$2" ;;
-  *) fail "usage: setup_env.sh venv | install ARGS... | native cpu|cuda | mode auto|0|1" ;;
+  *) fail "usage: setup_env.sh venv | install ARGS... | native auto|0|1" ;;
 esac
