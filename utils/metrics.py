@@ -31,8 +31,8 @@ DEFINITIONS: dict[str, str] = {
     ),
     "ssim": (
         f"Structural similarity with an {SSIM_WINDOW}x{SSIM_WINDOW} Gaussian window of sigma {SSIM_SIGMA}, zero "
-        "padding, K1 = 0.01, K2 = 0.03, range 1; the mean of the map over pixels and channels. In a region: the mean of the "
-        "whole frame's map over the region's pixels."
+        "padding, K1 = 0.01, K2 = 0.03, range 1; the mean of the map over pixels and channels. In a region: the mean "
+        "of the whole frame's map over the region's pixels."
     ),
     "lpips_alex": "LPIPS v0.1 with AlexNet features, on images scaled to [-1, 1]; lower is better.",
     "lpips_vgg": "LPIPS v0.1 with VGG16 features, on images scaled to [-1, 1]; lower is better.",
