@@ -1,0 +1,7 @@
+"""Parametric heads: loading FLAME and the open head, posing them for all frames at once, rotations, regions."""
+
+from flame.head import JOINT_NAMES, Head, MouthPlacement, check_head_matches
+from flame.load import load_head
+from flame.pose import PosedHead, pose_head
+
+__all__ = ["JOINT_NAMES", "Head", "MouthPlacement", "PosedHead", "check_head_matches", "load_head", "pose_head"]

@@ -1,0 +1,176 @@
+"""Reading heads from disk: the shipped open head, any .npz in its layout, FLAME 2020 and 2023 pickles."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from flame.head import JOINT_NAMES, Head, MouthPlacement
+from flame.mouth import mouth_from_lips, mouth_from_teeth
+from flame.region_files import region_overrides
+from flame.regions import Floats, Geometry, Indices, derive_regions, labelled_regions
+from utils.safe_pickle import load_flame_pickle
+
+OPEN_HEAD = Path(__file__).resolve().parent.parent / "data" / "open_head" / "open_head.npz"
+FLAME_IDENTITIES = 300
+"""FLAME's shapedirs hold 300 identity columns, then the expressions (100)."""
+
+_SHARED_KEYS = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "weights", "kintree_table")
+_OPEN_KEYS = (*_SHARED_KEYS, "n_shape", "exp_names", "l_eyelid", "r_eyelid")
+_ROOT_ENTRY = 2**32 - 1  # FLAME's uint32 for "no parent"
+_JAW_EXPRESSIONS = {"jawOpen": "jaw_open_rotvec", "jawLeft": "jaw_left_rotvec", "jawRight": "jaw_right_rotvec"}
+
+_log = logging.getLogger(__name__)
+
+
+def load_head(source: str | Path, regions: str | Path | None = None) -> Head:
+    """Load a parametric head as float32 CPU tensors.
+
+    source: "open" (the head that ships in data/open_head), a path of a .npz in that head's layout (its README lists the
+    keys), or of a FLAME 2020 or 2023 .pkl. FLAME pickles hold no eyelids: `l_eyelid.npy` and `r_eyelid.npy` [V,3]
+    beside the pickle are used if they exist, zeros otherwise. Pickles are read without executing them.
+    regions: a masks pickle or a folder that replaces regions, see `flame.region_files.region_overrides`.
+
+    Raises FileNotFoundError, ValueError naming the file and the key that is missing or has a wrong shape, and
+    `utils.safe_pickle`'s UnsafePickleError and DamagedFileError.
+    """
+    path = OPEN_HEAD if str(source) == "open" else Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such head model; wanted 'open', an .npz or a .pkl (see data/FLAME/README.md)")
+    if path.suffix == ".npz":
+        return _from_npz(path, regions)
+    if path.suffix == ".pkl":
+        return _from_flame(path, regions)
+    raise ValueError(f"{path}: a head model is an .npz or a .pkl file, got '{path.suffix}'")
+
+
+def _from_npz(path: Path, regions: str | Path | None) -> Head:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            data = {key: file[key] for key in file.files}
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: cannot be read as .npz ({error})") from error
+    _require(path, data, _OPEN_KEYS)
+    n_shape = int(data["n_shape"])
+    names = tuple(str(name) for name in data["exp_names"])
+    lids = np.stack([_array(path, data, key, (len(data["v_template"]), 3)) for key in ("l_eyelid", "r_eyelid")])
+    return _assemble(path, data, n_shape, names, lids, regions)
+
+
+def _from_flame(path: Path, regions: str | Path | None) -> Head:
+    data = load_flame_pickle(path, keys=_SHARED_KEYS)
+    _require(path, data, _SHARED_KEYS)
+    columns = np.shape(data["shapedirs"])[-1] if np.ndim(data["shapedirs"]) == 3 else 0
+    if columns <= FLAME_IDENTITIES:
+        raise ValueError(
+            f"{path}: shapedirs has shape {list(np.shape(data['shapedirs']))}, "
+            f"wanted [V, 3, {FLAME_IDENTITIES} identities + expressions]"
+        )
+    names = tuple(f"exp{k:03d}" for k in range(columns - FLAME_IDENTITIES))
+    lids = _flame_eyelids(path, len(data["v_template"]))
+    return _assemble(path, data, FLAME_IDENTITIES, names, lids, regions)
+
+
+def _flame_eyelids(model: Path, n_vertices: int) -> Floats:
+    files = [model.parent / name for name in ("l_eyelid.npy", "r_eyelid.npy")]
+    if not all(file.is_file() for file in files):
+        _log.warning("%s: no l_eyelid.npy and r_eyelid.npy beside it; eyelid codes will move nothing", model)
+        return np.zeros((2, n_vertices, 3))
+    try:
+        lids = [np.load(file, allow_pickle=False).astype(np.float64) for file in files]
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{model.parent}: l_eyelid.npy or r_eyelid.npy is not a plain array ({error})") from error
+    for file, lid in zip(files, lids, strict=True):
+        if lid.size != n_vertices * 3:
+            raise ValueError(f"{file}: shape {list(lid.shape)}, wanted [{n_vertices}, 3]")
+    return np.stack([lid.reshape(n_vertices, 3) for lid in lids])
+
+
+def _assemble(
+    path: Path,
+    data: Mapping[str, Any],
+    n_shape: int,
+    names: tuple[str, ...],
+    lids: Floats,
+    regions: str | Path | None,
+) -> Head:
+    n, joints = len(data["v_template"]), len(JOINT_NAMES)
+    vertices = _array(path, data, "v_template", (n, 3))
+    faces = _array(path, data, "f", (None, 3)).astype(np.int64)
+    directions = _array(path, data, "shapedirs", (n, 3, n_shape + len(names)))
+    regressor = _array(path, data, "J_regressor", (joints, n))
+    weights = _array(path, data, "weights", (n, joints))
+    if faces.size and not 0 <= faces.min() <= faces.max() < n:
+        raise ValueError(f"{path}: f names vertices outside 0..{n - 1}")
+    geometry = Geometry(vertices, faces, directions[:, :, n_shape:], weights, regressor @ vertices)
+    try:
+        found = derive_regions(geometry) | labelled_regions(geometry, data)
+        mouth = _mouth(geometry, data)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    found |= region_overrides(path, regions, n, len(faces))
+    return Head(
+        name=path.stem,
+        v_template=_tensor(vertices),
+        faces=torch.from_numpy(faces),
+        shape_dirs=_tensor(directions[:, :, :n_shape]),
+        expression_dirs=_tensor(directions[:, :, n_shape:]),
+        pose_dirs=_tensor(_array(path, data, "posedirs", (n, 3, 9 * (joints - 1)))),
+        joint_regressor=_tensor(regressor),
+        parents=_parents(path, data),
+        weights=_tensor(weights),
+        eyelids=_tensor(lids),
+        expression_names=names,
+        expression_jaw=_tensor(_expression_jaw(data, names)),
+        mouth=mouth,
+        regions={name: torch.from_numpy(np.asarray(ids, np.int64)) for name, ids in found.items()},
+    )
+
+
+def _mouth(geometry: Geometry, data: Mapping[str, Any]) -> MouthPlacement:
+    teeth: list[Indices] = [np.asarray(data.get(f"region_{jaw}_teeth", ()), np.int64) for jaw in ("upper", "lower")]
+    return mouth_from_teeth(geometry, *teeth) if all(map(len, teeth)) else mouth_from_lips(geometry)
+
+
+def _parents(path: Path, data: Mapping[str, Any]) -> tuple[int, ...]:
+    table = _array(path, data, "kintree_table", (2, len(JOINT_NAMES)))
+    parents = [int(entry) for entry in table[0]]
+    if parents[0] not in (-1, _ROOT_ENTRY):
+        raise ValueError(f"{path}: kintree_table gives the root the parent {parents[0]}, wanted -1 or {_ROOT_ENTRY}")
+    return (-1, *parents[1:])
+
+
+def _expression_jaw(data: Mapping[str, Any], names: tuple[str, ...]) -> Floats:
+    turns = np.zeros((len(names), 3))
+    for expression, key in _JAW_EXPRESSIONS.items():
+        if expression in names and key in data:
+            turns[names.index(expression)] = data[key]
+    return turns
+
+
+def _require(path: Path, data: Mapping[str, Any], keys: tuple[str, ...]) -> None:
+    missing = [key for key in keys if key not in data]
+    if missing:
+        raise ValueError(f"{path}: not a head model, it lacks {', '.join(missing)}")
+
+
+def _array(path: Path, data: Mapping[str, Any], key: str, shape: tuple[int | None, ...]) -> Floats:
+    """data[key] as float64, its shape checked (None: any length)."""
+    try:
+        array = np.asarray(data[key], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {key} is not an array of numbers ({error})") from error
+    if array.ndim != len(shape) or any(want not in (None, got) for want, got in zip(shape, array.shape, strict=True)):
+        wanted = ", ".join("any" if want is None else str(want) for want in shape)
+        raise ValueError(f"{path}: {key} has shape {list(array.shape)}, wanted [{wanted}]")
+    return array
+
+
+def _tensor(array: Floats) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))

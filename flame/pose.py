@@ -1,0 +1,181 @@
+"""Linear blend skinning of a head for all frames at once: joints, correctives, vertices, head and jaw motion.
+
+The order of operations is FLAME's (Li et al. 2017, "Learning a model of facial shape and expression from 4D scans"):
+directions, joints, pose correctives, skinning, and then the eyelid offsets of the public tracker, which are added
+after skinning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from flame.head import Head
+from flame.rotations import matrix_from_6d, rigid_align
+
+CHUNK_BYTES = 64 * 2**20
+"""Bound for one chunk's temporaries; the skinning matrices of 5,023 vertices take 0.24 MB a frame in float32."""
+
+_IDENTITY_6D = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+@dataclass(frozen=True)
+class PosedHead:
+    """The motion of a head over T frames. Transforms are ready; per-vertex arrays are computed when first asked for.
+
+    head: in the dtype and on the device of the codes. neutral [V,3]: identity alone, every other code at rest.
+    expression [T,E], eyelids [T,2]: the codes. joints [T,J,3]: joint positions before posing.
+    joints_transforms [T,J,3,4]: A = [R|t], rest to posed, per joint. pose_feature [T,9*(J-1)]: R_j - I, j >= 1,
+    row-major. head_rigid [T,3,4]: rigid motion of the skull, neutral to frame (upper teeth). lower_teeth [T,3,4]: the
+    blend of the joint transforms at the lower teeth (rigid only when one joint carries them alone).
+
+    Each of `vertices`, `pose_offsets` and `eyelid_offsets` is [T,V,3] (36 MB for 600 frames of FLAME in float32), kept
+    once computed; `*_at(frames)` computes some frames only and keeps nothing.
+    """
+
+    head: Head
+    neutral: Tensor
+    expression: Tensor
+    eyelids: Tensor
+    joints: Tensor
+    joints_transforms: Tensor
+    pose_feature: Tensor
+    head_rigid: Tensor
+    lower_teeth: Tensor
+
+    def __len__(self) -> int:
+        return self.expression.shape[0]
+
+    @cached_property
+    def vertices(self) -> Tensor:
+        """Posed vertices [T,V,3], eyelids included."""
+        return self.vertices_at(slice(None))
+
+    @cached_property
+    def pose_offsets(self) -> Tensor:
+        """Pose correctives [T,V,3], to be added before skinning."""
+        return self.pose_offsets_at(slice(None))
+
+    @cached_property
+    def eyelid_offsets(self) -> Tensor:
+        """Eyelid offsets [T,V,3], to be added after skinning."""
+        return self.eyelid_offsets_at(slice(None))
+
+    def vertices_at(self, frames: slice | Tensor) -> Tensor:
+        """`vertices` of some frames (slice or int64 indices), [T',V,3], in chunks of at most `CHUNK_BYTES`."""
+        return _posed_vertices(
+            self.head, self.neutral, self.expression[frames], self.pose_feature[frames],
+            self.joints_transforms[frames], self.eyelids[frames],
+        )  # fmt: skip
+
+    def pose_offsets_at(self, frames: slice | Tensor) -> Tensor:
+        """`pose_offsets` of some frames, [T',V,3]."""
+        return torch.einsum("tp,vcp->tvc", self.pose_feature[frames], self.head.pose_dirs)
+
+    def eyelid_offsets_at(self, frames: slice | Tensor) -> Tensor:
+        """`eyelid_offsets` of some frames, [T',V,3]."""
+        return torch.einsum("te,evc->tvc", self.eyelids[frames], self.head.eyelids)
+
+
+def pose_head(
+    head: Head,
+    shape: Tensor,
+    expression: Tensor,
+    jaw: Tensor,
+    eyes: Tensor,
+    eyelids: Tensor,
+    neck: Tensor | None = None,
+) -> PosedHead:
+    """Pose a head for T frames.
+
+    shape [S] (one identity for all frames); expression [T,E]; jaw [T,6] and neck [T,6] (None: identity) as 6D
+    rotations; eyes [T,12]: left, then right 6D rotation; eyelids [T,2]: left, right. All floating, of one dtype and
+    device, which the result takes over. Differentiable in every code (first order; see `rigid_align`).
+    Codes of another length than the head's must be fitted first (`flame.codes.fit_code`).
+
+    Raises ValueError naming the argument when a shape, dtype or device does not fit.
+    """
+    if neck is None:
+        neck = jaw.new_tensor(_IDENTITY_6D).expand(jaw.shape[0], 6)
+    _check_codes(head, shape, dict(expression=expression, jaw=jaw, eyes=eyes, eyelids=eyelids, neck=neck))
+    head = head.to(device=shape.device, dtype=shape.dtype)
+    neutral = head.v_template + head.shape_dirs @ shape
+    rotations = matrix_from_6d(torch.stack([neck, jaw, eyes[:, :6], eyes[:, 6:]], dim=1))
+    feature = (rotations - torch.eye(3).to(rotations)).reshape(len(rotations), -1)
+    # the regressor is linear: 5 joints move with the expressions, no vertex needs to be formed
+    joint_dirs = torch.einsum("jv,vce->jce", head.joint_regressor, head.expression_dirs)
+    joints = head.joint_regressor @ neutral + torch.einsum("jce,te->tjc", joint_dirs, expression)
+    transforms = _joint_transforms(rotations, joints, head.parents)
+    anchor = head.regions["back_of_head"]
+    moved = _posed_vertices(head, neutral, expression, feature, transforms, eyelids, anchor)
+    return PosedHead(
+        head=head,
+        neutral=neutral,
+        expression=expression,
+        eyelids=eyelids,
+        joints=joints,
+        joints_transforms=transforms,
+        pose_feature=feature,
+        head_rigid=rigid_align(neutral[anchor], moved),
+        lower_teeth=torch.einsum("j,tjab->tab", head.mouth.lower_weights, transforms),
+    )
+
+
+def _joint_transforms(rotations: Tensor, joints: Tensor, parents: tuple[int, ...]) -> Tensor:
+    """A [T,J,3,4] from the rotations [T,J-1,3,3] of joints 1.. and the rest joints [T,J,3]; the root stays at rest."""
+    frames = rotations.shape[0]
+    turn = [torch.eye(3).to(rotations).expand(frames, 3, 3)]
+    place = [joints[:, 0]]
+    for joint, parent in enumerate(parents[1:], start=1):
+        offset = joints[:, joint] - joints[:, parent]
+        place.append(place[parent] + (turn[parent] @ offset[..., None]).squeeze(-1))
+        turn.append(turn[parent] @ rotations[:, joint - 1])
+    rotation = torch.stack(turn, dim=1)
+    translation = torch.stack(place, dim=1)[..., None] - rotation @ joints[..., None]
+    return torch.cat([rotation, translation], dim=-1)
+
+
+def _posed_vertices(
+    head: Head,
+    neutral: Tensor,
+    expression: Tensor,
+    feature: Tensor,
+    transforms: Tensor,
+    eyelids: Tensor,
+    subset: Tensor | None = None,
+) -> Tensor:
+    """Vertices [T,V,3], or [T,len(subset),3] for some vertex ids, a bounded number of frames at a time."""
+    pick = slice(None) if subset is None else subset
+    rest, weights = neutral[pick], head.weights[pick]
+    directions = [head.expression_dirs[pick], head.pose_dirs[pick]] if head.has_pose_correctives else [
+        head.expression_dirs[pick]
+    ]
+    codes = torch.cat([expression, feature], dim=1) if head.has_pose_correctives else expression
+    basis = torch.cat(directions, dim=-1)
+    lids = head.eyelids[:, pick]
+    frame_bytes = max(1, rest.shape[0] * 12 * rest.element_size())
+    step = max(1, CHUNK_BYTES // frame_bytes)
+    chunks = []
+    for start in range(0, max(1, len(expression)), step):
+        part = slice(start, start + step)
+        shaped = rest + torch.einsum("tk,vck->tvc", codes[part], basis)
+        blended = torch.einsum("vj,tjab->tvab", weights, transforms[part])
+        posed = (blended[..., :3] @ shaped[..., None]).squeeze(-1) + blended[..., 3]
+        chunks.append(posed + torch.einsum("te,evc->tvc", eyelids[part], lids))
+    return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
+
+
+def _check_codes(head: Head, shape: Tensor, codes: dict[str, Tensor]) -> None:
+    if not shape.is_floating_point() or tuple(shape.shape) != (head.n_shape,):
+        raise ValueError(f"shape: wanted floating [{head.n_shape}], got {shape.dtype} {list(shape.shape)}")
+    frames = codes["expression"].shape[0]
+    widths = dict(expression=head.n_expression, jaw=6, eyes=12, eyelids=2, neck=6)
+    for name, code in codes.items():
+        if tuple(code.shape) != (frames, widths[name]):
+            raise ValueError(f"{name}: wanted [{frames}, {widths[name]}] for {frames} frames, got {list(code.shape)}")
+        if code.dtype != shape.dtype or code.device != shape.device:
+            wanted, got = f"{shape.dtype} on {shape.device}", f"{code.dtype} on {code.device}"
+            raise ValueError(f"{name}: wanted {wanted} like shape, got {got}")
