@@ -1,7 +1,7 @@
 """Every setting once: frozen dataclasses that become command-line flags (tyro) and the run's `config.json`."""
 
-from arguments.settings import DataSettings, ModelSettings, OptimizationSettings, RunSettings, TrainSettings
 from arguments.cli import load_config, parse_flags, save_config
+from arguments.settings import DataSettings, ModelSettings, OptimizationSettings, RunSettings, TrainSettings
 
 __all__ = ["DataSettings", "ModelSettings", "OptimizationSettings", "RunSettings", "TrainSettings",
            "load_config", "parse_flags", "save_config"]

@@ -78,25 +78,28 @@ def parse_flags(kind: type[T], program: str, arguments: Sequence[str] | None = N
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     _check_flags(kind, given, program)
-    booleans = {f"--{name}" for name in _boolean_names(kind)} | {"-w"}
+    booleans = _boolean_names(kind)
     expanded: list[str] = []
-    for position, argument in enumerate(given):
+    for argument, following in zip(given, [*given[1:], "--"], strict=True):
         expanded.append(argument)
-        following = given[position + 1] if position + 1 < len(given) else "-"
-        if argument.replace("-", "_").replace("__", "--", 1) in booleans and following.startswith("-"):
+        name = argument[2:].replace("-", "_") if argument.startswith("--") else argument
+        if name in booleans and following.startswith("-"):
             expanded.append("True")
     return tyro.cli(kind, prog=program, args=expanded, config=(tyro.conf.FlagConversionOff,), use_underscores=True)
 
 
 def _boolean_names(kind: type) -> set[str]:
+    """Names and short aliases of the boolean flags of a settings dataclass."""
     names: set[str] = set()
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     for item in dataclasses.fields(kind):
         hint = hints[item.name]
-        if dataclasses.is_dataclass(hint):
-            names |= _boolean_names(typing.cast(type, hint))
-        elif hint is bool:
+        inner = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
+        if dataclasses.is_dataclass(inner):
+            names |= _boolean_names(typing.cast(type, inner))
+        elif inner is bool:
             names.add(item.name)
+            names.update(alias for extra in typing.get_args(hint)[1:] for alias in getattr(extra, "aliases", None) or ())
     return names
 
 

@@ -26,7 +26,7 @@ class DataSettings:
     use_HR: bool = False
     """High-resolution mode: images from images.HQ/."""
     head: str = "auto"
-    """Head model the data was tracked with: auto (head.json of the data, else FLAME), open, or a FLAME .pkl / head .npz."""
+    """Head model of the tracking: auto (what head.json says, else FLAME), open, or a FLAME .pkl / head .npz."""
     resolution: Annotated[int, Alias(aliases=["-r"])] = -1
     """Training size: -1 or 1 full, 2/4/8 a divisor, larger values a width in pixels."""
     split: Literal["tail", "blocks"] = "tail"
@@ -38,7 +38,7 @@ class DataSettings:
     white_background: Annotated[bool, Alias(aliases=["-w"])] = False
     """Train on white instead of black; the target is composited on the same colour."""
     cache: Literal["auto", "ram", "stream"] = "auto"
-    """Where decoded images (uint8) wait: ram, stream = decode while training, auto = ram when they fit in half of it."""
+    """Where decoded images (uint8) wait: ram, stream (decode while training), auto (ram when they fit in half)."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class OptimizationSettings:
     batch_size: int = 1
     """Frames per step."""
     schedule_scale: float = 1.0
-    """Multiplies every iteration count below (not --iterations): 0.1 runs the method's schedule in a tenth of the steps."""
+    """Multiplies every iteration count below (not --iterations): 0.1 = a tenth of the steps."""
     position_lr_init: float = 1.6e-4
     """Metres a step."""
     position_lr_final: float = 1.6e-6

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-
 from blendshape_ops import LOG_SCALES, Binding, Differences, Drive, Posed, blend_pose_color
+from torch import Tensor
 
 # Part labels of Gaussians.
 FACE, UPPER_TEETH, LOWER_TEETH = 0, 1, 2

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from blendshape_ops import WIDTH, Binding, Differences
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from blendshape_ops import WIDTH, Binding, Differences
 from scene.avatar import Avatar
 
 FORMAT_VERSION = 1
@@ -117,7 +117,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints below `folder`, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if re.fullmatch(r"iteration_\d{8,}", p.name) and (p / STATE_FILE).is_file())
+    complete = [p for p in folder.iterdir() if (p / STATE_FILE).is_file()]
+    return sorted(p for p in complete if re.fullmatch(r"iteration_\d{8,}", p.name))
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
@@ -145,7 +146,7 @@ def load_checkpoint(path: Path, with_training: bool = True) -> Checkpoint:
 
 
 def newest_checkpoint(model_path: Path, iteration: int = -1, with_training: bool = True) -> Checkpoint:
-    """The newest checkpoint of a run, or that of `iteration`. CheckpointError says what is there when it is not found."""
+    """The newest checkpoint of a run, or that of `iteration`; CheckpointError says what is there instead."""
     found = list_checkpoints(model_path / "checkpoints")
     if iteration >= 0:
         found = [p for p in found if p.name == f"iteration_{iteration:08d}"]

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import blendshape_ops as layout
 import torch
 from torch import Tensor
 
 from arguments import OptimizationSettings
-import blendshape_ops as layout
+from flame.rotations import matrix_from_quat
 from gaussian_renderer import DensifyStats
 from scene.avatar import FACE, Avatar
-from flame.rotations import matrix_from_quat
 
 SPLIT_CHILDREN = 2
 SPLIT_SHRINK = 0.8 * SPLIT_CHILDREN
@@ -24,7 +24,7 @@ SPLIT_SHRINK = 0.8 * SPLIT_CHILDREN
 
 @dataclass(frozen=True)
 class RowSelection:
-    """New rows in terms of old: `index` [N'] says which old row each new one copies, `fresh` [N'] which of them are new."""
+    """New rows in terms of old: `index` [N'] is the old row each new one copies, `fresh` [N'] which are new."""
 
     index: Tensor
     fresh: Tensor
@@ -94,7 +94,7 @@ def _split_children(parents: Tensor, generator: torch.Generator) -> Tensor:
     children = parents.clone()
     scales = parents[:, layout.LOG_SCALES].exp()
     noise = torch.randn(scales.shape, generator=generator).to(scales)
-    offset = matrix_from_quat(torch.nn.functional.normalize(parents[:, layout.QUATS], dim=1)) @ (noise * scales)[..., None]
-    children[:, layout.MEANS] += offset[..., 0]
+    rotation = matrix_from_quat(torch.nn.functional.normalize(parents[:, layout.QUATS], dim=1))
+    children[:, layout.MEANS] += (rotation @ (noise * scales)[..., None])[..., 0]
     children[:, layout.LOG_SCALES] -= math.log(SPLIT_SHRINK)
     return children

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import logging
 
+import blendshape_ops as layout
 import numpy as np
 import torch
+from blendshape_ops import Binding, Differences
+from simple_knn import mean_squared_distances
 from torch import Tensor
 
 from arguments import ModelSettings
-import blendshape_ops as layout
-from blendshape_ops import Binding, Differences
 from flame import Head
 from flame.rotations import rigid_align
 from scene.avatar import FACE, LOWER_TEETH, UPPER_TEETH, Avatar
 from scene.mouth import Mouth
 from scene.rig import JAW_BONE, SKULL_BONE, Rig
 from scene.sampling import sample_surface
-from simple_knn import mean_squared_distances
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,8 @@ def create_avatar(head: Head, rig: Rig, mouth: Mouth, settings: ModelSettings, s
     face_weights[:, :head.weights.shape[1]] = (head.weights[corners] * barycentric[..., None]).sum(dim=1)
     face_weights /= face_weights.sum(dim=1, keepdim=True)
 
-    tables, weights, parts = [_neutral_table(face_points, generator)], [face_weights], [torch.full((len(triangle),), FACE)]
+    tables, weights = [_neutral_table(face_points, generator)], [face_weights]
+    parts = [torch.full((len(triangle),), FACE)]
     for part, points, bone in ((UPPER_TEETH, mouth.upper, SKULL_BONE), (LOWER_TEETH, mouth.lower, JAW_BONE)):
         if len(points):
             tables.append(_neutral_table(points, generator))

@@ -26,7 +26,7 @@ class Cylinder:
     half_height: float
 
     def penalty(self, points: Tensor) -> Tensor:
-        """Mean squared distance (m^2) of points [N,3] outside the cylinder, radial and along the axis; 0 for no points."""
+        """Mean squared distance (m^2) of points [N,3] to the cylinder, 0 inside; 0 for no points."""
         if len(points) == 0:
             return points.sum()
         offset = points - self.center.to(points)

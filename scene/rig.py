@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from blendshape_ops import Drive
 from torch import Tensor
 
-from blendshape_ops import Drive
 from flame import Head, pose_head
 from flame.rotations import polar3, quat_from_matrix
 

@@ -1,6 +1,6 @@
 """The learnable attributes of a Gaussian: one row each.
 
-The columns are those of the packed parameter table (`blendshape_ops.layout`), shared by the neutral table [N,60] and the
+The columns are those of the packed parameter table (`blendshape_ops`), shared by the neutral table [N,60] and the
 expression differences [P,60]. A new attribute is one row here, its columns there, and one test.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import blendshape_ops as layout
 import torch
 from torch import Tensor
 
 from arguments import OptimizationSettings
-import blendshape_ops as layout
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from blendshape_ops import MEANS, image_loss
 from torch import Tensor
 
 from arguments import OptimizationSettings
-from blendshape_ops import MEANS, image_loss
 from gaussian_renderer import RenderOutput
 from scene.avatar import LOWER_TEETH, UPPER_TEETH, Avatar
 from scene.mouth import Cylinder
@@ -28,12 +28,14 @@ def target_image(rgba: Tensor, background: Tensor | None, whole: bool) -> Tensor
     return color * alpha + (1 - alpha) * over
 
 
-def weighted_losses(output: RenderOutput, rgba: Tensor, background: Tensor | None, whole: bool, avatar: Avatar,
-                    cylinder: Cylinder, settings: OptimizationSettings, perceptual: Perceptual | None) -> dict[str, Tensor]:
+def weighted_losses(
+    output: RenderOutput, rgba: Tensor, background: Tensor | None, whole: bool, avatar: Avatar,
+    cylinder: Cylinder, settings: OptimizationSettings, perceptual: Perceptual | None,
+) -> dict[str, Tensor]:
     """Weighted scalar terms by name; their sum is what is minimised.
 
     output: the rendering of the batch; rgba: uint8 targets [B,H,W,4]; background, whole: see `target_image`;
-    perceptual(a, b): LPIPS of [B,3,H,W] pictures in [-1,1], or None.
+    perceptual(a, b): LPIPS [B] of [B,3,H,W] pictures in [0,1], or None.
     """
     total, _ = image_loss(output.image, output.alpha, rgba, background, composite=not whole,
                           l1_weight=1 - settings.lambda_dssim, dssim_weight=settings.lambda_dssim,
@@ -41,11 +43,11 @@ def weighted_losses(output: RenderOutput, rgba: Tensor, background: Tensor | Non
     terms = {"image": total}
     if perceptual is not None:
         target = target_image(rgba, background, whole)
-        terms["lpips"] = settings.lpips_loss * perceptual(2 * output.image - 1, 2 * target - 1)
+        terms["lpips"] = settings.lpips_loss * perceptual(output.image, target).mean()
     if settings.isotropy_loss > 0:
         terms["isotropy"] = settings.isotropy_loss * avatar.isotropy()
     if settings.cylinder_loss > 0:
         means = avatar.neutral[:, MEANS]
-        penalty = sum(cylinder.penalty(means[avatar.part == part]) for part in (UPPER_TEETH, LOWER_TEETH))
-        terms["cylinder"] = settings.cylinder_loss * penalty
+        upper, lower = (cylinder.penalty(means[avatar.part == part]) for part in (UPPER_TEETH, LOWER_TEETH))
+        terms["cylinder"] = settings.cylinder_loss * (upper + lower)
     return terms

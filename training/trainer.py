@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from blendshape_ops import FactoredAdam
 from torch import Tensor
 
 from arguments import TrainSettings
-from blendshape_ops import FactoredAdam
 from gaussian_renderer import DensifyStats, RenderOutput, render
 from scene.avatar import Avatar
 from scene.checkpoint import Checkpoint, CheckpointError, check_names, save_checkpoint
@@ -37,7 +37,9 @@ class StepResult:
 class Trainer:
     """Learns an avatar from a world. All randomness comes from its own generators, seeded by the run's seed."""
 
-    def __init__(self, settings: TrainSettings, world: World, device: torch.device, perceptual: Perceptual | None = None) -> None:
+    def __init__(
+        self, settings: TrainSettings, world: World, device: torch.device, perceptual: Perceptual | None = None,
+    ) -> None:
         self.settings, self.world, self.device, self.perceptual = settings, world, device, perceptual
         seed = settings.run.seed
         self.iteration = 0
@@ -81,8 +83,8 @@ class Trainer:
         rgba = self.world.dataset.rgba_batch(frames).to(self.device)
         collecting = collects_stats(optimization, self.iteration)
         output = self._render(torch.from_numpy(frames).to(self.device), self.stats if collecting else None, self.avatar)
-        losses = weighted_losses(output, rgba, self.world.flat_background, self.world.whole, self.avatar, self.world.mouth.cylinder,
-                                 optimization, self.perceptual)
+        losses = weighted_losses(output, rgba, self.world.flat_background, self.world.whole, self.avatar,
+                                 self.world.mouth.cylinder, optimization, self.perceptual)
         torch.stack(list(losses.values())).sum().backward()
         self.optimizer.step(*self._rates(), self.sh_degree)
         self.optimizer.zero_grad()
@@ -111,7 +113,7 @@ class Trainer:
         return save_checkpoint(folder, Checkpoint(self.iteration, self.avatar, training, state), keep)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint: same steps as a run that was never interrupted. CheckpointError when it does not fit."""
+        """Continue from a checkpoint, exactly as if never interrupted; CheckpointError when it does not fit."""
         where = f"checkpoint of iteration {checkpoint.iteration}"
         expected = {f"optimizer.{n}" for n in _MOMENTS} | {f"stats.{n}" for n in _STATS} | {"generator"}
         check_names(expected, set(checkpoint.training), where)

@@ -1,0 +1,1 @@
+"""What the world holds: tracked frames, data sets, and the avatar that is learnt from them."""

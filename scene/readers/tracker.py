@@ -1,0 +1,248 @@
+"""The layout that metrical-tracker style head trackers write, in its three modes (reference sections 3.1 to 3.4).
+
+    checkpoint/%05d.frame              codes and cameras, ids 0 .. n-1 without gaps
+    images/%05d.png                    "insta": RGBA; "nerfbs": RGB, whole photograph
+    images.HQ/%05d.png                 "hr": RGBA at a multiple of the tracker's resolution
+    image_mask/mask_%05d.png, bc.jpg   "nerfbs": head mask (channel 0), photograph without the head
+    canonical.obj                      optional: the tracker's mesh, counted to tell head models apart
+    offset.txt                         optional: 3 numbers, shift of the mouth interior in metres
+    head.json                          optional: {"head": NAME}, written by our own tools
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scene.frame import Camera, FloatArray, Frame, Tracking, read_only
+from scene.readers.source import MeshCounts, Source
+from utils.images import PngHeader, read_png_header, read_rgb
+from utils.safe_pickle import load_torch_dict
+
+READ_THREADS = 8  # reading thousands of small files waits for the disk, not for the processor
+
+# Key in the record -> how many axes its value has without the leading batch axis of 1.
+RECORD_KEYS = {
+    ("flame", "shape"): 1, ("flame", "exp"): 1, ("flame", "jaw"): 1, ("flame", "eyes"): 1, ("flame", "eyelids"): 1,
+    ("opencv", "R"): 2, ("opencv", "t"): 1, ("opencv", "K"): 2,
+}
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How one mode of the layout differs: where its images are, and what is held out by convention."""
+
+    images: str
+    whole_photograph: bool = False  # masks and background are files of their own
+    upscaled: bool = False          # images are larger than the tracker's
+    default_test_frames: int = 350
+
+
+MODES = {
+    "insta": Mode("images"),
+    "nerfbs": Mode("images", whole_photograph=True, default_test_frames=500),
+    "hr": Mode("images.HQ", upscaled=True),
+}
+
+
+def read_tracker(path: Path, mode: str) -> Source:
+    """Open a tracker data set; see `scene.readers.open_source`."""
+    layout = MODES[mode]
+    count = _count_records(path / "checkpoint")
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        frames = tuple(pool.map(lambda index: _read_frame(path, index, layout), range(count)))
+    for frame in frames:
+        _check_alike(path, frames[0], frame)
+    size = (frames[0].camera.width, frames[0].camera.height)
+    background = _read_background(path / "bc.jpg", size) if layout.whole_photograph else None
+    return Source(
+        frames, background, layout.default_test_frames,
+        mesh=_read_mesh_counts(path / "canonical.obj"),
+        head=_read_head_name(path / "head.json"),
+        teeth_offset=_read_offset(path / "offset.txt"),
+    )
+
+
+def _count_records(folder: Path) -> int:
+    """Number of .frame files; their ids must be 0 .. n-1."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder (it holds the tracker's .frame files)")
+    ids = sorted(int(file.stem) for file in folder.glob("*.frame") if re.fullmatch(r"\d{5,}", file.stem))
+    if not ids:
+        raise FileNotFoundError(f"{folder}: no .frame files named 00000.frame, 00001.frame, ...")
+    for wanted, found in enumerate(ids):
+        if wanted != found:
+            raise FileNotFoundError(
+                f"{folder / _record_name(wanted)}: missing, though {_record_name(ids[-1])} exists; frames must be "
+                f"numbered from 00000 without gaps"
+            )
+    return len(ids)
+
+
+def _record_name(index: int) -> str:
+    return f"{index:05d}.frame"
+
+
+def _read_frame(path: Path, index: int, layout: Mode) -> Frame:
+    record_path = path / "checkpoint" / _record_name(index)
+    record = load_torch_dict(record_path)
+    image_path = path / layout.images / f"{index:05d}.png"
+    header = _check_image(image_path, needs_alpha=not layout.whole_photograph)
+    mask_path = None
+    if layout.whole_photograph:
+        mask_path = path / "image_mask" / f"mask_{index:05d}.png"
+        _check_mask(mask_path, header)
+    values = {key: _value(record, key, record_path) for key in RECORD_KEYS}
+    try:
+        tracked = _tracked_size(record, values["opencv", "K"], header, layout)
+        camera = Camera(values["opencv", "R"], values["opencv", "t"], values["opencv", "K"], *tracked)
+        tracking = Tracking(*(values["flame", key] for key in ("shape", "exp", "jaw", "eyes", "eyelids")))
+    except ValueError as error:
+        raise ValueError(f"{record_path}: {error}") from error
+    return Frame(index, camera.resized(header.width, header.height), tracking, image_path, mask_path)
+
+
+def _value(record: dict[str, Any], key: tuple[str, str], path: Path) -> FloatArray:
+    """One array of the record without its leading batch axis of 1."""
+    name = ".".join(key)
+    group = record.get(key[0])
+    if not isinstance(group, dict) or key[1] not in group:
+        raise ValueError(f"{path}: {name} is missing")
+    try:
+        array = np.asarray(group[key[1]], dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {name} is not an array of numbers ({type(group[key[1]]).__name__})") from error
+    if array.ndim == RECORD_KEYS[key] + 1 and array.shape[0] == 1:
+        array = array[0]
+    if array.ndim != RECORD_KEYS[key]:
+        raise ValueError(f"{path}: {name}: {RECORD_KEYS[key]} axes after a batch axis of 1 expected, "
+                         f"got shape {list(np.shape(group[key[1]]))}")
+    return array
+
+
+def _tracked_size(record: dict[str, Any], K: FloatArray, image: PngHeader, layout: Mode) -> tuple[int, int]:
+    """(width, height) of the raster that K belongs to.
+
+    The reference fixes the ratio of HR images to 2. Here it follows from the stored img_size; where a tracker stored
+    none, from the principal point, which lies near the middle of the tracked raster: the nearest whole ratio.
+    """
+    if "img_size" in record:
+        stored = np.asarray(record["img_size"]).ravel()
+        if stored.size != 2 or not (stored > 0).all():
+            raise ValueError(f"img_size: height and width in pixels expected, got {stored.tolist()}")
+        width, height = int(stored[1]), int(stored[0])
+    elif layout.upscaled:
+        ratio = max(1.0, np.rint(image.width / (2 * K[0, 2])))
+        width, height = round(image.width / ratio), round(image.height / ratio)
+    else:
+        width, height = image.width, image.height
+    if not layout.upscaled and (width, height) != (image.width, image.height):
+        raise ValueError(f"tracked at {width} x {height} pixels, but its image has {image.width} x {image.height}; "
+                         "larger images belong into images.HQ, read with --use_HR True")
+    if abs(image.width / width - image.height / height) > 0.01:
+        raise ValueError(f"tracked at {width} x {height} pixels, but its image has {image.width} x {image.height}: "
+                         "another aspect ratio")
+    return width, height
+
+
+def _check_image(path: Path, needs_alpha: bool) -> PngHeader:
+    header = _eight_bit_header(path)
+    if needs_alpha and header.channels != 4:
+        raise ValueError(
+            f"{path}: an RGBA image is expected (the alpha channel is the head mask), got {header.channels} "
+            "channel(s); data with masks in image_mask/ are read with --use_nerfBS True"
+        )
+    return header
+
+
+def _check_mask(path: Path, image: PngHeader) -> None:
+    header = _eight_bit_header(path)
+    if (header.width, header.height) != (image.width, image.height):
+        raise ValueError(f"{path}: {image.width} x {image.height} pixels expected as its image, "
+                         f"got {header.width} x {header.height}")
+
+
+def _eight_bit_header(path: Path) -> PngHeader:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: missing, though its .frame file exists")
+    header = read_png_header(path)
+    if header.bits > 8:
+        raise ValueError(f"{path}: 8 bits per channel expected, got {header.bits}")
+    return header
+
+
+def _check_alike(path: Path, first: Frame, frame: Frame) -> None:
+    """All frames of a data set have one image size, and as many identity and expression codes as the first."""
+    wanted_size, size = ((f.camera.width, f.camera.height) for f in (first, frame))
+    if size != wanted_size:
+        raise ValueError(f"{frame.image_path}: {wanted_size[0]} x {wanted_size[1]} pixels expected as in "
+                         f"{first.image_path.name}, got {size[0]} x {size[1]}")
+    for name in ("shape", "expression"):
+        wanted, got = (len(getattr(f.tracking, name)) for f in (first, frame))
+        if wanted != got:
+            record = path / "checkpoint" / _record_name(frame.index)
+            raise ValueError(f"{record}: {wanted} {name} codes expected as in {_record_name(0)}, got {got}")
+
+
+def _read_background(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: missing (the photograph without the head, for --use_nerfBS True)")
+    image = read_rgb(path)
+    if image.shape[1::-1] != size:
+        raise ValueError(f"{path}: {size[0]} x {size[1]} pixels expected as the frames, "
+                         f"got {image.shape[1]} x {image.shape[0]}")
+    image.setflags(write=False)
+    return image
+
+
+def _read_mesh_counts(path: Path) -> MeshCounts | None:
+    if not path.is_file():
+        return None
+    vertices = triangles = 0
+    for words in _lines_of_words(path):
+        if words[0] == "v":
+            vertices += 1
+        elif words[0] == "f":
+            triangles += len(words) - 3  # a polygon of n corners is n - 2 triangles
+    if not vertices or not triangles:
+        raise ValueError(f"{path}: a mesh is expected, got {vertices} vertices and {triangles} triangles")
+    return MeshCounts(vertices, triangles)
+
+
+def _lines_of_words(path: Path) -> Iterator[list[str]]:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            if words := line.split():
+                yield words
+
+
+def _read_head_name(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    try:
+        name = json.loads(path.read_text(encoding="utf-8"))["head"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'{path}: {{"head": NAME}} is expected ({error!r})') from error
+    if not isinstance(name, str):
+        raise ValueError(f"{path}: head: a name is expected, got {name!r}")
+    return name
+
+
+def _read_offset(path: Path) -> FloatArray | None:
+    if not path.is_file():
+        return None
+    try:
+        numbers = [float(word) for word in path.read_text(encoding="utf-8").replace(",", " ").split()]
+    except ValueError as error:
+        raise ValueError(f"{path}: 3 numbers are expected ({error})") from error
+    if len(numbers) != 3 or not np.isfinite(numbers).all():
+        raise ValueError(f"{path}: 3 finite numbers are expected, got {numbers}")
+    return read_only(numbers)

@@ -1,0 +1,28 @@
+"""Small made-up avatars for tests that need no head model."""
+
+from __future__ import annotations
+
+import blendshape_ops as layout
+import torch
+from blendshape_ops import Binding, Differences
+
+from scene.avatar import FACE, LOWER_TEETH, UPPER_TEETH, Avatar
+
+
+def small_avatar(count: int = 40, expressions: int = 5, seed: int = 0) -> Avatar:
+    """Random Gaussians: the last four are teeth (two upper, two lower), the others face with a half-empty mask."""
+    generator = torch.Generator().manual_seed(seed)
+    neutral = torch.randn(count, layout.WIDTH, generator=generator) * 0.1
+    neutral[:, -1] = 0
+    neutral[:, layout.QUATS.start] = 1
+    neutral[:, layout.LOG_SCALES] -= 4
+    mask = torch.rand(count, expressions, generator=generator) - 0.5
+    mask[-4:] = 0
+    differences = Differences.from_mask(mask.clamp_min(0))
+    differences.values[:, :-1] = torch.randn(len(differences.values), layout.WIDTH - 1, generator=generator) * 0.01
+    part = torch.full((count,), FACE, dtype=torch.uint8)
+    part[-4:-2], part[-2:] = UPPER_TEETH, LOWER_TEETH
+    triangle = torch.where(part == FACE, torch.arange(count) % 7, -1).int()
+    binding = Binding(triangle, neutral[:, layout.MEANS].clone(), torch.rand(count, 3, generator=generator),
+                      torch.rand(count, 7, generator=generator))
+    return Avatar(neutral.requires_grad_(True), differences, binding, part)

@@ -1,0 +1,86 @@
+"""Flags: the reference's commands parse unchanged, unknown and retired ones say so, settings survive config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from arguments import TrainSettings, load_config, parse_flags, save_config
+
+BASE = ["--source_path", "D", "--model_path", "O"]
+
+
+def parse(*extra: str) -> TrainSettings:
+    return parse_flags(TrainSettings, "train.py", [*BASE, *extra])
+
+
+def test_reference_commands_parse() -> None:
+    default = parse()
+    assert default.data.source_path == Path("D")
+    assert not default.data.use_nerfBS
+    nerf = parse("--use_nerfBS", "True", "--alpha_loss", "1", "--lpips_loss", "0.05")
+    assert nerf.data.use_nerfBS
+    assert (nerf.optimization.alpha_loss, nerf.optimization.lpips_loss) == (1.0, 0.05)
+    assert parse("--use_HR", "True").data.use_HR
+    assert not parse("--use_HR", "False").data.use_HR
+
+
+def test_short_flags_hyphens_and_bare_booleans() -> None:
+    settings = parse_flags(TrainSettings, "train.py", ["-s", "D", "-m", "O", "-w", "--use-HR", "-r", "256"])
+    assert settings.data.white_background
+    assert settings.data.use_HR
+    assert settings.data.resolution == 256
+
+
+@pytest.mark.parametrize(("flag", "message"), [
+    ("--update_consistency", "is retired"),
+    ("--data_device", "--cache"),
+    ("--iteratons", "Did you mean --iterations"),
+    ("--nonsense_flag", "unknown flag --nonsense_flag"),
+])
+def test_unknown_and_retired_flags_say_so(flag: str, message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
+        parse(flag, "1")
+
+
+def test_malformed_value_exits(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("--iterations", "many")
+    assert "many" in capsys.readouterr().err
+
+
+def test_config_round_trip(tmp_path: Path) -> None:
+    settings = parse("--test_iterations", "10", "20", "--lpips_weights", "W", "--split", "blocks")
+    save_config(settings, tmp_path)
+    assert load_config(TrainSettings, tmp_path) == settings
+
+
+def test_config_errors_name_the_file_and_the_settings(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"config\.json: not found"):
+        load_config(TrainSettings, tmp_path)
+    save_config(parse(), tmp_path)
+    path = tmp_path / "config.json"
+    plain = json.loads(path.read_text())
+    plain["model"]["later_invention"] = 1
+    del plain["model"]["sh_degree"]
+    path.write_text(json.dumps(plain))
+    with pytest.raises(ValueError, match=r"missing \['sh_degree'\], unexpected \['later_invention'\]"):
+        load_config(TrainSettings, tmp_path)
+    path.write_text("{")
+    with pytest.raises(ValueError, match="not valid JSON"):
+        load_config(TrainSettings, tmp_path)
+
+
+def test_every_setting_is_documented_in_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("--help")
+    text = capsys.readouterr().out
+    for group in dataclasses.fields(TrainSettings):
+        kind = {"data": "DataSettings", "run": "RunSettings", "model": "ModelSettings",
+                "optimization": "OptimizationSettings"}[group.name]
+        module = __import__("arguments.settings", fromlist=[kind])
+        for item in dataclasses.fields(getattr(module, kind)):
+            assert f"--{item.name}" in text

@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+"""Train a Gaussian-blendshape head avatar: python train.py -s DATA -m OUT  (--help lists every setting)."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from pathlib import Path
+
+import torch
+
+from arguments import TrainSettings, load_config, parse_flags, save_config
+from arguments.cli import CONFIG_NAME
+from scene.checkpoint import CheckpointError, list_checkpoints, newest_checkpoint
+from training.log import TrainingLog
+from training.losses import Perceptual
+from training.trainer import Trainer
+from training.world import open_world, resolve_device
+from utils.atomic import WriteError
+from utils.lpips import MetricUnavailable, load_lpips
+from utils.seeding import seed_everything
+
+log = logging.getLogger("train")
+
+
+def settings_of_run(given: TrainSettings) -> TrainSettings:
+    """The settings to train with: the flags, or with --resume the run's saved ones (only run flags may change)."""
+    folder = given.run.model_path
+    if given.run.resume:
+        saved = load_config(TrainSettings, folder)
+        if saved.data != given.data or saved.model != given.model or saved.optimization != given.optimization:
+            log.info("--resume continues with the settings saved in %s", folder / CONFIG_NAME)
+        return dataclasses.replace(saved, run=dataclasses.replace(given.run, seed=saved.run.seed))
+    if list_checkpoints(folder / "checkpoints"):
+        raise ValueError(f"{folder}: holds a trained run; continue it with --resume or choose another --model_path")
+    return given
+
+
+def perceptual_loss(settings: TrainSettings, device: torch.device) -> Perceptual | None:
+    """LPIPS (VGG) when it has a weight; loaded before training so that a missing file is known at once."""
+    if settings.optimization.lpips_loss == 0:
+        return None
+    try:
+        return load_lpips("vgg", settings.optimization.lpips_weights).to(device)
+    except MetricUnavailable as error:
+        raise ValueError(f"--lpips_loss: {error} (flag --lpips_weights)") from error
+
+
+def evaluation_iterations(settings: TrainSettings) -> set[int]:
+    """When held-out frames are scored."""
+    total = settings.optimization.iterations
+    return set(settings.run.test_iterations) or {max(1, total * quarter // 4) for quarter in (1, 2, 3, 4)}
+
+
+@torch.no_grad()
+def evaluate_some(trainer: Trainer, run_log: TrainingLog) -> None:
+    """Score a few held-out frames, spread evenly."""
+    held_out = trainer.world.dataset.test_indices
+    views = min(trainer.settings.run.test_views, len(held_out))
+    if views == 0:
+        return
+    frames = [int(held_out[i * len(held_out) // views]) for i in range(views)]
+    pictures = torch.cat([trainer.render_frames([frame]).image.clamp(0, 1) for frame in frames])
+    targets = trainer.target(trainer.world.dataset.rgba_batch(frames).to(trainer.device))
+    run_log.evaluation(trainer.iteration, frames, pictures, targets)
+
+
+def checkpoint(trainer: Trainer, run_log: TrainingLog, folder: Path, keep: int) -> None:
+    """Save a checkpoint. One that cannot be written is reported and tried again later; only the last one is fatal."""
+    last = trainer.iteration == trainer.settings.optimization.iterations
+    try:
+        run_log.flush()
+        trainer.save(folder / "checkpoints", keep)
+    except (CheckpointError, WriteError) as error:
+        if last:
+            raise
+        run_log.say(f"WARNING: {error}. Training goes on; the next checkpoint comes at the next interval.")
+
+
+def train(settings: TrainSettings) -> None:
+    """Run or resume training; leaves config.json, training.csv, checkpoints/ and tensorboard/ in the output folder."""
+    run, total = settings.run, settings.optimization.iterations
+    device = resolve_device(run.device)
+    seed_everything(run.seed)
+    trainer = Trainer(settings, open_world(settings.data, settings.model, run.seed, device), device,
+                      perceptual_loss(settings, device))
+    if run.resume:
+        trainer.restore(newest_checkpoint(run.model_path))
+        log.info("Resuming after iteration %d", trainer.iteration)
+    save_config(settings, run.model_path)
+    evaluations = evaluation_iterations(settings)
+    with TrainingLog(run.model_path, trainer.iteration, total, run.log_interval, run.tensorboard) as run_log:
+        while trainer.iteration < total:
+            result = trainer.step()
+            run_log.step(trainer, result)
+            if trainer.iteration in evaluations:
+                evaluate_some(trainer, run_log)
+            if trainer.iteration % run.checkpoint_interval == 0 or trainer.iteration == total:
+                checkpoint(trainer, run_log, run.model_path, run.keep_checkpoints)
+    log.info("Done: %d Gaussians, %.0f s of training; %s", trainer.avatar.count, run_log.seconds, run.model_path)
+    log.info("Next: python test.py -m %s", run.model_path)
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        train(settings_of_run(parse_flags(TrainSettings, "train.py")))
+    except (ValueError, OSError, CheckpointError) as error:
+        sys.exit(f"train.py: {error}")
+
+
+if __name__ == "__main__":
+    main()
