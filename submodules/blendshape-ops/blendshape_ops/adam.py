@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from . import backends, native_adam
 from .reference import pair_gradient_torch
 from .tables import WIDTH, Differences, active_columns, require
-
-
-@dataclass(frozen=True)
-class AdamStep:
-    """The scalars of one Adam step (Kingma & Ba 2015, in the arrangement of torch.optim.Adam)."""
-
-    beta1: float
-    beta2: float
-    eps: float
-    bias_correction1: float
-    sqrt_bias_correction2: float
 
 
 class FactoredAdam:
@@ -58,20 +47,24 @@ class FactoredAdam:
 
         Tables without any gradient (no `.grad`, no factors) are left alone, moments included, as torch.optim does.
         """
-        columns = active_columns(sh_degree)
-        self.steps += 1
-        scalars = AdamStep(
-            *self.betas, self.eps, 1 - self.betas[0] ** self.steps, (1 - self.betas[1] ** self.steps) ** 0.5
-        )
+        active_columns(sh_degree)
         for name, rates in (("neutral_lr", neutral_lr), ("difference_lr", difference_lr)):
             require(rates, name, (WIDTH,))
+        self.steps += 1
+        moments = (self.neutral_exp_avg, self.neutral_exp_avg_sq)
         if self.neutral.grad is not None:
-            state = (self.neutral, self.neutral.grad, self.neutral_exp_avg, self.neutral_exp_avg_sq)
-            adam_update_torch(*state, neutral_lr, columns, scalars)
-        gradient = self._difference_gradient()
-        if gradient is not None:
-            state = (self.differences.values, gradient, self.difference_exp_avg, self.difference_exp_avg_sq)
-            adam_update_torch(*state, difference_lr, columns, scalars)
+            self._step_table(self.neutral, self.neutral.grad, moments, neutral_lr, sh_degree)
+        values, dense = self.differences.values, self.differences.values.grad
+        moments = (self.difference_exp_avg, self.difference_exp_avg_sq)
+        if self.differences.factors and (dense is not None or self._backend() == "torch"):
+            gradient = pair_gradient_torch(self.differences)
+            self._step_table(values, gradient if dense is None else gradient + dense, moments, difference_lr, sh_degree)
+        elif self.differences.factors:
+            rates = self._scaled_rates(difference_lr)
+            args = native_adam.table_args(self._scalars(), rates, values, moments)
+            native_adam.step_differences(self._backend(), args, self.differences, sh_degree)
+        elif dense is not None:
+            self._step_table(values, dense, moments, difference_lr, sh_degree)
 
     def zero_grad(self) -> None:
         """Forget the gradient of the neutral table and the factors (and dense gradient) of the differences."""
@@ -126,33 +119,54 @@ class FactoredAdam:
             raise ValueError("neutral, values: wanted contiguous tables, because they are updated in place")
         self.neutral, self.differences = neutral, differences
 
-    def _difference_gradient(self) -> Tensor | None:
-        dense = self.differences.values.grad
-        if not self.differences.factors:
-            return dense
-        gradient = pair_gradient_torch(self.differences)
-        return gradient if dense is None else gradient + dense
+    def _backend(self) -> str:
+        return backends.resolve(self.backend, self.neutral)
+
+    def _scaled_rates(self, rates: Tensor) -> Tensor:
+        """Learning rates over the first bias correction, formed in double as torch.optim does."""
+        return (rates.double() / (1 - self.betas[0] ** self.steps)).to(self.neutral)
+
+    def _scalars(self) -> dict[str, float]:
+        beta1, beta2 = self.betas
+        return {
+            "one_minus_beta1": 1 - beta1,
+            "beta2": beta2,
+            "one_minus_beta2": 1 - beta2,
+            "eps": self.eps,
+            "sqrt_bias_correction2": (1 - beta2**self.steps) ** 0.5,
+        }
+
+    def _step_table(
+        self, table: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], rates: Tensor, sh_degree: int
+    ) -> None:
+        rates, scalars, backend = self._scaled_rates(rates), self._scalars(), self._backend()
+        if backend == "torch":
+            adam_update_torch(table, gradient, moments, rates, active_columns(sh_degree), scalars)
+        else:
+            args = native_adam.table_args(scalars, rates, table, moments)
+            native_adam.step_table(backend, args, table, gradient, sh_degree)
 
 
 _MOMENTS = ("neutral_exp_avg", "neutral_exp_avg_sq", "difference_exp_avg", "difference_exp_avg_sq")
 
 
 def adam_update_torch(
-    parameter: Tensor,
+    table: Tensor,
     gradient: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
+    moments: tuple[Tensor, Tensor],
     rates: Tensor,
     columns: int,
-    scalars: AdamStep,
+    scalars: dict[str, float],
 ) -> None:
-    """The definition of one Adam step on the first `columns` columns of a table [rows, 60], in place."""
-    g, m, v = (table[:, :columns] for table in (gradient, exp_avg, exp_avg_sq))
-    m.lerp_(g, 1 - scalars.beta1)
-    v.mul_(scalars.beta2).addcmul_(g, g, value=1 - scalars.beta2)
-    denominator = (v.sqrt() / scalars.sqrt_bias_correction2).add_(scalars.eps)
-    step_size = (rates.to(parameter) / scalars.bias_correction1)[:columns]
-    parameter.detach()[:, :columns].sub_(step_size * m / denominator)
+    """The definition of one Adam step on the first `columns` columns of a table [rows, 60], in place.
+
+    Kingma & Ba 2015 in the arrangement of torch.optim.Adam; `rates` [60] are divided by the first bias correction.
+    """
+    g, m, v = (part[:, :columns] for part in (gradient, *moments))
+    m.lerp_(g, scalars["one_minus_beta1"])
+    v.mul_(scalars["beta2"]).addcmul_(g, g, value=scalars["one_minus_beta2"])
+    denominator = (v.sqrt() / scalars["sqrt_bias_correction2"]).add_(scalars["eps"])
+    table.detach()[:, :columns].sub_(rates[:columns] * m / denominator)
 
 
 def _zeros_like(table: Tensor) -> Tensor:

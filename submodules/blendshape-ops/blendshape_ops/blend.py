@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from . import backends
+from .native_blend import blend_pose_color_fused
 from .reference import blend_pose_color_torch
 from .tables import WIDTH, Binding, Differences, Drive, Posed, active_columns, require
 
@@ -41,7 +43,15 @@ def blend_pose_color(
     """
     active_columns(sh_degree)
     _check(neutral, differences, binding, drive)
-    return blend_pose_color_torch(neutral, differences, binding, drive, sh_degree)
+    chosen = "torch" if backend == "auto" and differences.values.requires_grad else backends.resolve(backend, neutral)
+    if chosen == "torch":
+        return blend_pose_color_torch(neutral, differences, binding, drive, sh_degree)
+    if differences.values.requires_grad:
+        raise ValueError(
+            f"values: backend {chosen!r} leaves factors instead of a dense gradient, which values.requires_grad asks "
+            "for; use FactoredAdam without it, or backend='torch'"
+        )
+    return blend_pose_color_fused(neutral, differences, binding, drive, sh_degree, chosen)
 
 
 def _check(neutral: Tensor, differences: Differences, binding: Binding, drive: Drive) -> None:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import backends
+from .native_image_loss import ImageLoss
 from .tables import require
 
 SSIM_WINDOW = 11
@@ -37,7 +39,20 @@ def image_loss(
     Raises ValueError or TypeError for shapes, dtypes or a backend that do not fit.
     """
     _check(image, alpha, target, background)
-    return image_loss_torch(image, alpha, target, background, composite, l1_weight, dssim_weight, alpha_weight)
+    chosen = backends.resolve(backend, image)
+    if chosen == "torch":
+        return image_loss_torch(image, alpha, target, background, composite, l1_weight, dssim_weight, alpha_weight)
+    options = {
+        "composite": composite,
+        "l1_weight": l1_weight,
+        "dssim_weight": dssim_weight,
+        "alpha_weight": alpha_weight,
+        "c1": SSIM_C1,
+        "c2": SSIM_C2,
+        "window": ssim_window(image.dtype, image.device),
+    }
+    total, terms = ImageLoss.apply(image, alpha, target, background, options, chosen)
+    return total, terms
 
 
 def image_loss_torch(

@@ -1,0 +1,206 @@
+// What happens to one Gaussian in one frame, forward and backward: the mathematics shared by the CPU and CUDA builds.
+// Steps are numbered as in docs/architecture.md; the definition is blendshape_ops/reference.py.
+#pragma once
+
+#include <cstdint>
+
+#include "rotation.h"
+#include "sh.h"
+
+constexpr int ROW = 60;          // floats of a packed row
+constexpr int GEOMETRY = 11;     // means 3, quats 4, log-scales 3, opacity logit 1; the SH follow
+constexpr int TRIANGLE_MAP = 16;
+
+HD constexpr int active_columns(int sh_degree) { return GEOMETRY + 3 * sh_coefficients(sh_degree); }
+
+// Everything the operation reads and writes; mirrored field by field in blendshape_ops/native_blend.py. Pointers may be
+// null where a comment says "or null".
+template <typename T>
+struct BlendArgs {
+    int64_t frames, gaussians, pairs, expressions, triangles, bone_count, vertices, sh_degree, threads;
+    // Inputs, shapes as in the Python records.
+    const T *neutral, *values;
+    const int32_t *offsets, *expression;
+    const T* mask;
+    const int32_t* triangle;
+    const T *anchor, *barycentric, *weights, *beta, *triangle_maps, *bones, *camera_centers;
+    const int32_t* faces;
+    const T *pre_offsets, *post_offsets;  // or null
+    // Results.
+    T *means, *quats, *scales, *opacities, *colors;
+    // Kept for the backward pass, or null: quaternions before normalisation [B,N,4], local view directions [B,N,3],
+    // derivative of the colour with respect to that direction [B,N,3,3], position before skinning [B,N,3].
+    T *raw_quats, *directions, *color_jacobian, *rest;
+    // Gradients of the results.
+    const T *v_means, *v_quats, *v_scales, *v_opacities, *v_colors;
+    // Gradients: of the neutral table [N,60]; the factors [B,N,11], [B,N,3]; and, each or null, of the skinning
+    // transform [B,N,12], the posed position [B,N,3], the view vector [B,N,3] and each pair's coefficient [B,P].
+    T *v_neutral, *v_geometry, *v_rgb, *v_skin, *v_posed, *v_view, *v_pairs;
+};
+
+template <typename T>
+struct Affine {
+    Mat3<T> linear;
+    Vec3<T> shift;
+};
+
+template <typename T>
+HD Affine<T> skinning_transform(const BlendArgs<T>& a, int64_t b, int64_t n) {
+    T m[12] = {};
+    for (int64_t j = 0; j < a.bone_count; ++j) {
+        const T weight = a.weights[n * a.bone_count + j];
+        const T* bone = a.bones + (b * a.bone_count + j) * 12;
+        for (int i = 0; i < 12; ++i) m[i] += weight * bone[i];
+    }
+    return {{{{m[0], m[1], m[2]}, {m[4], m[5], m[6]}, {m[8], m[9], m[10]}}}, {m[3], m[7], m[11]}};
+}
+
+// Barycentric mean of vertex offsets [B,V,3] on Gaussian n's triangle.
+template <typename T>
+HD Vec3<T> surface_offset(const BlendArgs<T>& a, const T* offsets, int64_t b, int64_t n) {
+    Vec3<T> sum{0, 0, 0};
+    const int32_t* corners = a.faces + 3 * int64_t(a.triangle[n]);
+    for (int c = 0; c < 3; ++c) {
+        sum += a.barycentric[3 * n + c] * load3(offsets + (b * a.vertices + corners[c]) * 3);
+    }
+    return sum;
+}
+
+template <typename T>
+HD T norm_floored(Vec3<T> a) {
+    const T length = std::sqrt(dot(a, a));
+    return length > T(1e-12) ? length : T(1e-12);
+}
+
+template <typename T>
+HD T norm_floored(Quat<T> q) {
+    const T length = std::sqrt(q.w * q.w + q.x * q.x + q.y * q.y + q.z * q.z);
+    return length > T(1e-12) ? length : T(1e-12);
+}
+
+template <typename T>
+HD Quat<T> scaled(T s, Quat<T> q) {
+    return {s * q.w, s * q.x, s * q.y, s * q.z};
+}
+
+// Step 7: colour of the direction d in the frame of the unposed Gaussian, from the blended coefficients sh [16][3], and
+// where asked for its derivative [3 channels][3 axes] with respect to d.
+template <typename T>
+HD Vec3<T> sh_color(const T* sh, Vec3<T> d, int degree, T* jacobian) {
+    T basis[SH_MAX_COEFFICIENTS];
+    sh_basis(d, degree, basis);
+    const int count = sh_coefficients(degree);
+    Vec3<T> color{0, 0, 0};
+    for (int j = 0; j < count; ++j) color += basis[j] * load3(sh + 3 * j);
+    if (jacobian) {
+        for (int c = 0; c < 3; ++c) {
+            T channel[SH_MAX_COEFFICIENTS];
+            for (int j = 0; j < count; ++j) channel[j] = sh[3 * j + c];
+            store3(jacobian + 3 * c, sh_basis_backward(d, degree, channel));
+        }
+    }
+    for (int c = 0; c < 3; ++c) {
+        const T value = T(0.5) + color[c];
+        color[c] = value < 0 ? T(0) : value;  // NaN stays NaN: it must not turn into a colour
+    }
+    return color;
+}
+
+// Steps 1 to 7 for Gaussian n in frame b, whose blended row is raw [60].
+template <typename T>
+HD void pose_gaussian(const BlendArgs<T>& a, int64_t b, int64_t n, const T* raw) {
+    const int64_t item = b * a.gaussians + n;
+    const int32_t triangle = a.triangle[n];
+    Vec3<T> x = load3(raw);
+    Quat<T> q = load_quat(raw + 3);
+    if (triangle >= 0) {
+        const T* map = a.triangle_maps + (b * a.triangles + triangle) * TRIANGLE_MAP;
+        x += load_mat3(map) * load3(a.anchor + 3 * n) + load3(map + 9);
+        q = {q.w + map[12], q.x + map[13], q.y + map[14], q.z + map[15]};
+        if (a.pre_offsets) x += surface_offset(a, a.pre_offsets, b, n);
+    }
+    const Affine<T> skin = skinning_transform(a, b, n);
+    Vec3<T> y = skin.linear * x + skin.shift;
+    if (a.post_offsets && triangle >= 0) y += surface_offset(a, a.post_offsets, b, n);
+
+    const Mat3<T> rotation = polar3(skin.linear);
+    int kind;
+    const Quat<T> turned = matrix_to_quaternion(rotation, kind) * scaled(1 / norm_floored(q), q);
+    const Vec3<T> view = y - load3(a.camera_centers + 3 * b);
+    const Vec3<T> local = transpose_times(rotation, (1 / norm_floored(view)) * view);
+    T* jacobian = a.color_jacobian ? a.color_jacobian + 9 * item : nullptr;
+
+    store3(a.colors + 3 * item, sh_color(raw + GEOMETRY, local, int(a.sh_degree), jacobian));
+    store3(a.means + 3 * item, y);
+    store_quat(a.quats + 4 * item, turned);
+    for (int i = 0; i < 3; ++i) a.scales[3 * item + i] = std::exp(raw[7 + i]);
+    a.opacities[item] = 1 / (1 + std::exp(-raw[10]));
+    if (a.raw_quats) store_quat(a.raw_quats + 4 * item, q);
+    if (a.directions) store3(a.directions + 3 * item, local);
+    if (a.rest) store3(a.rest + 3 * item, x);
+}
+
+// The row [60] of v that factors stand for: geometry, then Y_j(direction) v_rgb.
+template <typename T>
+HD void expand_factors(const T* v_geometry, Vec3<T> v_rgb, Vec3<T> direction, int sh_degree, T* row) {
+    T basis[SH_MAX_COEFFICIENTS];
+    sh_basis(direction, sh_degree, basis);
+    for (int i = 0; i < GEOMETRY; ++i) row[i] = v_geometry[i];
+    const int count = sh_coefficients(sh_degree);
+    for (int j = 0; j < count; ++j) store3(row + GEOMETRY + 3 * j, basis[j] * v_rgb);
+    for (int i = active_columns(sh_degree); i < ROW; ++i) row[i] = 0;
+}
+
+// Gradient with respect to the skinning transform [3][4] of one Gaussian.
+template <typename T>
+HD void skin_backward(Vec3<T> rest, Vec3<T> v_y, const Mat3<T>& linear, const Mat3<T>& v_rotation, T* v_skin) {
+    const Mat3<T> v_linear = outer(v_y, rest) + polar3_backward(linear, v_rotation);
+    for (int i = 0; i < 3; ++i) {
+        store3(v_skin + 4 * i, v_linear.row[i]);
+        v_skin[4 * i + 3] = v_y[i];
+    }
+}
+
+// Backward of pose_gaussian: writes the factors (and the optional gradients) of (b, n).
+template <typename T>
+HD void pose_gaussian_backward(const BlendArgs<T>& a, int64_t b, int64_t n) {
+    const int64_t item = b * a.gaussians + n;
+    const Affine<T> skin = skinning_transform(a, b, n);
+    const Mat3<T> rotation = polar3(skin.linear);
+    const Vec3<T> local = load3(a.directions + 3 * item);
+
+    Vec3<T> v_rgb = load3(a.v_colors + 3 * item), v_local{0, 0, 0};
+    for (int c = 0; c < 3; ++c) {
+        if (!(a.colors[3 * item + c] > 0)) v_rgb[c] = 0;  // clamped
+        v_local += v_rgb[c] * load3(a.color_jacobian + 9 * item + 3 * c);
+    }
+    const Vec3<T> view = load3(a.means + 3 * item) - load3(a.camera_centers + 3 * b);
+    const T distance = norm_floored(view);
+    const Vec3<T> direction = (1 / distance) * view;
+    const Vec3<T> v_direction = rotation * v_local;
+    const Vec3<T> v_view = (1 / distance) * (v_direction - dot(direction, v_direction) * direction);
+    const Vec3<T> v_y = load3(a.v_means + 3 * item) + v_view;
+
+    int kind;
+    const Quat<T> turn = matrix_to_quaternion(rotation, kind);
+    const Quat<T> raw_quat = load_quat(a.raw_quats + 4 * item), v_quat = load_quat(a.v_quats + 4 * item);
+    const T length = norm_floored(raw_quat);
+    const Quat<T> q = scaled(1 / length, raw_quat), v_q = conjugate(turn) * v_quat;
+    const T along = q.w * v_q.w + q.x * v_q.x + q.y * v_q.y + q.z * v_q.z;
+    const Quat<T> v_raw{v_q.w - along * q.w, v_q.x - along * q.x, v_q.y - along * q.y, v_q.z - along * q.z};
+
+    T* v_geometry = a.v_geometry + GEOMETRY * item;
+    store3(v_geometry, transpose_times(skin.linear, v_y));
+    store_quat(v_geometry + 3, scaled(1 / length, v_raw));
+    for (int i = 0; i < 3; ++i) v_geometry[7 + i] = a.v_scales[3 * item + i] * a.scales[3 * item + i];
+    v_geometry[10] = a.v_opacities[item] * a.opacities[item] * (1 - a.opacities[item]);
+    store3(a.v_rgb + 3 * item, v_rgb);
+
+    if (a.v_posed) store3(a.v_posed + 3 * item, v_y);
+    if (a.v_view) store3(a.v_view + 3 * item, v_view);
+    if (a.v_skin) {
+        const Mat3<T> v_rotation =
+            outer(direction, v_local) + matrix_to_quaternion_backward(turn, kind, v_quat * conjugate(q));
+        skin_backward(load3(a.rest + 3 * item), v_y, skin.linear, v_rotation, a.v_skin + 12 * item);
+    }
+}

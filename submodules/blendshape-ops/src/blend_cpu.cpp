@@ -1,0 +1,134 @@
+// Blend, pose and colour on the CPU: every Gaussian is one thread's work, so sums over pairs and frames have one order.
+#include "c_abi.h"
+#include "parallel.h"
+#include "row_lanes.h"
+
+namespace {
+
+constexpr int64_t GRAIN = 256;  // Gaussians per thread at least: about 100 us of work against 30 us to start a thread
+
+template <typename T, int COLUMNS>
+void blend_forward(const BlendArgs<T>& a) {
+    parallel_chunks(a.gaussians, GRAIN, thread_count(int(a.threads)), [&](int64_t begin, int64_t end, int) {
+        RowLanes<T, COLUMNS> sum;
+        T raw[ROW] = {};
+        for (int64_t n = begin; n < end; ++n) {
+            for (int64_t b = 0; b < a.frames; ++b) {
+                const T* beta = a.beta + b * a.expressions;
+                sum.set(a.neutral + n * ROW);
+                for (int64_t p = a.offsets[n]; p < a.offsets[n + 1]; ++p) {
+                    sum.add_scaled(a.mask[p] * beta[a.expression[p]], a.values + p * ROW);
+                }
+                sum.store(raw);
+                pose_gaussian(a, b, n, raw);
+            }
+        }
+    });
+}
+
+template <typename T>
+void pair_gradient(const BlendArgs<T>& a, int64_t b, int64_t n, const T* row) {
+    for (int64_t p = a.offsets[n]; p < a.offsets[n + 1]; ++p) {
+        a.v_pairs[b * a.pairs + p] = a.mask[p] * row_dot(a.values + p * ROW, row);
+    }
+}
+
+template <typename T, int COLUMNS>
+void blend_backward(const BlendArgs<T>& a) {
+    parallel_chunks(a.gaussians, GRAIN, thread_count(int(a.threads)), [&](int64_t begin, int64_t end, int) {
+        RowLanes<T, COLUMNS> sum;
+        T row[ROW];
+        for (int64_t n = begin; n < end; ++n) {
+            sum.clear();
+            for (int64_t b = 0; b < a.frames; ++b) {
+                const int64_t item = b * a.gaussians + n;
+                pose_gaussian_backward(a, b, n);
+                expand_factors(a.v_geometry + GEOMETRY * item, load3(a.v_rgb + 3 * item), load3(a.directions + 3 * item),
+                               int(a.sh_degree), row);
+                sum.add_scaled(T(1), row);
+                if (a.v_pairs) pair_gradient(a, b, n, row);
+            }
+            T* v_neutral = a.v_neutral + n * ROW;
+            sum.store(v_neutral);
+            for (int c = RowLanes<T, COLUMNS>::COUNT * RowLanes<T, COLUMNS>::LANES; c < ROW; ++c) v_neutral[c] = 0;
+        }
+    });
+}
+
+// Gradients of what many Gaussians share; each or null. One thread per frame adds in the Gaussians' order.
+template <typename T>
+struct SharedGradients {
+    T *beta, *triangle_maps, *bones, *camera_centers, *pre_offsets, *post_offsets;
+};
+
+template <typename T>
+void scatter_offsets(const BlendArgs<T>& a, int64_t n, Vec3<T> v, T* out) {
+    for (int c = 0; c < 3; ++c) {
+        T* vertex = out + 3 * int64_t(a.faces[3 * int64_t(a.triangle[n]) + c]);
+        store3(vertex, load3(vertex) + a.barycentric[3 * n + c] * v);
+    }
+}
+
+template <typename T>
+void scatter_surface(const BlendArgs<T>& a, const SharedGradients<T>& g, int64_t b, int64_t n) {
+    const T* v_geometry = a.v_geometry + (b * a.gaussians + n) * GEOMETRY;
+    if (g.triangle_maps) {
+        T* map = g.triangle_maps + (b * a.triangles + a.triangle[n]) * TRIANGLE_MAP;
+        for (int i = 0; i < 3; ++i) {
+            for (int j = 0; j < 3; ++j) map[3 * i + j] += v_geometry[i] * a.anchor[3 * n + j];
+            map[9 + i] += v_geometry[i];
+        }
+        for (int i = 0; i < 4; ++i) map[12 + i] += v_geometry[3 + i];
+    }
+    if (g.pre_offsets) scatter_offsets(a, n, load3(v_geometry), g.pre_offsets + b * a.vertices * 3);
+    if (g.post_offsets) {
+        scatter_offsets(a, n, load3(a.v_posed + (b * a.gaussians + n) * 3), g.post_offsets + b * a.vertices * 3);
+    }
+}
+
+template <typename T>
+void gather_shared(const BlendArgs<T>& a, const SharedGradients<T>& g) {
+    parallel_for(a.frames, 1, thread_count(int(a.threads)), [&](int64_t b) {
+        for (int64_t n = 0; n < a.gaussians; ++n) {
+            const int64_t item = b * a.gaussians + n;
+            if (a.triangle[n] >= 0) scatter_surface(a, g, b, n);
+            for (int64_t j = 0; g.bones && j < a.bone_count; ++j) {
+                T* bone = g.bones + (b * a.bone_count + j) * 12;
+                const T weight = a.weights[n * a.bone_count + j];
+                for (int i = 0; i < 12; ++i) bone[i] += weight * a.v_skin[12 * item + i];
+            }
+            for (int i = 0; g.camera_centers && i < 3; ++i) g.camera_centers[3 * b + i] -= a.v_view[3 * item + i];
+        }
+        for (int64_t p = 0; g.beta && p < a.pairs; ++p) {
+            g.beta[b * a.expressions + a.expression[p]] += a.v_pairs[b * a.pairs + p];
+        }
+    });
+}
+
+template <typename T>
+int forward(const BlendArgs<T>* a) {
+    return c_abi::guarded([&] {
+        with_columns(a->sh_degree, [&](auto columns) { blend_forward<T, decltype(columns)::value>(*a); });
+    });
+}
+
+template <typename T>
+int backward(const BlendArgs<T>* a, const SharedGradients<T>* shared) {
+    return c_abi::guarded([&] {
+        with_columns(a->sh_degree, [&](auto columns) { blend_backward<T, decltype(columns)::value>(*a); });
+        gather_shared(*a, *shared);
+    });
+}
+
+}  // namespace
+
+NATIVE_EXPORT const char* blendshape_ops_last_error() { return c_abi::last_error().c_str(); }
+NATIVE_EXPORT int64_t blendshape_ops_blend_args_size() { return sizeof(BlendArgs<float>); }
+NATIVE_EXPORT int blendshape_ops_blend_forward_f32(const BlendArgs<float>* a) { return forward(a); }
+NATIVE_EXPORT int blendshape_ops_blend_forward_f64(const BlendArgs<double>* a) { return forward(a); }
+NATIVE_EXPORT int blendshape_ops_blend_backward_f32(const BlendArgs<float>* a, const SharedGradients<float>* shared) {
+    return backward(a, shared);
+}
+NATIVE_EXPORT int blendshape_ops_blend_backward_f64(const BlendArgs<double>* a, const SharedGradients<double>* shared) {
+    return backward(a, shared);
+}
