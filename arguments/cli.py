@@ -99,7 +99,8 @@ def _boolean_names(kind: type) -> set[str]:
             names |= _boolean_names(typing.cast(type, inner))
         elif inner is bool:
             names.add(item.name)
-            names.update(alias for extra in typing.get_args(hint)[1:] for alias in getattr(extra, "aliases", None) or ())
+            aliases = [a for extra in typing.get_args(hint)[1:] for a in getattr(extra, "aliases", None) or ()]
+            names.update(aliases)
     return names
 
 

@@ -54,15 +54,16 @@ def half_ring(columns: np.ndarray, bottom: float, top: float) -> tuple[np.ndarra
     return np.concatenate([low, high]), faces
 
 
-def bounding_cylinder(points: np.ndarray, slack: float = 1.02, height_factor: float = 2.5) -> Cylinder:
+def bounding_cylinder(points: np.ndarray, slack: float = 1.02, gums: float = 0.013) -> Cylinder:
     """The upright cylinder around teeth vertices [n,3]: smallest circle in x,z times `slack`.
 
-    The height is generous (`height_factor` times the teeth's) because gums and tongue belong to these Gaussians too.
+    Its height reaches `gums` metres beyond the teeth at both ends, because gums and tongue belong to these Gaussians
+    too (13 mm is what the reference's cylinder leaves around its panels).
     """
     (x, z), radius = cv2.minEnclosingCircle((points[:, [0, 2]] * 1000).astype(np.float32))
     low, high = points[:, 1].min(), points[:, 1].max()
     center = torch.tensor([x / 1000, (low + high) / 2, z / 1000], dtype=torch.float32)
-    return Cylinder(center, radius / 1000 * slack, float(high - low) / 2 * height_factor)
+    return Cylinder(center, radius / 1000 * slack, float(high - low) / 2 + gums)
 
 
 # Places of the five columns of an arch between its ends: x in half widths, z in depths from the ends to the front.
@@ -73,7 +74,8 @@ OVERLAP = 0.3  # of a panel's height, past the line where the teeth meet: bites 
 def teeth_surfaces(head: Head, neutral: np.ndarray, offset: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Upper and lower teeth surfaces (vertices [n,3], faces [m,3]) in the neutral head [V,3], moved by `offset` [3]."""
     if "upper_teeth_faces" in head.regions and "lower_teeth_faces" in head.regions:
-        return [(neutral + offset, head.regions[name].numpy()) for name in ("upper_teeth_faces", "lower_teeth_faces")]
+        names = ("upper_teeth_faces", "lower_teeth_faces")
+        return [(neutral + offset, head.faces[head.regions[name]].numpy()) for name in names]
     place = head.mouth
     center = place.center.numpy() + offset
     columns = ARCH_COLUMNS * (place.width / 2, place.depth) + center[[0, 2]]
