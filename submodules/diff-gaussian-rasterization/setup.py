@@ -7,4 +7,4 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "native"))
 
 from build_native import setup_package  # noqa: E402  (found through the path above)
 
-setup_package("diff_gaussian_rasterization", cpu_sources=["src/rasterize_cpu.cpp"], cuda_sources=[])
+setup_package("diff_gaussian_rasterization", cpu_sources=["src/rasterize_cpu.cpp", "src/cpu_forward.cpp", "src/cpu_backward.cpp"], cuda_sources=[])

@@ -1,0 +1,33 @@
+// The C interface of both libraries. All arrays are contiguous; `void*` are of the function's scalar (float, double).
+#pragma once
+
+#include <cstdint>
+
+enum BackgroundKind : int32_t { BACKGROUND_BLACK, BACKGROUND_COLOR, BACKGROUND_COLOR_PER_FRAME, BACKGROUND_IMAGE };
+
+struct DgrScene {
+    int32_t batch, count, width, height;
+    int32_t background_kind;
+    int32_t threads;  // CPU library: 0 for the default
+    const void *means, *quats, *scales, *opacities, *colors;  // [B,N,3], [B,N,4], [B,N,3], [B,N], [B,N,3]
+    const void *R, *t, *K;                                    // [B,3,3], [B,3], [B,3,3]
+    const void* background;                                   // null, [3], [B,3], [B,3,H,W]
+};
+
+struct DgrPicture {
+    void *image, *alpha;  // [B,3,H,W], [B,H,W]
+    int32_t* radii;       // [B,N]
+};
+
+struct DgrUpstream {
+    const void *v_image, *v_alpha;  // either may be null
+    const void* image;              // the forward pass's
+    const int32_t* radii;           // the forward pass's
+};
+
+struct DgrGradients {
+    void *means, *quats, *scales, *opacities, *colors, *R, *t, *K;
+    void* background;                          // like the background; may be null
+    void* means2d;                             // [B,N,2], NDC scale, without the alpha output's part; may be null
+    float *grad_sum, *count, *max_radius;      // [N] each, added to; all null or none
+};

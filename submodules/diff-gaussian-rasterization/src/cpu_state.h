@@ -1,0 +1,83 @@
+// What the CPU's forward pass leaves for its backward pass.
+#pragma once
+
+#include "buffer.h"
+#include "parallel.h"
+#include "projection.h"
+#include "rasterize.h"
+#include "tiles.h"
+
+// One (tile, Gaussian) pair. `slot` counts the pairs Gaussian by Gaussian, so that the gradients of one Gaussian's
+// tiles lie side by side and are summed in an order that no scheduling can change.
+struct TileEntry {
+    uint32_t gaussian, slot;
+};
+
+template <typename T>
+struct CpuState {
+    Buffer<Splat<T>> splats;       // [B N]; undefined where the Gaussian touches no tile
+    Buffer<uint32_t> slots;        // [B N + 1] first slot of each Gaussian
+    Buffer<TileEntry> entries;     // by frame and tile, then front to back
+    Buffer<uint32_t> tile_begin;   // [B tiles + 1]
+    Buffer<uint32_t> blended;      // [B tiles] entries up to where every pixel of the tile has stopped
+    Buffer<T> transmittance;       // [B H W] final
+};
+
+template <typename T>
+Gaussian<T> load_gaussian(const DgrScene& scene, size_t i) {
+    return {load3(static_cast<const T*>(scene.means) + 3 * i), load_quat(static_cast<const T*>(scene.quats) + 4 * i),
+            load3(static_cast<const T*>(scene.scales) + 3 * i), static_cast<const T*>(scene.opacities)[i],
+            load3(static_cast<const T*>(scene.colors) + 3 * i)};
+}
+
+template <typename T>
+Camera<T> load_frame_camera(const DgrScene& scene, size_t frame) {
+    return load_camera(static_cast<const T*>(scene.R) + 9 * frame, static_cast<const T*>(scene.t) + 3 * frame,
+                       static_cast<const T*>(scene.K) + 9 * frame, scene.width, scene.height);
+}
+
+// A tile's pixels within the picture.
+struct TileRect {
+    int frame, left, top, columns, rows;
+};
+
+inline TileRect tile_rect(const TileGrid& grid, int64_t index) {
+    const int tile = static_cast<int>(index % grid.tiles());
+    const int left = tile % grid.columns * constants::TILE, top = tile / grid.columns * constants::TILE;
+    return {static_cast<int>(index / grid.tiles()), left, top, std::min(constants::TILE, grid.width - left),
+            std::min(constants::TILE, grid.height - top)};
+}
+
+// Background colour of one channel of one pixel.
+template <typename T>
+T background_at(const DgrScene& scene, int frame, int channel, size_t pixel) {
+    const T* values = static_cast<const T*>(scene.background);
+    switch (scene.background_kind) {
+        case BACKGROUND_COLOR: return values[channel];
+        case BACKGROUND_COLOR_PER_FRAME: return values[3 * frame + channel];
+        case BACKGROUND_IMAGE: return values[(3 * size_t(frame) + channel) * scene.width * scene.height + pixel];
+        default: return T(0);
+    }
+}
+
+// A splat within one tile: the constants of its rows. One row of a tile is one vector of TILE lanes.
+template <typename T>
+struct TileSplat {
+    int first_row, last_row;
+    T dx[constants::TILE], shear[constants::TILE];
+
+    TileSplat(const Splat<T>& s, const TileRect& rect) {
+        const Span rows = clipped_span(s.y - s.half_height, s.y + s.half_height, rect.top, rect.top + rect.rows - 1);
+        first_row = rows.begin - rect.top;
+        last_row = rows.end - rect.top;
+        for (int i = 0; i < constants::TILE; ++i) {
+            dx[i] = T(rect.left + i) - s.x;
+            shear[i] = s.shear_x * dx[i];
+        }
+    }
+};
+
+template <typename T>
+void cpu_forward(const DgrScene& scene, const DgrPicture& picture, CpuState<T>& state);
+template <typename T>
+void cpu_backward(const DgrScene& scene, const CpuState<T>& state, const DgrUpstream& upstream, const DgrGradients& out);
