@@ -42,7 +42,7 @@ def load_head(source: str | Path, regions: str | Path | None = None) -> Head:
     """
     path = OPEN_HEAD if str(source) == "open" else Path(source)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such head model; wanted 'open', an .npz or a .pkl (see data/FLAME/README.md)")
+        raise FileNotFoundError(f"{path}: no such file; a head is 'open', an .npz or a .pkl (see data/FLAME/README.md)")
     if path.suffix == ".npz":
         return _from_npz(path, regions)
     if path.suffix == ".pkl":
@@ -106,6 +106,8 @@ def _assemble(
     directions = _array(path, data, "shapedirs", (n, 3, n_shape + len(names)))
     regressor = _array(path, data, "J_regressor", (joints, n))
     weights = _array(path, data, "weights", (n, joints))
+    pose_dirs = _array(path, data, "posedirs", (n, 3, 9 * (joints - 1)))
+    parents = _parents(path, data)
     if faces.size and not 0 <= faces.min() <= faces.max() < n:
         raise ValueError(f"{path}: f names vertices outside 0..{n - 1}")
     geometry = Geometry(vertices, faces, directions[:, :, n_shape:], weights, regressor @ vertices)
@@ -121,9 +123,9 @@ def _assemble(
         faces=torch.from_numpy(faces),
         shape_dirs=_tensor(directions[:, :, :n_shape]),
         expression_dirs=_tensor(directions[:, :, n_shape:]),
-        pose_dirs=_tensor(_array(path, data, "posedirs", (n, 3, 9 * (joints - 1)))),
+        pose_dirs=_tensor(pose_dirs),
         joint_regressor=_tensor(regressor),
-        parents=_parents(path, data),
+        parents=parents,
         weights=_tensor(weights),
         eyelids=_tensor(lids),
         expression_names=names,

@@ -20,8 +20,8 @@ def mouth_from_lips(geometry: Geometry) -> MouthPlacement:
     """Placement for a head without teeth meshes, in proportion to its lip seam.
 
     The teeth meet at the height of the seam's middle third, their front lies a quarter of the seam's width behind its
-    frontmost point. The lower teeth take the mean skinning weights of the 8 nearest skin vertices that mainly follow
-    the jaw, normalised.
+    frontmost point. The lower teeth take the mean skinning weights, normalised, of the 8 nearest skin vertices whose
+    jaw weight is at least 90 % of the largest one: teeth sit in the bone, lips and cheeks beside them follow less.
     """
     seam = lip_seam(geometry)
     width = float(np.ptp(seam[:, 0]))
@@ -29,7 +29,8 @@ def mouth_from_lips(geometry: Geometry) -> MouthPlacement:
     bite = seam[np.abs(seam[:, 0] - middle) < width / 6, 1].mean()
     front = seam[:, 2].max() - _BEHIND_LIPS * width
     depth, lower_height = _ARCH_DEPTH * width, _LOWER_HEIGHT * width
-    jaw_led = np.flatnonzero(geometry.skin & (geometry.weights[:, JAW] > 0.5))
+    jaw_weight = np.where(geometry.skin, geometry.weights[:, JAW], 0.0)
+    jaw_led = np.flatnonzero(jaw_weight >= 0.9 * jaw_weight.max())
     place = np.array([middle, bite - 0.5 * lower_height, front])
     nearest = cKDTree(geometry.vertices[jaw_led]).query(place, k=min(8, len(jaw_led)))[1]
     weights = geometry.weights[jaw_led[np.atleast_1d(nearest)]].mean(0)

@@ -104,7 +104,7 @@ def pose_head(
     head = head.to(device=shape.device, dtype=shape.dtype)
     neutral = head.v_template + head.shape_dirs @ shape
     rotations = matrix_from_6d(torch.stack([neck, jaw, eyes[:, :6], eyes[:, 6:]], dim=1))
-    feature = (rotations - torch.eye(3).to(rotations)).reshape(len(rotations), -1)
+    feature = (rotations - torch.eye(3).to(rotations)).flatten(1)
     # the regressor is linear: 5 joints move with the expressions, no vertex needs to be formed
     joint_dirs = torch.einsum("jv,vce->jce", head.joint_regressor, head.expression_dirs)
     joints = head.joint_regressor @ neutral + torch.einsum("jce,te->tjc", joint_dirs, expression)
@@ -149,13 +149,10 @@ def _posed_vertices(
 ) -> Tensor:
     """Vertices [T,V,3], or [T,len(subset),3] for some vertex ids, a bounded number of frames at a time."""
     pick = slice(None) if subset is None else subset
-    rest, weights = neutral[pick], head.weights[pick]
-    directions = [head.expression_dirs[pick], head.pose_dirs[pick]] if head.has_pose_correctives else [
-        head.expression_dirs[pick]
-    ]
-    codes = torch.cat([expression, feature], dim=1) if head.has_pose_correctives else expression
-    basis = torch.cat(directions, dim=-1)
-    lids = head.eyelids[:, pick]
+    rest, weights, lids = neutral[pick], head.weights[pick], head.eyelids[:, pick]
+    basis, codes = head.expression_dirs[pick], expression
+    if head.has_pose_correctives:
+        basis, codes = torch.cat([basis, head.pose_dirs[pick]], dim=-1), torch.cat([codes, feature], dim=1)
     frame_bytes = max(1, rest.shape[0] * 12 * rest.element_size())
     step = max(1, CHUNK_BYTES // frame_bytes)
     chunks = []
@@ -163,7 +160,7 @@ def _posed_vertices(
         part = slice(start, start + step)
         shaped = rest + torch.einsum("tk,vck->tvc", codes[part], basis)
         blended = torch.einsum("vj,tjab->tvab", weights, transforms[part])
-        posed = (blended[..., :3] @ shaped[..., None]).squeeze(-1) + blended[..., 3]
+        posed = (blended[..., :3] * shaped[..., None, :]).sum(-1) + blended[..., 3]
         chunks.append(posed + torch.einsum("te,evc->tvc", eyelids[part], lids))
     return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
 

@@ -49,7 +49,8 @@ def region_overrides(model: Path, regions: str | Path | None, n_vertices: int, n
     for name, ids in found.items():
         limit = n_faces if name in FACE_REGIONS else n_vertices
         if ids.min() < 0 or ids.max() >= limit:
-            raise ValueError(f"region {name} for {model}: index {ids.max()} does not fit a head with 0..{limit - 1}")
+            wrong = ids.min() if ids.min() < 0 else ids.max()
+            raise ValueError(f"region {name} for {model}: index {wrong} does not fit a head with 0..{limit - 1}")
     if "left_eye" in found and "right_eye" in found and "eyes" not in found:
         found["eyes"] = np.union1d(found["left_eye"], found["right_eye"])
     return found

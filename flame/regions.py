@@ -16,6 +16,7 @@ or unit, and assume y up, z forward and the joints root, neck, jaw, left eye, ri
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +33,8 @@ Indices = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 NECK, JAW, LEFT_EYE, RIGHT_EYE = 1, 2, 3, 4
+
+_log = logging.getLogger(__name__)
 
 VERTEX_REGIONS = ("back_of_head", "lower_neck", "face", "left_eye", "right_eye", "eyes", "mouth")
 FACE_REGIONS = ("surface_faces", "upper_teeth_faces", "lower_teeth_faces")
@@ -88,17 +91,17 @@ def derive_regions(geometry: Geometry) -> dict[str, Indices]:
 def back_of_head(geometry: Geometry) -> Indices:
     """The rigid anchor.
 
-    Skin carried by the neck joint alone (weight > 0.9), above the jaw joint (which sits before the ear canal) and below
-    the upper quarter of the skull above the eyes, further behind the jaw joint than 40 % of the way to the rearmost
-    point (the ears end at about 30 %). Of these the half that the expressions move least.
+    Skin above the jaw joint (which sits before the ear canal) and below the upper quarter of the skull above the eyes,
+    further behind the jaw joint than 40 % of the way to the rearmost point (the ears end at about 30 %), and carried
+    by the neck joint within 10 % of the strongest there. Of these the half that the expressions move least.
     """
     v, joints = geometry.vertices, geometry.joints
     above_jaw = geometry.skin & (v[:, 1] > joints[JAW, 1])
-    rear, top = v[above_jaw, 2].min(), v[above_jaw, 1].max()
+    rear, top = v[above_jaw, 2].min(initial=0), v[above_jaw, 1].max(initial=0)
     eye_height = joints[[LEFT_EYE, RIGHT_EYE], 1].mean()
-    candidate = above_jaw & (geometry.weights[:, NECK] > 0.9)
-    candidate &= v[:, 2] < joints[JAW, 2] + 0.4 * (rear - joints[JAW, 2])
+    candidate = above_jaw & (v[:, 2] < joints[JAW, 2] + 0.4 * (rear - joints[JAW, 2]))
     candidate &= v[:, 1] < eye_height + 0.75 * (top - eye_height)
+    candidate &= geometry.weights[:, NECK] >= 0.9 * geometry.weights[candidate, NECK].max(initial=0)
     ids = np.flatnonzero(candidate)
     if len(ids) < 3:
         raise ValueError(
@@ -161,7 +164,8 @@ def lip_seam(geometry: Geometry) -> Floats:
     The lips touch and yet belong to different bones: a point is the middle between a skin vertex that mainly follows
     the jaw and the nearest one that does not, where they are closer than 10 % of the eye distance, their jaw weights
     differ by more than half, and no deeper than half an eye distance behind the frontmost such point (the walls of a
-    modelled mouth cavity lie behind it).
+    modelled mouth cavity lie behind it). Where the template's mouth stands open nothing touches: then, with a warning,
+    a straight line at an adult's proportions to the eyes.
     """
     jaw_weight = geometry.weights[:, JAW]
     lower = np.flatnonzero(geometry.skin & (jaw_weight > 0.5))
@@ -173,8 +177,21 @@ def lip_seam(geometry: Geometry) -> Floats:
     touching = (distance < 0.1 * geometry.eye_distance) & (jaw_weight[lower] - jaw_weight[partner] > 0.5)
     points = 0.5 * (geometry.vertices[lower[touching]] + geometry.vertices[partner[touching]])
     if len(points) < 3:
-        raise ValueError(f"mouth: {len(points)} places found where the lips meet; is the template's mouth shut?")
+        _log.warning("the lips of the head do not touch; the mouth is placed by the eyes")
+        return _seam_by_eyes(geometry)
     return points[points[:, 2] > points[:, 2].max() - 0.5 * geometry.eye_distance]
+
+
+def _seam_by_eyes(geometry: Geometry) -> Floats:
+    """A lip line at adult proportions: 1.1 eye distances below the eyes, 0.68 wide, on the skin's front."""
+    unit = geometry.eye_distance
+    middle = geometry.joints[[LEFT_EYE, RIGHT_EYE]].mean(0) - [0, 1.1 * unit, 0]
+    near = geometry.skin & (np.abs(geometry.vertices - middle)[:, :2] < 0.3 * unit).all(1)
+    if not near.any():
+        raise ValueError("mouth: there is no skin below the eyes; is the head in FLAME's frame (y up, z forward)?")
+    front = geometry.vertices[near, 2].max() - 0.08 * unit  # lips are about 0.08 thick from the outside to the seam
+    along = np.linspace(-0.34, 0.34, 15) * unit
+    return np.stack([middle[0] + along, np.full(15, middle[1]), front - along**2 / (0.68 * unit)], axis=1)
 
 
 def mouth_region(geometry: Geometry, seam: Floats) -> Indices:
@@ -189,8 +206,8 @@ def labelled_regions(geometry: Geometry, data: Mapping[str, Any]) -> dict[str, I
     `region_*` vertex lists: back_of_head, lower_neck, face, and lips as the mouth, as they are. With part labels the
     surface consists of the outer skin and the front halves of the eyeballs, and the teeth have triangles of their own.
     """
-    names = {"back_of_head": "back_of_head", "lower_neck": "lower_neck", "face": "face", "lips": "mouth"}
-    found = {ours: np.asarray(data[f"region_{own}"], np.int64) for own, ours in names.items() if f"region_{own}" in data}
+    named = {"back_of_head": "back_of_head", "lower_neck": "lower_neck", "face": "face", "mouth": "lips"}
+    found = {our: np.asarray(data[f"region_{its}"], np.int64) for our, its in named.items() if f"region_{its}" in data}
     if not {"part_names", "face_part", "vertex_visible"} <= set(data):
         return found
     parts = [str(name) for name in data["part_names"]]
@@ -208,9 +225,8 @@ def labelled_regions(geometry: Geometry, data: Mapping[str, Any]) -> dict[str, I
 def outer_skin(geometry: Geometry, visible: Mask, skin_faces: Mask) -> Mask:
     """Triangles [F] of the skin without the linings of mouth, nostrils and eye sockets.
 
-    visible [V]: seen in some frontal view. The unseen rest falls into connected pieces; a piece that reaches the outer
-    head (the lower boundary, or further back than the jaw joint at the height of the eyes or above) is outside, such
-    as the back of the head; the others are linings.
+    visible [V]: seen in some frontal view. The unseen rest falls into connected pieces. One that no expression moves by
+    more than 1 mm is outside (back of the head, behind the ears); the others hang on lips and lids and are linings.
     """
     seen = skin_faces & visible[geometry.faces].any(1)
     hidden = np.flatnonzero(skin_faces & ~seen)
@@ -219,7 +235,7 @@ def outer_skin(geometry: Geometry, visible: Mask, skin_faces: Mask) -> Mask:
     sides = np.concatenate([corners[:, [0, 1]], corners[:, [1, 2]]])
     graph = coo_matrix((np.ones(len(sides)), (sides[:, 0], sides[:, 1])), shape=(count, count))
     labels = connected_components(graph, directed=False)[1]
-    behind = geometry.vertices[:, 2] < geometry.joints[JAW, 2]
-    outside = np.isin(labels[corners[:, 0]], labels[corners[behind[corners].all(1)][:, 0]])
-    seen[hidden[outside]] = True
+    moves = np.linalg.norm(geometry.expression_dirs, axis=1).max(1) > 1e-3
+    lining = np.isin(labels[corners[:, 0]], labels[corners[moves[corners].any(1)][:, 0]])
+    seen[hidden[~lining]] = True
     return seen

@@ -1,0 +1,238 @@
+"""Loading heads: the shipped one, FLAME-like pickles with chumpy and SciPy objects inside, and everything broken."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from flame import Head, check_head_matches, load_head, pose_head
+from flame.load import OPEN_HEAD
+from tests.heads import random_codes, random_head, write_eyelids, write_flame_pickle
+from utils.safe_pickle import DamagedFileError, UnsafePickleError
+
+
+@pytest.fixture(scope="module")
+def open_head():
+    return load_head("open")
+
+
+@pytest.fixture(scope="module")
+def open_arrays():
+    with np.load(OPEN_HEAD) as file:
+        return {key: file[key] for key in file.files}
+
+
+@pytest.fixture(scope="module")
+def flame_file(tmp_path_factory, open_head):
+    """The open head as a FLAME pickle, with eyelid files beside it."""
+    folder = tmp_path_factory.mktemp("flame")
+    write_eyelids(folder, open_head)
+    return write_flame_pickle(folder / "generic_model.pkl", open_head)
+
+
+def test_open_head_is_complete(open_head):
+    assert (open_head.n_vertices, open_head.n_faces, open_head.n_joints) == (4868, 9592, 5)
+    assert (open_head.n_shape, open_head.n_expression) == (100, 52)
+    assert open_head.parents == (-1, 0, 1, 1, 1)
+    assert open_head.expression_names[23] == "jawOpen"
+    assert not open_head.has_pose_correctives
+    for item in dataclasses.fields(open_head):
+        value = getattr(open_head, item.name)
+        if isinstance(value, torch.Tensor) and item.name != "faces":
+            assert value.dtype == torch.float32, item.name
+    # jawOpen carries the jaw rotation that its sculpted shape lost, 16.5 degrees downwards about x
+    turns = open_head.expression_jaw.norm(dim=1)
+    assert turns.nonzero().flatten().tolist() == [
+        open_head.expression_names.index(n) for n in ("jawLeft", "jawOpen", "jawRight")
+    ]
+    assert open_head.expression_jaw[23, 0] == pytest.approx(0.288, abs=1e-3)
+
+
+def test_flame_pickle_gives_the_same_head(open_head, flame_file):
+    """Through 400 columns, chumpy and sparse objects, uint32 parents and latin1; unused columns are zeros."""
+    head = load_head(flame_file)
+    assert (head.name, head.n_shape, head.n_expression) == ("generic_model", 300, 100)
+    assert head.expression_names[:2] == ("exp000", "exp001")
+    for name in ("v_template", "faces", "joint_regressor", "weights", "eyelids", "pose_dirs"):
+        torch.testing.assert_close(getattr(head, name), getattr(open_head, name), rtol=0, atol=0)
+    assert torch.equal(head.shape_dirs[:, :, :100], open_head.shape_dirs)
+    assert torch.equal(head.expression_dirs[:, :, :52], open_head.expression_dirs)
+    assert not head.shape_dirs[:, :, 100:].any()
+    assert not head.expression_dirs[:, :, 52:].any()
+    assert head.parents == open_head.parents
+
+
+def test_flame_pickle_poses_like_the_open_head(open_head, flame_file):
+    head = load_head(flame_file)
+    codes = random_codes(open_head, 2)
+    codes["expression"] = codes["expression"].abs() * 0.3
+    wide = codes | {
+        "shape": torch.nn.functional.pad(codes["shape"], (0, 200)),
+        "expression": torch.nn.functional.pad(codes["expression"], (0, 48)),
+    }
+    a, b = pose_head(open_head, **codes), pose_head(head, **wide)
+    torch.testing.assert_close(a.vertices, b.vertices, rtol=0, atol=1e-12)
+    # another anchor (derived instead of stored) on the same rigid skull
+    torch.testing.assert_close(a.head_rigid, b.head_rigid, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 4])
+def test_every_protocol_loads(tmp_path, protocol, monkeypatch):
+    """Protocols 0 and 1 create objects through copyreg, 2 and later through NEWOBJ."""
+    head = random_head(n_vertices=30)
+    file = write_flame_pickle(tmp_path / "a.pkl", head, protocol=protocol)
+    from utils.safe_pickle import load_flame_pickle
+
+    data = load_flame_pickle(file, keys=("v_template", "shapedirs", "J_regressor", "bs_style", "kintree_table"))
+    np.testing.assert_array_equal(data["v_template"], head.v_template.double().numpy())
+    np.testing.assert_array_equal(data["shapedirs"][:, :, 300:304], head.expression_dirs.double().numpy())
+    np.testing.assert_array_equal(data["J_regressor"], head.joint_regressor.double().numpy())
+    assert data["bs_style"] == "lbs"
+    assert data["kintree_table"][0, 0] == 2**32 - 1
+
+
+def test_flame_loads_where_chumpy_and_scipy_sparse_cannot_be_imported(flame_file):
+    """The pickle reader must not need the packages that the pickle names."""
+    program = (
+        "import sys; sys.modules['chumpy'] = None; sys.modules['scipy'] = None\n"
+        "from utils.safe_pickle import load_flame_pickle\n"
+        "data = load_flame_pickle(sys.argv[1], keys=('v_template', 'J_regressor'))\n"
+        "print(data['v_template'].shape, data['J_regressor'].shape)"
+    )
+    root = OPEN_HEAD.parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(flame_file)], cwd=root, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.strip() == "(4868, 3) (5, 4868)", done.stderr
+
+
+def test_flame_without_eyelid_files_says_so(tmp_path, open_head, caplog):
+    file = write_flame_pickle(tmp_path / "model.pkl", open_head)
+    with caplog.at_level(logging.WARNING):
+        head = load_head(file)
+    assert "no l_eyelid.npy" in caplog.text
+    assert not head.eyelids.any()
+
+
+def test_wrong_eyelid_files_are_named(tmp_path, open_head):
+    file = write_flame_pickle(tmp_path / "model.pkl", open_head)
+    np.save(tmp_path / "l_eyelid.npy", np.zeros((5023, 3)))
+    np.save(tmp_path / "r_eyelid.npy", np.zeros((5023, 3)))
+    with pytest.raises(ValueError, match=r"l_eyelid.npy: shape \[5023, 3\], wanted \[4868, 3\]"):
+        load_head(file)
+    (tmp_path / "l_eyelid.npy").write_bytes(b"no array")
+    with pytest.raises(ValueError, match=r"l_eyelid.npy or r_eyelid.npy is not a plain array"):
+        load_head(file)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"posedirs": None}, "not a head model, it lacks posedirs"),
+        ({"weights": np.zeros((3, 5))}, r"weights has shape \[3, 5\], wanted \[30, 5\]"),
+        ({"shapedirs": np.zeros((30, 3, 10))}, r"shapedirs has shape \[30, 3, 10\], wanted \[V, 3, 300 identities"),
+        ({"kintree_table": np.zeros((2, 4))}, r"kintree_table has shape \[2, 4\], wanted \[2, 5\]"),
+        ({"f": np.array([[0, 1, 30]])}, r"f names vertices outside 0\.\.29"),
+        ({"v_template": "none"}, "v_template is not an array of numbers"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_flame_pickles_with_wrong_contents_are_refused(tmp_path, changes, message):
+    file = write_flame_pickle(tmp_path / "model.pkl", random_head(n_vertices=30), **changes)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_head(file)
+    assert str(file) in str(caught.value)
+
+
+class _Touch:
+    def __reduce__(self):
+        return os.system, ("echo > executed",)
+
+
+def test_malicious_flame_pickle_runs_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = write_flame_pickle(tmp_path / "model.pkl", random_head(n_vertices=30), extra=_Touch())
+    with pytest.raises(UnsafePickleError, match=r"model\.pkl: refused the global (posix|nt)\.system"):
+        load_head(file)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_files_that_are_no_heads(tmp_path, open_arrays):
+    with pytest.raises(FileNotFoundError, match=r"none\.pkl: no such file"):
+        load_head(tmp_path / "none.pkl")
+    (tmp_path / "a.obj").write_text("v 0 0 0")
+    with pytest.raises(ValueError, match=r"a\.obj: a head model is an \.npz or a \.pkl file, got '\.obj'"):
+        load_head(tmp_path / "a.obj")
+    whole = OPEN_HEAD.read_bytes()
+    for size in (0, 100, len(whole) // 2, len(whole) - 30):
+        (tmp_path / "cut.npz").write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"cut\.npz: cannot be read as \.npz"):
+            load_head(tmp_path / "cut.npz")
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    with pytest.raises(ValueError, match=r"other\.npz: not a head model, it lacks v_template, f, "):
+        load_head(tmp_path / "other.npz")
+    (tmp_path / "cut.pkl").write_bytes(b"\x80\x02}")
+    with pytest.raises(DamagedFileError, match=r"cut\.pkl: truncated"):
+        load_head(tmp_path / "cut.pkl")
+
+
+def test_npz_of_another_size_loads(tmp_path, open_arrays):
+    """Fewer identities and expressions, no labels at all: the derived regions take their place."""
+    keep = [*range(7), *range(100, 152, 2)]
+    arrays = {
+        key: value for key, value in open_arrays.items() if not key.startswith(("region_", "part_names", "face_p"))
+    }
+    arrays |= {"shapedirs": arrays["shapedirs"][:, :, keep], "n_shape": 7, "exp_names": arrays["exp_names"][::2]}
+    np.savez(tmp_path / "small.npz", **arrays)
+    head = load_head(tmp_path / "small.npz")
+    assert (head.n_shape, head.n_expression) == (7, 26)
+    assert len(head.regions["surface_faces"]) == head.n_faces
+    assert len(head.regions["upper_teeth_faces"]) == 0
+
+
+def test_wrong_head_for_the_data_is_detected(open_head):
+    check_head_matches(open_head, 4868, 9592, "canonical.obj")
+    with pytest.raises(
+        ValueError,
+        match=r"canonical\.obj: tracked with a head of 5023 vertices and 9976 triangles.*'open_head' has 4868",
+    ):
+        check_head_matches(open_head, 5023, 9976, "canonical.obj")
+
+
+def test_moving_a_head_changes_every_tensor_and_nothing_else(open_head):
+    double = open_head.to(dtype=torch.float64)
+    assert double.v_template.dtype == double.mouth.center.dtype == torch.float64
+    assert double.faces.dtype == double.regions["face"].dtype == torch.int64
+    assert double.to(dtype=torch.float32).v_template.equal(open_head.v_template)
+    assert open_head.to(dtype=torch.float32) is open_head
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"eyelids": torch.zeros(2, 5, 3)}, r"random: eyelids has shape \[2, 5, 3\], wanted \[2, 40, 3\]"),
+        ({"parents": (-1, 0, 1, 1)}, "wanted 5 joints .*got 4"),
+        ({"parents": (-1, 2, 1, 1, 1)}, "not a tree"),
+        ({"weights": torch.full((40, 5), float("nan"))}, "weights holds a number that is not finite"),
+        ({"faces": torch.tensor([[0, 1, 40]])}, r"faces name vertices outside 0\.\.39"),
+        ({"regions": {"face": torch.tensor([40])}}, r"region face holds an index outside 0\.\.39"),
+        ({"regions": {"surface_faces": torch.tensor([50])}}, r"region surface_faces holds an index outside 0\.\.49"),
+        ({"expression_names": ("a",)}, "1 expression names for 4 expressions"),
+    ],
+)
+def test_inconsistent_heads_cannot_be_made(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(random_head(), **changes)
+
+
+def test_a_head_is_frozen(open_head):
+    assert isinstance(open_head, Head)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        open_head.name = "other"
