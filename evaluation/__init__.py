@@ -6,6 +6,6 @@ and cameras (`FrameSource`), and optionally the posed head mesh (`PosedMeshes`).
 
 from evaluation.evaluate import EvaluationSettings, evaluate
 from evaluation.regions import PosedMeshes
-from evaluation.scores import merge_without_blendshapes
+from utils.score_files import merge_without_blendshapes
 
 __all__ = ["EvaluationSettings", "PosedMeshes", "evaluate", "merge_without_blendshapes"]

@@ -20,6 +20,7 @@ from evaluation.regions import REGIONS, MeshView, PosedMeshes, ViewCamera, box
 from utils.atomic import write_json
 from utils.images import write_image
 from utils.metrics import DEFINITIONS, HEAD_ALPHA, on_black
+from utils.score_files import Row, read_json, summarize, write_csv
 from utils.video import AddFrame, write_video
 
 Render = Callable[[Sequence[int]], tuple[Tensor, Tensor]]
@@ -68,7 +69,7 @@ class _Result:
     prediction: NDArray[np.float32]
     alpha: NDArray[np.float32]
     view: MeshView | None
-    row: scores.Row
+    row: Row
     boxes: dict[str, tuple[int, int, int, int] | None]
 
 
@@ -90,7 +91,7 @@ def evaluate(
         split: names the folder and the block of metrics.json.
 
     Returns:
-        The content of run/metrics.json, which is written with {split: block of `scores.summarize`, "definitions"};
+        The content of run/metrics.json, which is written with {split: block of `summarize`, "definitions"};
         blocks of other splits that it already holds are kept. In run/split: frames.csv, evaluation.json (timing,
         selection, picture layout), prediction/*.png, side_by_side/*.jpg, video.mp4.
 
@@ -102,7 +103,7 @@ def evaluate(
         raise ValueError(f"{split}: no frames to evaluate")
     folder, started = run / split, time.perf_counter()
     evaluation = _Evaluation(render, source, settings, meshes, _load_perceptual(source, indices[0], settings))
-    rows: dict[int, scores.Row] = {}
+    rows: dict[int, Row] = {}
     boxes: dict[int, Any] = {}
     with ExitStack() as stack:
         film = stack.enter_context(write_video(folder / "video.mp4", settings.fps)) if settings.video else None
@@ -113,7 +114,7 @@ def evaluate(
     if settings.pictures == "selected":
         for result in evaluation.frames([index for group in selection.values() for index in group]):
             _draw(folder, result, settings.background, None, save=True)
-    scores.write_csv(folder / "frames.csv", rows)
+    write_csv(folder / "frames.csv", rows)
     record = {"seconds": round(time.perf_counter() - started, 2), "selection": selection, "boxes": boxes}
     write_json(folder / "evaluation.json", record | evaluation.describe())
     return _write_metrics(run / "metrics.json", split, evaluation.summarize(rows))
@@ -140,12 +141,12 @@ class _Evaluation:
         for start in range(0, len(indices), self.settings.batch):
             yield from self._batch(list(indices[start : start + self.settings.batch]), start)
 
-    def summarize(self, rows: dict[int, scores.Row]) -> dict[str, Any]:
+    def summarize(self, rows: dict[int, Row]) -> dict[str, Any]:
         """The frames' block of metrics.json."""
         known = list(self.meshes.parts) if self.meshes else []
         why = "no head mesh was given" if self.meshes is None else "the head model does not know this region"
         reasons = dict(self.perceptual.reasons) | {name: why for name in REGIONS if name not in known}
-        return scores.summarize(rows, reasons, ["head", *known])
+        return summarize(rows, reasons, ["head", *known])
 
     def describe(self) -> dict[str, Any]:
         """What evaluation.json says about speed and about how the pictures are laid out."""
@@ -193,7 +194,7 @@ class _Evaluation:
             raise ValueError(f"frame {index}: expected ground truth {list(expected)}, got {list(rgba.shape)}")
         return rgba
 
-    def _score(self, prediction: Tensor, target: Tensor, masks: dict[str, Tensor], position: int) -> list[scores.Row]:
+    def _score(self, prediction: Tensor, target: Tensor, masks: dict[str, Tensor], position: int) -> list[Row]:
         rows = scores.measure(prediction, target, masks)
         chosen = [i for i in range(len(rows)) if (position + i) % self.settings.lpips_every == 0]
         if chosen and self.perceptual.models:
@@ -227,7 +228,7 @@ def _draw(folder: Path, result: _Result, background: str, film: AddFrame | None,
 
 
 def _write_metrics(path: Path, split: str, block: dict[str, Any]) -> dict[str, Any]:
-    content = scores.read_json(path) if path.is_file() else {}
+    content = read_json(path) if path.is_file() else {}
     content |= {split: block, "definitions": DEFINITIONS}
     write_json(path, content)
     return content

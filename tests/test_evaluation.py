@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from evaluation import EvaluationSettings, PosedMeshes, evaluate, merge_without_blendshapes, pictures, regions, scores
-from utils import metrics
+from utils import metrics, score_files
+from utils.images import read_rgb
 
 HEIGHT, WIDTH, FRAMES = 48, 40, 7
 NO_LPIPS = EvaluationSettings(batch=3, lpips=())
@@ -136,11 +137,11 @@ def test_the_csv_has_one_row_a_frame_and_averages_to_metrics_json(clip: Clip, tm
     with open(tmp_path / "test" / "frames.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     assert [int(line["index"]) for line in lines] == list(range(FRAMES))
-    assert list(lines[0]) == ["index", *scores.COLUMNS]
+    assert list(lines[0]) == ["index", *score_files.COLUMNS]
     assert lines[0]["lpips_alex"] == ""
     mean = np.mean([float(line["mouth_psnr"]) for line in lines])
     assert block["mouth"]["psnr"] == pytest.approx(mean, abs=1e-3)  # the csv keeps six digits
-    assert scores.read_csv(tmp_path / "test" / "frames.csv")[3]["psnr"] == float(lines[3]["psnr"])
+    assert score_files.read_csv(tmp_path / "test" / "frames.csv")[3]["psnr"] == float(lines[3]["psnr"])
 
 
 def test_all_pictures_and_the_video_are_written(clip: Clip, tmp_path: Path) -> None:
@@ -149,7 +150,7 @@ def test_all_pictures_and_the_video_are_written(clip: Clip, tmp_path: Path) -> N
     expected |= {f"test/side_by_side/{i:05d}.jpg" for i in range(FRAMES)}
     expected |= {"metrics.json", "test/frames.csv", "test/evaluation.json", "test/video.mp4"}
     assert files(tmp_path) == expected
-    picture = cv2.imread(str(tmp_path / "test/side_by_side/00000.jpg"))
+    picture = read_rgb(tmp_path / "test/side_by_side/00000.jpg")
     assert picture.shape == (HEIGHT + pictures.CAPTION_HEIGHT, 4 * WIDTH + pictures.SCALE_WIDTH, 3)
     with av.open(str(tmp_path / "test" / "video.mp4")) as container:
         assert len(list(container.decode(video=0))) == FRAMES
@@ -174,9 +175,9 @@ def test_the_background_shows_in_pictures_but_not_in_scores(
         return (rgba[..., :3] * rgba[..., 3:]).permute(0, 3, 1, 2), rgba[..., 3]
 
     block = evaluate(exact, clip, [0], tmp_path, EvaluationSettings(lpips=(), background=background))["test"]
-    picture = cv2.imread(str(tmp_path / "test/prediction/00000.png"))
+    picture = read_rgb(tmp_path / "test/prediction/00000.png")
     assert (picture[0, 0] == shade).all()
-    assert (picture[24, 20] == clip.rgba(0)[24, 20, 2::-1]).all()
+    assert (picture[24, 20] == clip.rgba(0)[24, 20, :3]).all()
     assert block["psnr"] == 100
 
 
@@ -222,7 +223,7 @@ def test_lpips_goes_where_its_weights_are_and_elsewhere_says_why(clip: Clip, tmp
     assert block["lpips_alex"] > 0 and block["head"]["lpips_alex"] > 0 and block["eyes"]["lpips_alex"] > 0
     assert block["lpips_vgg"] is None and "holds none of vgg16_features.pth" in block["lpips_vgg_reason"]
     assert block["lpips_frames"] == 3
-    rows = scores.read_csv(tmp_path / "test" / "frames.csv")
+    rows = score_files.read_csv(tmp_path / "test" / "frames.csv")
     assert [index for index, row in rows.items() if "lpips_alex" in row] == [0, 3, 6]
 
 
@@ -269,7 +270,7 @@ def test_runs_that_do_not_compare_are_refused(clip: Clip, tmp_path: Path) -> Non
             merge_without_blendshapes(file, tmp_path / "broken.json")
     (tmp_path / "other.csv").write_text("frame,psnr\n")
     with pytest.raises(ValueError, match=r"other\.csv: expected a first column 'index', got \['frame', 'psnr'\]"):
-        scores.read_csv(tmp_path / "other.csv")
+        score_files.read_csv(tmp_path / "other.csv")
 
 
 # --- regions -----------------------------------------------------------------------------------------------------
