@@ -106,7 +106,7 @@ def blend(neutral: Tensor, differences: Differences, beta: Tensor) -> Tensor:
     gaussian = differences.gaussian.long()
     coefficients = beta[:, differences.expression.long()] * differences.mask
     rows = [neutral.index_add(0, gaussian, c[:, None] * differences.values) for c in coefficients]
-    return torch.stack(rows) if rows else neutral.new_zeros(0, *neutral.shape)
+    return torch.stack(rows) if rows else neutral[None][:0]
 
 
 def surface_motion(binding: Binding, triangle_maps: Tensor) -> tuple[Tensor, Tensor]:

@@ -123,7 +123,6 @@ int backward(const BlendArgs<T>* a, const SharedGradients<T>* shared) {
 }  // namespace
 
 NATIVE_EXPORT const char* blendshape_ops_last_error() { return c_abi::last_error().c_str(); }
-NATIVE_EXPORT int64_t blendshape_ops_blend_args_size() { return sizeof(BlendArgs<float>); }
 NATIVE_EXPORT int blendshape_ops_blend_forward_f32(const BlendArgs<float>* a) { return forward(a); }
 NATIVE_EXPORT int blendshape_ops_blend_forward_f64(const BlendArgs<double>* a) { return forward(a); }
 NATIVE_EXPORT int blendshape_ops_blend_backward_f32(const BlendArgs<float>* a, const SharedGradients<float>* shared) {
