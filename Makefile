@@ -25,10 +25,10 @@ help:
 	@echo "make env           only create .venv and build the extension packages"
 	@echo "make lint | types | cuda-compile | pytest    one part of make test (ARGS='-k name' goes to pytest)"
 	@echo "make clean         remove builds and caches; distclean also removes .venv"
-	@echo "variables: PYTHON=python3.12  CUDA=0|1|auto"
+	@echo "variables: PYTHON=python3.12  CUDA=0|1|auto  LPIPS_WEIGHTS=folder (where they cannot be downloaded)"
 
 demo: env
-	@$(PY) scripts/demo.py
+	@$(PY) scripts/demo.py $(if $(LPIPS_WEIGHTS),--lpips_weights $(LPIPS_WEIGHTS))
 
 test: lint types cuda-compile pytest
 
