@@ -99,7 +99,8 @@ class _Rasterize(torch.autograd.Function):
         out = empty_gradients(scene, want_background, want_means2d or ctx.stats is not None)
         upstream = [None if v is None else v.contiguous() for v in (v_image, v_alpha)]
         ctx.native_pass.backward(scene, (*upstream, image, radii), out, ctx.stats)
-        return (*vars(out).values(), None, None, None)
+        wanted = zip(vars(out).values(), ctx.needs_input_grad, strict=False)
+        return (*(v if needed else None for v, needed in wanted), None, None, None)
 
 
 _SHAPES = {
