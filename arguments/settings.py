@@ -169,3 +169,41 @@ class TrainSettings:
     run: tyro.conf.OmitArgPrefixes[RunSettings]
     model: tyro.conf.OmitArgPrefixes[ModelSettings] = field(default_factory=ModelSettings)
     optimization: tyro.conf.OmitArgPrefixes[OptimizationSettings] = field(default_factory=OptimizationSettings)
+
+
+@dataclass(frozen=True)
+class TestSettings:
+    """Render a trained avatar and score it against held-out frames; everything goes below --model_path."""
+
+    __test__ = False  # pytest collects classes named Test*
+
+    model_path: Annotated[Path, Alias(aliases=["-m"])]
+    """Output folder of a training run."""
+    source_path: Annotated[Path | None, Alias(aliases=["-s"])] = None
+    """Data set folder, if it is no longer where the run found it."""
+    iteration: int = -1
+    """Checkpoint to load; -1 = the newest."""
+    split: Literal["test", "train", "all"] = "test"
+    """Frames to render and score."""
+    without_blendshapes: Path | None = None
+    """Run (already tested) of the same data trained with --num_expressions 0, for the comparison in the report."""
+    lpips: tuple[Literal["alex", "vgg"], ...] = ("alex", "vgg")
+    """LPIPS networks to score with."""
+    lpips_weights: Path | None = None
+    """Folder with alexnet_features.pth and vgg16_features.pth, for machines that cannot download them."""
+    lpips_every: int = 1
+    """LPIPS on every n-th frame only (VGG16 takes seconds a frame on a CPU)."""
+    batch_size: int = 4
+    """Frames rendered together."""
+    background: Literal["black", "white"] = "black"
+    """Background of pictures and video; scores are always on black."""
+    pictures: Literal["all", "selected"] = "all"
+    """Side-by-side pictures of all frames, or of the best, median and worst."""
+    video: bool = True
+    """Write an mp4 video of the side-by-side pictures."""
+    fps: float = 25.0
+    """Frames per second of the video."""
+    report: bool = True
+    """Write report.html."""
+    device: str = "auto"
+    """auto, cpu or cuda[:index]."""

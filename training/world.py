@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from arguments import DataSettings, ModelSettings
-from flame import Head, check_head_matches, fit_code, load_head
+from flame import Head, check_head_matches, load_head
+from flame.codes import fit_code
 from gaussian_renderer import Cameras
 from scene.dataset import Dataset
 from scene.mouth import Mouth, create_mouth
@@ -70,9 +71,12 @@ def choose_head(name: str, source: Source) -> Head:
 
 def clip_codes(head: Head, dataset: Dataset, where: str) -> Codes:
     """Codes of all frames, cut or padded to the head; the identity of the first frame serves the whole clip."""
-    return Codes(shape=fit_code(dataset.shape[0], head.n_shape, f"{where}: shape"),
-                 expression=fit_code(dataset.expression, head.n_expression, f"{where}: expression"),
-                 jaw=dataset.jaw, eyes=dataset.eyes, eyelids=dataset.eyelids)
+
+    def fitted(codes: Tensor, length: int, name: str) -> Tensor:
+        return torch.from_numpy(fit_code(codes.numpy(), length, name, where))
+
+    return Codes(shape=fitted(dataset.shape[0], head.n_shape, "shape"),
+                 expression=fitted(dataset.expression, head.n_expression, "expression"), jaw=dataset.jaw, eyes=dataset.eyes, eyelids=dataset.eyelids)
 
 
 def open_world(data: DataSettings, model: ModelSettings, seed: int, device: torch.device) -> World:

@@ -1,0 +1,98 @@
+#!/usr/bin/env python3
+"""Render and score a trained avatar: python test.py -m OUT  (--help lists every setting)."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from arguments import TestSettings, TrainSettings, load_config, parse_flags
+from evaluation import EvaluationSettings, PosedMeshes, evaluate, merge_without_blendshapes
+from gaussian_renderer import render
+from scene.avatar import Avatar
+from scene.checkpoint import CheckpointError, newest_checkpoint
+from training.trainer import check_fits
+from training.world import World, open_world, resolve_device
+from utils.metrics import DEFINITIONS
+from utils.report import write_report
+
+log = logging.getLogger("test")
+
+
+@torch.no_grad()
+def render_on_black(world: World, avatar: Avatar, sh_degree: int, frames: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Frames of the data set drawn on black: image [B,3,H,W], alpha [B,H,W]."""
+    index = torch.tensor(list(frames), device=avatar.neutral.device)
+    cameras = world.cameras_of(index)
+    output = render(avatar.pose(world.rig.drive(index, cameras.centers), sh_degree), cameras)
+    return output.image, output.alpha
+
+
+def frames_of(world: World, split: str) -> list[int]:
+    """Frame indices of a split; ValueError when it is empty."""
+    dataset = world.dataset
+    frames = {"test": dataset.test_indices, "train": dataset.train_indices, "all": range(dataset.frame_count)}[split]
+    if len(frames) == 0:
+        raise ValueError(f"--split {split}: the run held out no such frames; choose another split")
+    return [int(i) for i in frames]
+
+
+def head_meshes(world: World) -> PosedMeshes:
+    """The posed head mesh of every frame, with the regions that are scored on their own."""
+    head = world.head
+    regions = {name: ids.numpy() for name, ids in head.regions.items() if name in ("face", "eyes", "mouth")}
+    return PosedMeshes(head.faces.numpy(), lambda frame: world.rig.posed.vertices_at(slice(frame, frame + 1))[0].numpy(),
+                       regions)
+
+
+def print_scores(metrics: dict, split: str) -> None:
+    """The headline numbers with their definitions."""
+    for name, text in DEFINITIONS.items():
+        print(f"  {name}: {text}")
+    block = metrics[split]
+    for area, scores in (("whole frame", block), ("head mask", block["head"])):
+        values = ", ".join(f"{name} {scores[name]:.4f}" if scores[name] is not None else f"{name} not computed"
+                           for name in ("psnr", "ssim", "lpips_alex", "lpips_vgg"))
+        print(f"{split}, {area}, {block['frames']} frames: {values}")
+    for name in ("lpips_alex", "lpips_vgg"):
+        if block[name] is None:
+            print(f"{name}: {block[f'{name}_reason']}")
+
+
+def test(settings: TestSettings) -> None:
+    """Score one split of a run and leave metrics.json, pictures, video and report.html in its folder."""
+    run = load_config(TrainSettings, settings.model_path)
+    data = run.data if settings.source_path is None else dataclasses.replace(run.data, source_path=settings.source_path)
+    device = resolve_device(settings.device)
+    checkpoint = newest_checkpoint(settings.model_path, settings.iteration, with_training=False)
+    world = open_world(data, run.model, run.run.seed, device)
+    check_fits(checkpoint, world, f"checkpoint of iteration {checkpoint.iteration}")
+    avatar, degree = checkpoint.avatar.to(device), int(checkpoint.state["sh_degree"])
+    log.info("%s: iteration %d, %d Gaussians", settings.model_path, checkpoint.iteration, avatar.count)
+    options = EvaluationSettings(batch=settings.batch_size, lpips=settings.lpips, lpips_folder=settings.lpips_weights,
+                                 lpips_every=settings.lpips_every, background=settings.background,
+                                 pictures=settings.pictures, fps=settings.fps, video=settings.video)
+    metrics = evaluate(lambda frames: render_on_black(world, avatar, degree, frames), world.dataset,
+                       frames_of(world, settings.split), settings.model_path, options, head_meshes(world), settings.split)
+    if settings.without_blendshapes is not None:
+        merge_without_blendshapes(settings.model_path / "metrics.json", settings.without_blendshapes / "metrics.json")
+    print_scores(metrics, settings.split)
+    if settings.report:
+        log.info("Report: %s", write_report(settings.model_path))
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        test(parse_flags(TestSettings, "test.py"))
+    except (ValueError, OSError, CheckpointError) as error:
+        sys.exit(f"test.py: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The loss dictionary: its terms, weights and targets."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from avatars import small_avatar
+
+from arguments import OptimizationSettings
+from gaussian_renderer import RenderOutput
+from scene.mouth import Cylinder
+from training.losses import target_image, weighted_losses
+
+CYLINDER = Cylinder(torch.zeros(3), 10.0, 10.0)
+
+
+def rgba(seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 256, (2, 20, 24, 4), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def output_like(image: torch.Tensor, alpha: torch.Tensor) -> RenderOutput:
+    return RenderOutput(image, alpha, torch.zeros(2, 1, dtype=torch.int32))
+
+
+def test_target_composites_on_the_background() -> None:
+    picture = torch.tensor([[[[255, 0, 51, 102]]]], dtype=torch.uint8)
+    assert torch.allclose(target_image(picture, None, False).flatten(), torch.tensor([0.4, 0.0, 0.08]))
+    white = torch.ones(3)
+    assert torch.allclose(target_image(picture, white, False).flatten(), torch.tensor([1.0, 0.6, 0.68]))
+    assert torch.allclose(target_image(picture, white, True).flatten(), torch.tensor([1.0, 0.0, 0.2]))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("background", [None, torch.tensor([0.2, 0.5, 1.0])])
+def test_perfect_rendering_costs_nothing(whole: bool, background: torch.Tensor | None) -> None:
+    target = rgba()
+    output = output_like(target_image(target, background, whole), target[..., 3].float() / 255)
+    settings = OptimizationSettings()
+    losses = weighted_losses(output, target, background, whole, small_avatar(), CYLINDER, settings, None)
+    assert set(losses) == {"image", "cylinder"}
+    assert float(losses["image"]) == pytest.approx(0, abs=1e-6)  # float32 rounding of a mean of differences
+    assert float(losses["cylinder"]) == 0
+
+
+def test_terms_have_their_weights() -> None:
+    target = rgba()
+    image, alpha = target_image(target, None, False), target[..., 3].float() / 255
+    only_alpha = dataclasses.replace(OptimizationSettings(), alpha_loss=3.0, cylinder_loss=0)
+    losses = weighted_losses(output_like(image, alpha + 0.5), target, None, False, small_avatar(), CYLINDER, only_alpha, None)
+    assert float(losses["image"]) == pytest.approx(3 * 0.25, rel=1e-5)
+    only_l1 = dataclasses.replace(OptimizationSettings(), lambda_dssim=0.0, cylinder_loss=0)
+    losses = weighted_losses(output_like(image + 0.1, alpha), target, None, False, small_avatar(), CYLINDER, only_l1, None)
+    assert float(losses["image"]) == pytest.approx(0.1, rel=1e-5)
+
+
+def test_optional_terms_appear_with_their_weight_and_reach_the_parameters() -> None:
+    target, avatar = rgba(), small_avatar()
+    image, alpha = target_image(target, None, False), target[..., 3].float() / 255
+    settings = dataclasses.replace(OptimizationSettings(), lpips_loss=0.5, isotropy_loss=2.0)
+    tight = Cylinder(torch.zeros(3), 1e-3, 1e-3)
+    losses = weighted_losses(output_like(image, alpha), target, None, False, avatar, tight, settings,
+                             lambda a, b: (a - b).abs().mean(dim=(1, 2, 3)) + 1)
+    assert float(losses["lpips"]) == pytest.approx(0.5)
+    assert float(losses["isotropy"]) == pytest.approx(2 * float(avatar.isotropy()))
+    sum(losses.values()).backward()  # type: ignore[union-attr]
+    gradient = avatar.neutral.grad
+    assert gradient is not None
+    teeth = gradient[avatar.part > 0, :3]
+    assert bool((teeth.abs().sum(dim=1) > 0).all())
+    assert float(gradient[avatar.part == 0, :3].abs().max()) == 0
