@@ -156,7 +156,9 @@ class _Evaluation:
             "render_ms_per_frame": round(1000 * float(np.median(self.seconds_per_frame)), 3),
             "panels": list(pictures.PANELS if self.meshes else pictures.PANELS[:-1]),
             "caption_height": pictures.CAPTION_HEIGHT,
+            "scale_width": pictures.SCALE_WIDTH,
             "error_limit": pictures.ERROR_LIMIT,
+            "error_colors": pictures.css_colors(),
             "background": self.settings.background,
         }
 

@@ -39,6 +39,11 @@ def colorize(values: Floats) -> Image:
     return cv2.cvtColor(cv2.applyColorMap(to_bytes(values), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB).astype(np.uint8)
 
 
+def css_colors(count: int = 9) -> list[str]:
+    """The error map's colours as CSS writes them, from no to largest error, evenly spaced."""
+    return ["#" + bytes(color).hex() for color in colorize(np.linspace(0, 1, count)[None])[0]]
+
+
 def color_scale(height: int) -> Image:
     """The error map's colours with their numbers, uint8 [height, SCALE_WIDTH, 3], largest error on top."""
     bar = np.zeros((height, SCALE_WIDTH, 3), np.uint8)

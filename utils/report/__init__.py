@@ -1,22 +1,10 @@
 """One self-contained HTML page about a run: numbers, pictures, curves and a film, nothing loaded from elsewhere.
 
-This package knows how the page looks; `evaluation/report.py` gathers what it says. Pictures and the film travel
-inside the file as data URIs, so that it can be mailed, and plays from a disk.
+`gather` reads what training and evaluation left in the run's folder, `compare` sets it against the run without
+blendshapes, `charts` draws curves, `page` and its template lay everything out. Pictures and the film travel inside
+the file as data URIs, so that it can be mailed and plays from a disk.
 """
 
-from utils.report.charts import Series, line_chart
-from utils.report.page import Card, Comparison, Page, Picture, Strip, Table, Verdict, data_uri, write_page
+from utils.report.gather import write_report
 
-__all__ = [
-    "Card",
-    "Comparison",
-    "Page",
-    "Picture",
-    "Series",
-    "Strip",
-    "Table",
-    "Verdict",
-    "data_uri",
-    "line_chart",
-    "write_page",
-]
+__all__ = ["write_report"]
