@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -70,7 +71,8 @@ def test_sizes_at_the_edge(sizes):
 def test_offsets_may_be_left_out(missing):
     scene = make_scene()
     with_all = values_and_gradients(scene, 3, "cpp")
-    scene.drive = replace(scene.drive, **{missing: None})
+    without: dict[str, Any] = {missing: None}
+    scene.drive = replace(scene.drive, **without)
     got = values_and_gradients(scene, 3, "cpp")
     assert_equal_results(got, values_and_gradients(scene, 3, "torch"), DOUBLE)
     assert not torch.allclose(got["means"], with_all["means"])

@@ -76,6 +76,7 @@ def test_everything_still_gives_the_parameters(backend):
 def test_turning_head_and_camera_together_leaves_colours(backend):
     scene = make_scene()
     before = run(scene, backend)
+    assert scene.drive.post_offsets is not None
     turn, shift = random_rotation(seed=1), torch.tensor([0.3, -2.0, 0.7], dtype=torch.float64)
     bones = turn @ scene.drive.bones
     bones[..., 3] += shift

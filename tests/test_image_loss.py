@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from blendshape_ops import image_loss
 
-WEIGHTS = {"l1_weight": 0.8, "dssim_weight": 0.2, "alpha_weight": 10.0}
+WEIGHTS: dict[str, Any] = {"l1_weight": 0.8, "dssim_weight": 0.2, "alpha_weight": 10.0}
 BACKGROUNDS = {"black": None, "coloured": torch.tensor([0.9, 0.1, 0.4], dtype=torch.float64)}
 
 
@@ -31,7 +32,7 @@ def direct_terms(image, alpha, target, background, composite):
     weights = torch.tensor([math.exp(-(d**2) / 4.5) for d in range(-5, 6)], dtype=torch.float64)
     window = torch.outer(weights, weights) / weights.sum() ** 2
     padded = [torch.nn.functional.pad(t, (5, 5, 5, 5)) for t in (image, wanted)]
-    similarity = 0.0
+    similarity = torch.zeros((), dtype=torch.float64)
     for y in range(image.shape[2]):
         for x in range(image.shape[3]):
             a, b = (t[:, :, y : y + 11, x : x + 11] for t in padded)
@@ -50,10 +51,10 @@ def direct_terms(image, alpha, target, background, composite):
 @pytest.mark.parametrize("composite", [True, False])
 @pytest.mark.parametrize("background", BACKGROUNDS)
 def test_terms_equal_the_direct_definition(backend, composite, background):
-    images = make_images(2, 7, 13)
-    background = BACKGROUNDS[background]
-    total, terms = image_loss(*images, background, composite, **WEIGHTS, backend=backend)
-    wanted = direct_terms(*images, background, composite)
+    image, alpha, target = make_images(2, 7, 13)
+    colour = BACKGROUNDS[background]
+    total, terms = image_loss(image, alpha, target, colour, composite, **WEIGHTS, backend=backend)
+    wanted = direct_terms(image, alpha, target, colour, composite)
     assert torch.allclose(terms, wanted, rtol=1e-12)
     assert torch.allclose(total, wanted @ torch.tensor([0.8, 0.2, 10.0], dtype=torch.float64), rtol=1e-12)
     assert not terms.requires_grad
