@@ -1,0 +1,1 @@
+"""What ships with the program: the open head, and the demo subject's generator."""

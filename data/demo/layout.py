@@ -1,0 +1,114 @@
+"""Writing the demo subject as a tracker would: the layout that scene/readers/tracker.py reads, in its three modes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data.demo.atlas import Floats
+from data.demo.motion import Motion
+from data.demo.render import intrinsics
+from data.demo.subject import Codes, posed_vertices, rest_codes
+from flame import Head
+from flame.rotations import matrix_from_axis_angle, matrix_to_6d
+from utils.images import ByteImage, encode_image, read_rgb
+
+SHAPE_CODES, EXPRESSION_CODES = 300, 100  # what FLAME trackers store; the open head's fewer codes are zero-padded
+CANONICAL_JAW = np.radians(12.0)          # trackers open the jaw of canonical.obj by 12 degrees
+HQ_RATIO = 2
+MODES = ("insta", "nerfbs", "hr")
+BACKGROUND_QUALITY = 95
+
+
+def image_scale(mode: str) -> int:
+    """How many times larger the images of a mode are than the tracker's raster."""
+    return HQ_RATIO if mode == "hr" else 1
+
+
+def write_still(folder: Path, head: Head, codes: Codes, mode: str, size: int, seed: int) -> None:
+    """Everything that is not per frame: folders, canonical.obj, head.json, and the background of "nerfbs"."""
+    for name in ("checkpoint", "images.HQ" if mode == "hr" else "images"):
+        (folder / name).mkdir(parents=True)
+    (folder / "canonical.obj").write_text(_canonical_obj(head, codes.shape), encoding="utf-8")
+    (folder / "head.json").write_text(json.dumps({"head": "open"}) + "\n", encoding="utf-8")
+    if mode == "nerfbs":
+        (folder / "image_mask").mkdir()
+        (folder / "bc.jpg").write_bytes(encode_image(_background(size, seed), ".jpg", BACKGROUND_QUALITY))
+
+
+def write_record(folder: Path, index: int, codes: Codes, motion: Motion, size: int) -> None:
+    """checkpoint/%05d.frame of one frame, every array with a leading batch axis of 1."""
+    torch.save(_record(index, codes, motion, size), folder / "checkpoint" / f"{index:05d}.frame")
+
+
+def write_images(folder: Path, index: int, rgba: ByteImage, mode: str) -> None:
+    """The image files of one frame; "nerfbs" composites over bc.jpg as a decoder reads it."""
+    name = f"{index:05d}.png"
+    if mode != "nerfbs":
+        target = folder / ("images.HQ" if mode == "hr" else "images") / name
+        target.write_bytes(encode_image(rgba, ".png"))
+        return
+    alpha = rgba[:, :, 3:].astype(np.float32) / 255
+    photograph = rgba[:, :, :3] * alpha + read_rgb(folder / "bc.jpg") * (1 - alpha)
+    (folder / "images" / name).write_bytes(encode_image(np.rint(photograph).astype(np.uint8), ".png"))
+    (folder / "image_mask" / f"mask_{name}").write_bytes(encode_image(np.ascontiguousarray(rgba[:, :, 3]), ".png"))
+
+
+def _record(index: int, codes: Codes, motion: Motion, size: int) -> dict[str, Any]:
+    f32 = np.float32
+    R, t, K = motion.R[index], motion.t[index], intrinsics(size)
+    # PyTorch3D counts x to the left and y up, and multiplies row vectors.
+    flip = np.diag([-1.0, -1.0, 1.0])
+    return {
+        "flame": {
+            "shape": _padded(codes.shape, SHAPE_CODES), "exp": _padded(codes.expression[index], EXPRESSION_CODES),
+            "jaw": codes.jaw[index][None].numpy(), "eyes": codes.eyes[index][None].numpy(),
+            "eyelids": codes.eyelids[index][None].numpy(),
+            "tex": np.zeros((1, 140), f32), "sh": np.zeros((1, 9, 3), f32),
+        },
+        "camera": {
+            "R": (R.T @ flip)[:2].reshape(1, 6).astype(f32), "t": (flip @ t)[None].astype(f32),
+            "fl": np.array([[K[0, 0] / (size / 2)]], f32), "pp": np.zeros((1, 2), f32),
+        },
+        "opencv": {"R": R[None].astype(f32), "t": t[None].astype(f32), "K": K[None].astype(f32)},
+        "img_size": np.array([[size, size]], np.int64), "frame_id": f"{index:05d}", "global_step": index,
+    }
+
+
+def _padded(codes: torch.Tensor, length: int) -> NDArray[np.float32]:
+    padded = np.zeros((1, length), np.float32)
+    padded[0, :len(codes)] = codes.numpy()
+    return padded
+
+
+def _canonical_obj(head: Head, shape: torch.Tensor) -> str:
+    """The neutral mesh with the jaw opened, as trackers write it."""
+    codes = rest_codes(head, shape)
+    opened = matrix_to_6d(matrix_from_axis_angle(torch.tensor([[CANONICAL_JAW, 0.0, 0.0]], dtype=torch.float32)))
+    vertices = posed_vertices(head, Codes(shape, codes.expression, opened, codes.eyes, codes.eyelids))[0]
+    lines = [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in vertices]
+    lines += [f"f {a} {b} {c}" for a, b, c in (head.faces + 1).tolist()]
+    return "\n".join(lines) + "\n"
+
+
+def _background(size: int, seed: int) -> ByteImage:
+    """A room out of focus: a lit wall with soft discs of light."""
+    rng = np.random.default_rng((seed, 3))
+    y, x = np.mgrid[0:size, 0:size] / size
+    image = np.array([0.50, 0.46, 0.42]) - 0.28 * y[..., None] + 0.16 * x[..., None] * np.array([0.6, 0.9, 1.2])
+    for _ in range(26):
+        image = _disc(image, x, y, rng)
+    image = cv2.GaussianBlur(image, (0, 0), size / 90)
+    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def _disc(image: Floats, x: Floats, y: Floats, rng: np.random.Generator) -> Floats:
+    distance = np.hypot(x - rng.random(), y - rng.random())
+    colour = rng.uniform(0.2, 0.95, 3)
+    return image + (colour - image) * (0.45 * (distance < rng.uniform(0.02, 0.13)))[..., None]
