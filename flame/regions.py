@@ -53,10 +53,7 @@ class Geometry:
     @cached_property
     def component(self) -> Indices:
         """Connected component of each vertex [V]; 0 is the largest one, the skin."""
-        sides = np.concatenate([self.faces[:, [0, 1]], self.faces[:, [1, 2]]])
-        count = len(self.vertices)
-        graph = coo_matrix((np.ones(len(sides)), (sides[:, 0], sides[:, 1])), shape=(count, count))
-        labels = connected_components(graph, directed=False)[1]
+        labels = _vertex_labels(len(self.vertices), np.concatenate([self.faces[:, :2], self.faces[:, 1:]]))
         order = np.argsort(-np.bincount(labels), kind="stable")
         return np.argsort(order)[labels]
 
@@ -128,9 +125,7 @@ def lowest_boundary(geometry: Geometry) -> Indices:
     edges = edges[(uses == 1) & geometry.skin[edges[:, 0]]]
     if len(edges) == 0:
         return np.zeros(0, np.int64)
-    count = len(geometry.vertices)
-    graph = coo_matrix((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(count, count))
-    labels = connected_components(graph, directed=False)[1]
+    labels = _vertex_labels(len(geometry.vertices), edges)
     rim = np.unique(edges)
     loops = np.unique(labels[rim])
     heights = [geometry.vertices[rim[labels[rim] == loop], 1].mean() for loop in loops]
@@ -225,17 +220,29 @@ def labelled_regions(geometry: Geometry, data: Mapping[str, Any]) -> dict[str, I
 def outer_skin(geometry: Geometry, visible: Mask, skin_faces: Mask) -> Mask:
     """Triangles [F] of the skin without the linings of mouth, nostrils and eye sockets.
 
-    visible [V]: seen in some frontal view. The unseen rest falls into connected pieces. One that no expression moves by
-    more than 1 mm is outside (back of the head, behind the ears); the others hang on lips and lids and are linings.
+    visible [V]: seen in some frontal view; its largest connected piece counts (specks are seen through cracks). The
+    unseen rest falls into connected pieces. One that no expression moves by more than 1 mm is outside (back of the
+    head, behind the ears); the others hang on lips and lids and are linings.
     """
-    seen = skin_faces & visible[geometry.faces].any(1)
-    hidden = np.flatnonzero(skin_faces & ~seen)
-    corners = geometry.faces[hidden]
-    count = len(geometry.vertices)
-    sides = np.concatenate([corners[:, [0, 1]], corners[:, [1, 2]]])
-    graph = coo_matrix((np.ones(len(sides)), (sides[:, 0], sides[:, 1])), shape=(count, count))
-    labels = connected_components(graph, directed=False)[1]
+    outside = skin_faces & visible[geometry.faces].any(1)
+    seen = np.flatnonzero(outside)
+    pieces = _pieces(geometry, seen)
+    outside[seen] = pieces == np.bincount(pieces).argmax()
+    hidden = np.flatnonzero(skin_faces & ~outside)
+    pieces = _pieces(geometry, hidden)
     moves = np.linalg.norm(geometry.expression_dirs, axis=1).max(1) > 1e-3
-    lining = np.isin(labels[corners[:, 0]], labels[corners[moves[corners].any(1)][:, 0]])
-    seen[hidden[~lining]] = True
-    return seen
+    lining = np.isin(pieces, pieces[moves[geometry.faces[hidden]].any(1)])
+    outside[hidden[~lining]] = True
+    return outside
+
+
+def _pieces(geometry: Geometry, triangles: Indices) -> Indices:
+    """Label of the connected piece of each of some triangles (connected through shared vertices)."""
+    corners = geometry.faces[triangles]
+    return _vertex_labels(len(geometry.vertices), np.concatenate([corners[:, :2], corners[:, 1:]]))[corners[:, 0]]
+
+
+def _vertex_labels(count: int, edges: Indices) -> Indices:
+    """Connected component of each of `count` vertices under edges [E,2]."""
+    graph = coo_matrix((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(count, count))
+    return connected_components(graph, directed=False)[1]

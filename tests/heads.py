@@ -24,7 +24,7 @@ FLAME_EXPRESSIONS = 100
 @contextmanager
 def pretend_modules(classes: dict[str, type]) -> Iterator[None]:
     """Make classes importable under foreign dotted names, so that pickle writes those names; undone afterwards."""
-    saved = {}
+    saved: dict[str, types.ModuleType | None] = {}
     for dotted, cls in classes.items():
         module, _, name = dotted.rpartition(".")
         cls.__module__, cls.__qualname__, cls.__name__ = module, name, name

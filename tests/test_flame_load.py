@@ -235,4 +235,4 @@ def test_inconsistent_heads_cannot_be_made(changes, message):
 def test_a_head_is_frozen(open_head):
     assert isinstance(open_head, Head)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        open_head.name = "other"
+        open_head.name = "other"  # type: ignore[misc]
