@@ -107,7 +107,7 @@ def run_demo(out: Path, lpips_weights: Path | None) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("output/demo"), help="output folder, relative to the repository")
+    parser.add_argument("--out", type=Path, default=Path("output/demo"), help="output folder, below the repository")
     parser.add_argument("--lpips_weights", type=Path, help="folder with LPIPS network weights, see test.py --help")
     flags = parser.parse_args()
     os.chdir(ROOT)
