@@ -40,11 +40,11 @@ def compile_source(compiler: list[str], source: Path, folder: str) -> bool:
 def main() -> int:
     """Compile all; 0 when every source compiled or there is no nvcc."""
     sources = cuda_sources()
-    if build_native._find_nvcc() is None:
+    if build_native.find_nvcc() is None:
         print(f"nvcc not found: {len(sources)} CUDA sources were NOT compiled")
         return 0
     os.environ["TORCH_CUDA_ARCH_LIST"] = CAPABILITY
-    compiler = build_native._nvcc_command()
+    compiler = build_native.nvcc_command()
     with tempfile.TemporaryDirectory() as folder:
         compiled = [compile_source(compiler, source, folder) for source in sources]
     print(f"{sum(compiled)} of {len(sources)} CUDA sources compiled for capability {CAPABILITY}")

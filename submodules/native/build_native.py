@@ -69,7 +69,7 @@ class BuildNative(build_ext):
         objects = Path(self.build_temp).resolve() / ext.name
         objects.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        compiler = _nvcc_command() if ext.is_cuda else _cpu_command()
+        compiler = nvcc_command() if ext.is_cuda else _cpu_command()
         compiler += ["-I", "include", "-I", str(NATIVE / "include"), *ext.extra_compile_args]
         pairs = [(source, str(objects / f"{Path(source).stem}.o")) for source in ext.sources]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -83,8 +83,9 @@ def _cpu_command() -> list[str]:
     return [*shlex.split(os.environ.get("CXX", "g++")), *CPU_FLAGS, f"-march={os.environ.get('NATIVE_ARCH', 'native')}"]
 
 
-def _nvcc_command() -> list[str]:
-    nvcc = _find_nvcc()
+def nvcc_command() -> list[str]:
+    """nvcc with the flags of every build; architectures from TORCH_CUDA_ARCH_LIST, the local GPU, or all."""
+    nvcc = find_nvcc()
     if nvcc is None:
         raise SystemExit("BUILD_CUDA=1, but nvcc was not found: set CUDA_HOME or put nvcc on PATH")
     return [nvcc, *CUDA_FLAGS, "--threads", "0", *_gencode_flags(nvcc)]
@@ -95,7 +96,7 @@ def _cuda_wanted(package: str) -> bool:
     wish = os.environ.get("BUILD_CUDA", "")
     if wish not in ("", "0", "1"):
         raise SystemExit(f"BUILD_CUDA must be 0, 1 or unset, got {wish!r}")
-    nvcc, gpus = _find_nvcc(), _local_capabilities()
+    nvcc, gpus = find_nvcc(), _local_capabilities()
     wanted = wish == "1" or (wish == "" and nvcc is not None and bool(gpus))
     if wish:
         reason = f"BUILD_CUDA={wish}"
@@ -107,7 +108,8 @@ def _cuda_wanted(package: str) -> bool:
     return wanted
 
 
-def _find_nvcc() -> str | None:
+def find_nvcc() -> str | None:
+    """Path of nvcc: of CUDA_HOME or CUDA_PATH, else on PATH, else in the usual place; None without a toolkit."""
     for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")):
         if home and (Path(home) / "bin" / "nvcc").is_file():
             return str(Path(home) / "bin" / "nvcc")
