@@ -121,6 +121,13 @@ class Encoded(metaclass=_Sealed):
         return text.encode("latin1")
 
 
+class NoBytes(metaclass=_Sealed):
+    """bytes(), with which Python 3 writes empty bytes below protocol 3."""
+
+    def __new__(cls) -> bytes:  # type: ignore[misc]
+        return b""
+
+
 class Reconstructor(metaclass=_Sealed):
     """copyreg._reconstructor(cls, object, None), with which protocols 0 and 1 create instances."""
 

@@ -24,6 +24,8 @@ __all__ = ["DamagedFileError", "UnsafePickleError", "load_flame_pickle", "load_t
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle in a file of torch.save before the zip format (torch < 1.6)
 
+_ZIP_MAGIC = b"PK\x03\x04"
+
 _NUMPY_GLOBALS: dict[str, Any] = {
     "numpy.ndarray": records.NdarrayType,
     "numpy.dtype": records.Dtype,
@@ -36,6 +38,7 @@ for _core in ("numpy.core", "numpy._core"):  # numpy 1.x and 2.x
     _NUMPY_GLOBALS[f"{_core}.numeric._frombuffer"] = records.Frombuffer
 for _builtins, _copyreg in (("builtins", "copyreg"), ("__builtin__", "copy_reg")):  # Python 3 and 2
     _NUMPY_GLOBALS[f"{_builtins}.set"] = records.SetOf
+    _NUMPY_GLOBALS[f"{_builtins}.bytes"] = records.NoBytes
     _NUMPY_GLOBALS[f"{_builtins}.object"] = records.Object
     _NUMPY_GLOBALS[f"{_copyreg}._reconstructor"] = records.Reconstructor
 
@@ -94,11 +97,9 @@ def load_torch_dict(path: str | Path) -> dict[Any, Any]:
     """
     path = Path(path)
     with path.open("rb") as file:
-        if zipfile.is_zipfile(file):
-            raw = _read_zip(file, path)
-        else:
-            file.seek(0)
-            raw = _read_legacy(file, path)
+        is_zip = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
+        file.seek(0)
+        raw = _read_zip(file, path) if is_zip else _read_legacy(file, path)
     if not isinstance(raw, dict):
         raise DamagedFileError(f"{path}: wanted a saved dict, got {kind_of(raw)}")
     return _finish_dict(raw, path)
@@ -168,6 +169,8 @@ def _read_zip(file: IO[bytes], path: Path) -> Any:
             loaded: dict[str, TorchStorage] = {}
 
             def storage(dtype: torch.dtype, key: str, count: int) -> TorchStorage:
+                if f"{root}data/{key}" not in names:
+                    raise DamagedFileError(f"{path}: storage {key} is missing")
                 if key not in loaded:
                     data = bytearray(archive.read(f"{root}data/{key}"))
                     if len(data) != count * dtype.itemsize:
@@ -177,8 +180,10 @@ def _read_zip(file: IO[bytes], path: Path) -> Any:
 
             with archive.open(pickles[0]) as stream:
                 return _load(_Unpickler(stream, path, _TORCH_GLOBALS, storage=storage), path)
-    except (zipfile.BadZipFile, EOFError, KeyError) as error:
-        raise DamagedFileError(f"{path}: damaged zip archive ({error})") from error
+    except (UnsafePickleError, DamagedFileError):
+        raise
+    except Exception as error:  # zipfile reports damage in many ways: BadZipFile, UnicodeDecodeError, zlib.error, ...
+        raise DamagedFileError(f"{path}: damaged zip archive ({type(error).__name__}: {error})") from error
 
 
 def _read_legacy(file: IO[bytes], path: Path) -> Any:
