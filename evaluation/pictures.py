@@ -69,14 +69,28 @@ def side_by_side(panels: Sequence[Image], index: int) -> Image:
 
 
 def select_frames(scores: dict[int, float], each: int) -> dict[str, list[int]]:
-    """Frame numbers to show: the `each` lowest, middle and highest by score (higher is better), none twice.
+    """Frame numbers to show: the `each` best, middle and worst by score (higher is better), none twice.
 
+    Neighbours in a clip look alike, so within a group frames keep a distance from one another while there are enough.
     With fewer frames than asked for, the worst take precedence over the best and these over the middle.
     """
-    ranked = sorted(scores, key=lambda index: (scores[index], index))
-    worst = ranked[:each]
-    rest = ranked[len(worst) :]
-    best = rest[::-1][:each]
-    rest = rest[: len(rest) - len(best)]
-    first = max(0, (len(rest) - each) // 2)
-    return {"best": best, "median": rest[first : first + each], "worst": worst}
+    order = sorted(scores)
+    place = {index: position for position, index in enumerate(order)}
+    apart = max(1, len(order) // (4 * each))
+    ranked = sorted(order, key=lambda index: scores[index])
+    middle = scores[ranked[len(ranked) // 2]]
+    taken: set[int] = set()
+
+    def pick(candidates: list[int]) -> list[int]:
+        free = [index for index in candidates if index not in taken]
+        chosen: list[int] = []
+        for distance in (apart, 1):
+            for index in free:
+                if len(chosen) < each and all(abs(place[index] - place[other]) >= distance for other in chosen):
+                    chosen.append(index)
+        taken.update(chosen)
+        return chosen
+
+    worst, best = pick(ranked), pick(ranked[::-1])
+    median = pick(sorted(order, key=lambda index: abs(scores[index] - middle)))
+    return {"best": best, "median": median, "worst": worst}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 560, 240
-LEFT, RIGHT, TOP, BOTTOM = 54, 12, 14, 36  # room for tick labels around the plot
+LEFT, RIGHT, TOP, BOTTOM = 54, 20, 14, 36  # room for tick labels around the plot
 MOST_POINTS = 600  # beyond the pixels of the plot more points only make the file large
 
 
@@ -34,10 +34,10 @@ def line_chart(title: str, x_label: str, unit: str, series: Sequence[Series], no
     shown = [one for one in shown if one.x]
     if not shown:
         return Markup("")
-    x_ticks = ticks(min(min(s.x) for s in shown), max(max(s.x) for s in shown), 6)
-    y_ticks = ticks(min(min(s.y) for s in shown), max(max(s.y) for s in shown), 4)
-    x_range = min(min(s.x) for s in shown), max(max(s.x) for s in shown)
-    y_range = min(y_ticks[0], *(min(s.y) for s in shown)), max(y_ticks[-1], *(max(s.y) for s in shown))
+    low, high = min(min(s.x) for s in shown), max(max(s.x) for s in shown)
+    x_ticks, x_range = ticks(low, high, 6), (low, high)
+    y_ticks = ticks(min(min(s.y) for s in shown), max(max(s.y) for s in shown), 4, outward=True)
+    y_range = y_ticks[0], y_ticks[-1]
     to_x, to_y = _axis(*x_range, LEFT, WIDTH - RIGHT), _axis(*y_range, HEIGHT - BOTTOM, TOP)
     body = [_grid(x_ticks, y_ticks, to_x, to_y, x_range, x_label)]
     for one in shown:
@@ -60,14 +60,19 @@ def line_chart(title: str, x_label: str, unit: str, series: Sequence[Series], no
     )
 
 
-def ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers (steps of 1, 2, 2.5 or 5 times a power of ten) inside [low, high], roughly `about` of them."""
+def ticks(low: float, high: float, about: int, outward: bool = False) -> list[float]:
+    """Round numbers (steps of 1, 2, 2.5 or 5 times a power of ten) inside [low, high], roughly `about` of them.
+
+    outward: with one more at each end, so that the range is covered.
+    """
     if high <= low:
         low, high = low - (abs(low) * 0.05 or 0.5), high + (abs(high) * 0.05 or 0.5)
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    if outward:
+        first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [i * step for i in range(first, last + 1)]
 
 

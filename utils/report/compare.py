@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from markupsafe import Markup
+
 from utils.report.folder import SplitFolder, picture, zoom
 from utils.report.page import Comparison, Strip, Table, Verdict
 from utils.score_files import AREAS, HIGHER_IS_BETTER, METRICS
@@ -21,7 +23,7 @@ NAMES = {
     "mouth": "Mouth",
 }
 ARROWS = {metric: NAMES[metric] + (" ↑" if up else " ↓") for metric, up in HIGHER_IS_BETTER.items()}
-ZOOM_ASPECT = {"eyes": 2.4, "mouth": 1.6}
+ZOOM_ASPECT = {"eyes": 2.4, "mouth": 2.0}
 GROUND_TRUTH, PREDICTION = "ground truth", "prediction"
 
 
@@ -92,17 +94,21 @@ def _summary(changes: Mapping[str, float], gains: Mapping[int, float]) -> str:
 
 
 def _table(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Table:
-    """Three rows an area: with, without, difference."""
-    rows = []
-    for area in ("", *AREAS):
-        if score(ours, area, "psnr") is None and score(theirs, area, "psnr") is None:
-            continue
-        for label, block in (("with", ours), ("without", theirs)):
-            values = [shown(metric, score(block, area, metric)) for metric in METRICS]
-            rows.append([NAMES[area] if label == "with" else "", label, *values])
-        changes = [shown(metric, difference(ours, theirs, area, metric), signed=True) for metric in METRICS]
-        rows.append(["", "difference", *changes])
-    return Table(["", "blendshapes", *(ARROWS[metric] for metric in METRICS)], rows)
+    """One row an area, in each cell our number over theirs and the difference."""
+    areas = [area for area in ("", *AREAS) if score(ours, area, "psnr") is not None]
+    rows = [[NAMES[area], *(_cell(ours, theirs, area, metric) for metric in METRICS)] for area in areas]
+    return Table(["with blendshapes / without", *(ARROWS[metric] for metric in METRICS)], rows)
+
+
+def _cell(ours: Mapping[str, Any], theirs: Mapping[str, Any], area: str, metric: str) -> Markup:
+    change = difference(ours, theirs, area, metric)
+    style = {True: "good", False: "bad", None: ""}[_better(metric, change) if change is not None else None]
+    return Markup('{}<small>{} <b class="{}">{}</b></small>').format(
+        shown(metric, score(ours, area, metric)),
+        shown(metric, score(theirs, area, metric)),
+        style,
+        "" if change is None else shown(metric, change, signed=True),
+    )
 
 
 def _gains(here: SplitFolder, there: SplitFolder) -> dict[int, float]:

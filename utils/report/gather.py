@@ -78,7 +78,6 @@ def _page(
     block = metrics[here.split]
     theirs = metrics.get("without_blendshapes") if here.split == "test" else None
     there = _other_run(here, metrics) if theirs else None
-    video, poster = _video(here)
     return Page(
         title=title,
         subtitle=f"Head avatar of 3D Gaussians with expression blendshapes, scored on {block['frames']} "
@@ -86,11 +85,10 @@ def _page(
         facts=_facts(here, block, training),
         cards=[_card(block, theirs, metric) for metric in METRICS],
         reasons=_reasons(block),
-        video=video,
-        poster=poster,
+        video=_video(here),
         video_caption=f"{', '.join(here.record['panels'])}; every {SPLIT_WORDS[here.split][:-1]}, in order.",
         comparison=compare(block, theirs, here, there, compared_frames) if theirs else None,
-        areas=_areas(block),
+        areas=None if theirs else _areas(block),  # the comparison's table holds the same numbers
         frame_charts=_frame_charts(here, there),
         strips={KINDS[kind]: _strips(here, frames) for kind, frames in here.record["selection"].items() if frames},
         error_colors=here.record["error_colors"],
@@ -165,14 +163,14 @@ def _strips(here: SplitFolder, frames: list[int]) -> list[Strip]:
     return strips
 
 
-def _video(here: SplitFolder) -> tuple[str, str]:
-    """Source of the film, and of the picture to show before it plays; empty when there is none."""
+def _video(here: SplitFolder) -> str:
+    """Source of the film; empty when there is none."""
     path = here.path / "video.mp4"
     if not path.is_file():
-        return "", ""
-    small = path.stat().st_size <= LARGEST_EMBEDDED_VIDEO
-    source = data_uri(path.read_bytes(), "video/mp4") if small else f"{here.split}/{path.name}"
-    return source, ""
+        return ""
+    if path.stat().st_size > LARGEST_EMBEDDED_VIDEO:
+        return f"{here.split}/{path.name}"
+    return data_uri(path.read_bytes(), "video/mp4")
 
 
 def _training(path: Path) -> dict[str, list[float]]:

@@ -84,12 +84,11 @@ class Page:
     subtitle: str
     facts: Sequence[tuple[str, str]]
     cards: Sequence[Card]
-    areas: Table
     reasons: Sequence[str] = ()
     comparison: Comparison | None = None
+    areas: Table | None = None
     video: str = ""
     video_caption: str = ""
-    poster: str = ""
     frame_charts: Sequence[Markup] = ()
     training_charts: Sequence[Markup] = ()
     strips: Mapping[str, Sequence[Strip]] = field(default_factory=dict)
