@@ -55,6 +55,9 @@ class DensifyStats:
         return cls(*(torch.zeros(count, dtype=torch.float32, device=device) for _ in range(3)))
 
 
+DIFFERENTIABLE = ("means", "quats", "scales", "opacities", "colors", "R", "t", "K")
+
+
 @dataclass(frozen=True)
 class Scene:
     """Checked, contiguous inputs of one call; shapes as in `rasterize`."""
@@ -73,10 +76,12 @@ class Scene:
 
     @property
     def batch(self) -> int:
+        """Number of frames."""
         return self.means.shape[0]
 
     @property
     def count(self) -> int:
+        """Number of Gaussians of a frame."""
         return self.means.shape[1]
 
     @property
@@ -109,7 +114,7 @@ def _pack(kind: type[ctypes.Structure], **values: Tensor | int | None) -> ctypes
 
 
 def _pack_scene(scene: Scene) -> ctypes.Structure:
-    tensors = {name: getattr(scene, name) for name in "means quats scales opacities colors R t K background".split()}
+    tensors = {name: getattr(scene, name) for name in (*DIFFERENTIABLE, "background")}
     sizes = {"batch": scene.batch, "count": scene.count, "width": scene.width, "height": scene.height}
     return _pack(_Scene, **sizes, background_kind=scene.background_kind, threads=torch.get_num_threads(), **tensors)
 
@@ -131,10 +136,10 @@ class Gradients:
 
 
 def empty_gradients(scene: Scene, want_background: bool, want_means2d: bool) -> Gradients:
-    names = "means quats scales opacities colors R t K".split()
+    """Uninitialised gradients of a scene; None where not wanted."""
     background = torch.empty_like(scene.background) if want_background and scene.background is not None else None
     means2d = scene.means.new_empty(scene.batch, scene.count, 2) if want_means2d else None
-    return Gradients(*(torch.empty_like(getattr(scene, name)) for name in names), background, means2d)
+    return Gradients(*(torch.empty_like(getattr(scene, name)) for name in DIFFERENTIABLE), background, means2d)
 
 
 class CpuPass:

@@ -1,4 +1,4 @@
-"""What the rasterizer computes, in plain torch: the definition that the C++ and CUDA implementations are tested against.
+"""What the rasterizer computes, in plain torch: the definition that C++ and CUDA are tested against.
 
 Written to be read. Autograd gives every gradient. Memory grows with Gaussians times pixels, tile by tile, so it suits
 tests and small pictures in double precision.
@@ -37,7 +37,7 @@ def quats_to_matrices(quats: Tensor) -> Tensor:
 
 
 def _is_usable(scene: Scene, frame: int) -> Tensor:
-    """[N] whether a Gaussian may be looked at at all: everything finite, in front of the near plane, not transparent."""
+    """[N] whether a Gaussian can be seen at all: everything finite, before the near plane, not transparent."""
     parts = (scene.means, scene.quats, scene.scales, scene.opacities[..., None], scene.colors)
     finite = torch.cat([part[frame] for part in parts], -1).isfinite().all(-1)
     depth = (scene.means[frame] @ scene.R[frame].T + scene.t[frame])[:, 2]
@@ -111,12 +111,11 @@ def _near(splats: Splats2D, low: Tensor, high: Tensor) -> Splats2D:
 def _render_frame(splats: Splats2D, width: int, height: int) -> tuple[Tensor, Tensor]:
     """([3,H,W] without background, [H,W] final transmittance), tile by tile."""
     tile, bands = constants().tile, []
-    like = {"dtype": splats.mean.dtype, "device": splats.mean.device}
-    for top in range(0, height, tile):
+    columns = torch.arange(width, dtype=splats.mean.dtype, device=splats.mean.device)
+    rows = torch.arange(height, dtype=splats.mean.dtype, device=splats.mean.device)
+    for ys in rows.split(tile):
         parts = []
-        for left in range(0, width, tile):
-            ys = torch.arange(top, min(top + tile, height), **like)
-            xs = torch.arange(left, min(left + tile, width), **like)
+        for xs in columns.split(tile):
             pixels = torch.stack(torch.meshgrid(xs, ys, indexing="xy"), -1).reshape(-1, 2)
             color, light = composite(_near(splats, pixels[0], pixels[-1]), pixels)
             parts.append(torch.cat([color, light[:, None]], 1).T.reshape(4, len(ys), len(xs)))

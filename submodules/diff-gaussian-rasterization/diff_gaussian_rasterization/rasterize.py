@@ -48,16 +48,16 @@ def rasterize(
     (column i, row j) samples the projection at K's coordinates (i + 0.5, j + 0.5).
 
     image = sum_i T_i a_i c_i + T_final * background, front to back by depth; alpha = 1 - T_final. The constants are in
-    `include/constants.h`; the definition is `definition.py`. Gradients are the true ones of that function: 0 where alpha
-    is capped at 0.99, and following the limit where the Jacobian's direction is clamped. The cuts alpha < 1/255 and
-    T < 1e-4 are discontinuities, whose gradient is taken as 0. A Gaussian that is non-finite or behind the near plane
-    is skipped and gets zero gradient.
+    `include/constants.h`; the definition is `definition.py`. Gradients are the true ones of that function: 0 where
+    alpha is capped at 0.99, and following the limit where the Jacobian's direction is clamped. The cuts alpha < 1/255
+    and T < 1e-4 are discontinuities, whose gradient is taken as 0. A Gaussian that is non-finite or behind the near
+    plane is skipped and gets zero gradient.
 
     `stats` is updated in place by the backward pass (see DensifyStats). `means2d` [B,N,2], any values, receives as its
     gradient the screen-space gradient behind those statistics, before the norm.
 
-    backend "auto" takes "cuda" for CUDA tensors and "cpp" for CPU tensors. "cpp" is deterministic: results do not depend on
-    the number of threads (torch.get_num_threads()). "torch" is the slow definition; it takes no `stats`.
+    backend "auto" takes "cuda" for CUDA tensors and "cpp" for CPU tensors. "cpp" is deterministic: results do not
+    depend on the number of threads (torch.get_num_threads()). "torch" is the slow definition; it takes no `stats`.
 
     Raises TypeError or ValueError naming the argument, what was wanted and what arrived; NativeLibraryError if the
     backend is not built.
@@ -77,9 +77,9 @@ class _Rasterize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        *tensors, means2d, width, height, stats = arguments
-        tensors = [None if tensor is None else tensor.contiguous() for tensor in tensors]
-        scene = Scene(*tensors, width, height)
+        *given, _means2d, width, height, stats = arguments
+        tensors: list[Any] = [None if tensor is None else tensor.contiguous() for tensor in given]
+        scene = Scene(*tensors, width=width, height=height)
         image = scene.means.new_empty(scene.batch, 3, height, width)
         alpha = scene.means.new_empty(scene.batch, height, width)
         radii = torch.empty(scene.batch, scene.count, dtype=torch.int32, device=image.device)
@@ -103,7 +103,7 @@ class _Rasterize(torch.autograd.Function):
         return (*(v if needed else None for v, needed in wanted), None, None, None)
 
 
-_SHAPES = {
+_SHAPES: dict[str, tuple[str | int, ...]] = {
     "means": ("B", "N", 3),
     "quats": ("B", "N", 4),
     "scales": ("B", "N", 3),
@@ -128,7 +128,7 @@ def _check_tensors(inputs: tuple[Tensor, ...], background: Tensor | None, means2
         raise ValueError(f"means: wanted shape [B,N,3] with B at least 1, got {list(means.shape)}")
     sizes = {"B": means.shape[0], "N": means.shape[1]}
     for name, tensor in named.items():
-        wanted = [sizes.get(size, size) for size in _SHAPES[name]]
+        wanted = [size if isinstance(size, int) else sizes[size] for size in _SHAPES[name]]
         if tensor is not None and list(tensor.shape) != wanted:
             raise ValueError(f"{name}: wanted shape {wanted}, got {list(tensor.shape)}")
 
@@ -151,7 +151,9 @@ def _check_size(width: int, height: int, background: Tensor | None, means: Tenso
     batch = means.shape[0]
     wanted = ([3], [batch, 3], [batch, 3, height, width])
     if background is not None and list(background.shape) not in wanted:
-        raise ValueError(f"background: wanted shape {wanted[0]}, {wanted[1]} or {wanted[2]}, got {list(background.shape)}")
+        raise ValueError(
+            f"background: wanted shape {wanted[0]}, {wanted[1]} or {wanted[2]}, got {list(background.shape)}"
+        )
 
 
 def _check_stats(stats: DensifyStats | None, means: Tensor, backend: str) -> None:

@@ -29,26 +29,59 @@ HD Span clipped_span(T low, T high, int first, int last) {
             end < T(last) ? (end > T(first - 1) ? static_cast<int>(end) : first - 1) : last};
 }
 
-// Calls visit(tile_row, first_column, last_column) for every row of tiles that the splat touches. Within one row of
-// tiles the ellipse's leftmost and rightmost points are at its own extremes if those lie in the row, else on its edges.
+// The ellipse alpha >= ALPHA_MIN as xx dx^2 + 2 xy dx dy + yy dy^2 <= level.
+template <typename T>
+struct Ellipse {
+    T xx, xy, yy, determinant, level;
+    T dy_at_right, dx_at_bottom;  // where its extremes lie; those on the other side are their negatives
+
+    HD explicit Ellipse(const Splat<T>& s)
+        : xx(s.shear_x * s.shear_x), xy(s.shear_x * s.shear_y), yy(s.shear_y * s.shear_y + s.fall),
+          determinant(xx * s.fall), level(s.peak - T(constants::LOG2_ALPHA_MIN)),
+          dy_at_right(-xy / yy * s.half_width), dx_at_bottom(-s.shear_y / s.shear_x * s.half_height) {}
+};
+
+template <typename T>
+struct Interval {
+    T low, high;
+};
+
+// Extent along one axis of the part of the ellipse whose other coordinate lies within [low, high]: the ellipse's own
+// extreme if that lies there, else the nearest edge. along: xx for the extent in x, yy for that in y.
+template <typename T>
+HD Interval<T> extent_within(const Ellipse<T>& e, T along, T at_extreme, T low, T high) {
+    using std::sqrt;
+    const T at_high = at_extreme < low ? low : (at_extreme > high ? high : at_extreme);
+    const T at_low = -at_extreme < low ? low : (-at_extreme > high ? high : -at_extreme);
+    const T square_high = along * e.level - e.determinant * at_high * at_high;
+    const T square_low = along * e.level - e.determinant * at_low * at_low;
+    const T scale = T(1) / along;
+    return {scale * (-e.xy * at_low - sqrt(square_low > T(0) ? square_low : T(0))),
+            scale * (-e.xy * at_high + sqrt(square_high > T(0) ? square_high : T(0)))};
+}
+
+// Calls visit(tile_row, first_column, last_column) for every row of tiles that the splat touches.
 template <typename T, typename Visit>
 HD void visit_tiles(const Splat<T>& s, const TileGrid& grid, Visit visit) {
-    using std::sqrt;
     const Span rows = clipped_span(s.y - s.half_height, s.y + s.half_height, 0, grid.height - 1);
     if (rows.begin > rows.end) return;
-    const T level = s.peak - T(constants::LOG2_ALPHA_MIN);
-    const T dy_right = -s.shear_y * sqrt(level / (s.fall * (s.shear_y * s.shear_y + s.fall)));
-    const T width = T(1) / s.shear_x;
+    const Ellipse<T> ellipse(s);
     for (int row = rows.begin / constants::TILE; row <= rows.end / constants::TILE; ++row) {
         const int top = row * constants::TILE, bottom = top + constants::TILE - 1;
         const T dy_top = (top > rows.begin ? top : rows.begin) - s.y;
         const T dy_bottom = (bottom < rows.end ? bottom : rows.end) - s.y;
-        const T at_right = dy_right < dy_top ? dy_top : (dy_right > dy_bottom ? dy_bottom : dy_right);
-        const T at_left = -dy_right < dy_top ? dy_top : (-dy_right > dy_bottom ? dy_bottom : -dy_right);
-        const T square_right = level - s.fall * at_right * at_right, square_left = level - s.fall * at_left * at_left;
-        const T right = width * (sqrt(square_right > T(0) ? square_right : T(0)) - s.shear_y * at_right);
-        const T left = width * (-sqrt(square_left > T(0) ? square_left : T(0)) - s.shear_y * at_left);
-        const Span columns = clipped_span(s.x + left, s.x + right, 0, grid.width - 1);
+        const Interval<T> x = extent_within(ellipse, ellipse.xx, ellipse.dy_at_right, dy_top, dy_bottom);
+        const Span columns = clipped_span(s.x + x.low, s.x + x.high, 0, grid.width - 1);
         if (columns.begin <= columns.end) visit(row, columns.begin / constants::TILE, columns.end / constants::TILE);
     }
+}
+
+// Rows within [first, last] that the splat touches in the pixel columns [left, right].
+template <typename T>
+HD Span touched_rows(const Splat<T>& s, const Ellipse<T>& ellipse, int left, int right, int first, int last) {
+    const T reach = s.half_width + T(TILE_MARGIN), dx_left = left - s.x, dx_right = right - s.x;
+    if (dx_left > reach || dx_right < -reach) return {first, first - 1};
+    const T low = dx_left > -reach ? dx_left : -reach, high = dx_right < reach ? dx_right : reach;
+    const Interval<T> y = extent_within(ellipse, ellipse.yy, ellipse.dx_at_bottom, low, high);
+    return clipped_span(s.y + y.low, s.y + y.high, first, last);
 }

@@ -7,33 +7,19 @@ constexpr int TILE = constants::TILE;
 // order of summation does not depend on the threads.
 constexpr int64_t BLOCK = 256;
 
-// Per-lane sums over the rows of a tile; they meet the lanes' dx only at the end.
+// Per-lane sums over the rows of a strip; they meet the lanes' dx only at the end.
 template <typename T>
 struct LaneSums {
-    alignas(64) T g[TILE] = {}, y[TILE] = {}, yy[TILE] = {}, color[3][TILE] = {}, screen[TILE] = {}, screen_y[TILE] = {};
-};
+    Lanes<T> g{}, y{}, yy{}, red{}, green{}, blue{}, screen{}, screen_y{};
 
-template <typename T>
-T sum_lanes(const T* values) {
-    T sums[8];
-    for (int i = 0; i < 8; ++i) sums[i] = values[i] + values[i + 8];
-    for (int i = 0; i < 4; ++i) sums[i] += sums[i + 4];
-    return (sums[0] + sums[2]) + (sums[1] + sums[3]);
-}
-
-template <typename T>
-SplatGradient<T> combine(const LaneSums<T>& sums, const T* dx) {
-    alignas(64) T x[TILE], xx[TILE], xy[TILE], screen_x[TILE];
-    for (int i = 0; i < TILE; ++i) {
-        x[i] = dx[i] * sums.g[i];
-        xx[i] = dx[i] * x[i];
-        xy[i] = dx[i] * sums.y[i];
-        screen_x[i] = dx[i] * sums.screen[i];
+    void add_to(SplatGradient<T>& sum, Lanes<T> dx) const {
+        const Lanes<T> x = dx * g;
+        sum.g += sum_lanes<T>(g), sum.x += sum_lanes<T>(x), sum.y += sum_lanes<T>(y);
+        sum.xx += sum_lanes<T>(dx * x), sum.xy += sum_lanes<T>(dx * y), sum.yy += sum_lanes<T>(yy);
+        sum.color[0] += sum_lanes<T>(red), sum.color[1] += sum_lanes<T>(green), sum.color[2] += sum_lanes<T>(blue);
+        sum.screen_x += sum_lanes<T>(dx * screen), sum.screen_y += sum_lanes<T>(screen_y);
     }
-    return {sum_lanes(sums.g), sum_lanes(x), sum_lanes(sums.y), sum_lanes(xx), sum_lanes(xy), sum_lanes(sums.yy),
-            {sum_lanes(sums.color[0]), sum_lanes(sums.color[1]), sum_lanes(sums.color[2])},
-            sum_lanes(screen_x), sum_lanes(sums.screen_y)};
-}
+};
 
 // One tile on its way from front to back.
 template <typename T>
@@ -44,38 +30,39 @@ struct TileBackward {
     alignas(64) T v_color[3][TILE][TILE];
 
     template <bool WITH_SCREEN>
-    void row(int row, const TileSplat<T>& in_tile, T dy, T shift, T top, const T* splat_color, LaneSums<T>& sums) {
-        T* __restrict__ light = transmittance[row];
-        T* __restrict__ rest = behind[row];
-        const T *v_red = v_color[0][row], *v_green = v_color[1][row], *v_blue = v_color[2][row];
-        for (int i = 0; i < TILE; ++i) {
-            const T slope = in_tile.shear[i] + shift;
-            const PixelAlpha<T> alpha = pixel_alpha(top - slope * slope);
-            const T weight = blend(alpha.alpha, light[i]);
-            const T v_dot_color = v_red[i] * splat_color[0] + v_green[i] * splat_color[1] + v_blue[i] * splat_color[2];
-            const PixelGradient<T> v = blend_backward(alpha, weight, v_dot_color, through_alpha[row][i], rest[i]);
-            sums.g[i] += v.full;
-            sums.y[i] += v.full * dy;
-            sums.yy[i] += v.full * dy * dy;
-            sums.color[0][i] += weight * v_red[i];
-            sums.color[1][i] += weight * v_green[i];
-            sums.color[2][i] += weight * v_blue[i];
-            if (WITH_SCREEN) {
-                sums.screen[i] += v.without_alpha;
-                sums.screen_y[i] += v.without_alpha * dy;
-            }
-        }
+    void add_row(const Splat<T>& s, Lanes<T> exponent, T dy, int row, int at, LaneSums<T>& sums) {
+        using V = Lanes<T>;
+        const PixelAlpha<V> alpha = pixel_alpha(exponent);
+        V light = load_lanes(transmittance[row] + at), rest = load_lanes(behind[row] + at);
+        const V weight = blend(alpha.alpha, light);
+        const V red = load_lanes(v_color[0][row] + at), green = load_lanes(v_color[1][row] + at);
+        const V blue = load_lanes(v_color[2][row] + at);
+        const V v_dot_color = red * s.color[0] + green * s.color[1] + blue * s.color[2];
+        const V alpha_part = WITH_SCREEN ? load_lanes(through_alpha[row] + at) : V{};
+        const PixelGradient<V> v = blend_backward(alpha, weight, v_dot_color, alpha_part, rest);
+        store_lanes(transmittance[row] + at, light);
+        store_lanes(behind[row] + at, rest);
+        const V v_dy = v.full * dy;
+        sums.g += v.full, sums.y += v_dy, sums.yy += v_dy * dy;
+        sums.red += weight * red, sums.green += weight * green, sums.blue += weight * blue;
+        if (WITH_SCREEN) sums.screen += v.without_alpha, sums.screen_y += v.without_alpha * dy;
     }
 
     template <bool WITH_SCREEN>
-    SplatGradient<T> splat(const Splat<T>& s, const TileRect& rect) {
-        const TileSplat<T> in_tile(s, rect);
-        LaneSums<T> sums;
-        for (int r = in_tile.first_row; r <= in_tile.last_row; ++r) {
-            const T dy = T(rect.top + r) - s.y;
-            row<WITH_SCREEN>(r, in_tile, dy, s.shear_y * dy, s.peak - s.fall * dy * dy, s.color, sums);
+    SplatGradient<T> add(const Splat<T>& s, const TileRect& rect, Lanes<T> lane_index) {
+        const Ellipse<T> ellipse(s);
+        SplatGradient<T> sum{};
+        for (int strip = 0; strip < TILE / LANES<T>; ++strip) {
+            const StripSplat<T> part(s, ellipse, rect, strip, lane_index);
+            if (part.rows.begin > part.rows.end) continue;
+            LaneSums<T> sums;
+            for (int row = part.rows.begin; row <= part.rows.end; ++row) {
+                const T dy = T(rect.top + row) - s.y;
+                add_row<WITH_SCREEN>(s, part.exponent(s, dy), dy, row, strip * LANES<T>, sums);
+            }
+            sums.add_to(sum, part.dx);
         }
-        return combine(sums, in_tile.dx);
+        return sum;
     }
 };
 
@@ -132,6 +119,7 @@ class Backward {
 
     void render_tile(int64_t tile) {
         const TileRect rect = tile_rect(grid_, tile);
+        const Lanes<T> lane_index = lane_indices<T>();
         TileBackward<T> pixels;
         load_tile(rect, tile, pixels);
         const uint32_t begin = state_.tile_begin[tile], end = state_.tile_begin[tile + 1];
@@ -139,7 +127,8 @@ class Backward {
         for (uint32_t i = begin; i < blended; ++i) {
             const TileEntry entry = state_.entries[i];
             const Splat<T>& s = state_.splats[entry.gaussian];
-            slots_[entry.slot] = with_screen_ ? pixels.template splat<true>(s, rect) : pixels.template splat<false>(s, rect);
+            slots_[entry.slot] = with_screen_ ? pixels.template add<true>(s, rect, lane_index)
+                                              : pixels.template add<false>(s, rect, lane_index);
         }
         for (uint32_t i = blended; i < end; ++i) slots_[state_.entries[i].slot] = SplatGradient<T>{};
     }

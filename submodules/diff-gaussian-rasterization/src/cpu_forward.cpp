@@ -19,22 +19,31 @@ struct TilePixels {
     }
 
     bool all_stopped() const {
-        T most = T(-1);
-        for (int row = 0; row < TILE; ++row) {
-            for (int i = 0; i < TILE; ++i) most = transmittance[row][i] > most ? transmittance[row][i] : most;
+        Lanes<T> most = load_lanes(transmittance[0]);
+        for (int i = LANES<T>; i < TILE * TILE; i += LANES<T>) {
+            const Lanes<T> other = load_lanes(transmittance[0] + i);
+            most = select(most > other, most, other);
         }
-        return most < T(0);
+        for (int i = 0; i < LANES<T>; ++i) {
+            if (most[i] > T(0)) return false;
+        }
+        return true;
     }
 
-    void blend_row(int row, const T* shear, T shift, T top, const T* splat_color) {
-        T* __restrict__ light = transmittance[row];
-        T *__restrict__ red = color[0][row], *__restrict__ green = color[1][row], *__restrict__ blue = color[2][row];
-        for (int i = 0; i < TILE; ++i) {
-            const T slope = shear[i] + shift;
-            const T weight = blend(pixel_alpha(top - slope * slope).alpha, light[i]);
-            red[i] += weight * splat_color[0];
-            green[i] += weight * splat_color[1];
-            blue[i] += weight * splat_color[2];
+    void add(const Splat<T>& s, const TileRect& rect, Lanes<T> lane_index) {
+        using V = Lanes<T>;
+        const Ellipse<T> ellipse(s);
+        for (int strip = 0; strip < TILE / LANES<T>; ++strip) {
+            const StripSplat<T> part(s, ellipse, rect, strip, lane_index);
+            for (int row = part.rows.begin; row <= part.rows.end; ++row) {
+                const int at = strip * LANES<T>;
+                V light = load_lanes(transmittance[row] + at);
+                const V weight = blend(pixel_alpha(part.exponent(s, T(rect.top + row) - s.y)).alpha, light);
+                store_lanes(transmittance[row] + at, light);
+                for (int c = 0; c < 3; ++c) {
+                    store_lanes(color[c][row] + at, load_lanes(color[c][row] + at) + weight * s.color[c]);
+                }
+            }
         }
     }
 };
@@ -47,17 +56,13 @@ class TileRenderer {
 
     void operator()(int64_t tile) const {
         const TileRect rect = tile_rect(grid_, tile);
+        const Lanes<T> lane_index = lane_indices<T>();
         TilePixels<T> pixels(rect);
         const uint32_t begin = state_.tile_begin[tile], end = state_.tile_begin[tile + 1];
         uint32_t i = begin;
         for (; i < end; ++i) {
             if ((i - begin) % STOP_CHECK == 0 && pixels.all_stopped()) break;
-            const Splat<T>& s = state_.splats[state_.entries[i].gaussian];
-            const TileSplat<T> in_tile(s, rect);
-            for (int row = in_tile.first_row; row <= in_tile.last_row; ++row) {
-                const T dy = T(rect.top + row) - s.y;
-                pixels.blend_row(row, in_tile.shear, s.shear_y * dy, s.peak - s.fall * dy * dy, s.color);
-            }
+            pixels.add(state_.splats[state_.entries[i].gaussian], rect, lane_index);
         }
         state_.blended[tile] = i - begin;
         store(rect, pixels);

@@ -60,22 +60,36 @@ T background_at(const DgrScene& scene, int frame, int channel, size_t pixel) {
     }
 }
 
-// A splat within one tile: the constants of its rows. One row of a tile is one vector of TILE lanes.
+// A splat within a strip of a tile that is one vector wide: what its rows have in common.
 template <typename T>
-struct TileSplat {
-    int first_row, last_row;
-    T dx[constants::TILE], shear[constants::TILE];
+struct StripSplat {
+    using V = Lanes<T>;
+    Span rows;  // of the tile
+    V dx, shear;
 
-    TileSplat(const Splat<T>& s, const TileRect& rect) {
-        const Span rows = clipped_span(s.y - s.half_height, s.y + s.half_height, rect.top, rect.top + rect.rows - 1);
-        first_row = rows.begin - rect.top;
-        last_row = rows.end - rect.top;
-        for (int i = 0; i < constants::TILE; ++i) {
-            dx[i] = T(rect.left + i) - s.x;
-            shear[i] = s.shear_x * dx[i];
-        }
+    StripSplat(const Splat<T>& s, const Ellipse<T>& ellipse, const TileRect& rect, int strip, V lane_index) {
+        const int left = rect.left + strip * LANES<T>;
+        rows = touched_rows(s, ellipse, left, left + LANES<T> - 1, rect.top, rect.top + rect.rows - 1);
+        rows.begin -= rect.top;
+        rows.end -= rect.top;
+        dx = lane_index + (T(left) - s.x);
+        shear = dx * s.shear_x;
+    }
+
+    // Exponent of alpha, to base 2, along one row.
+    V exponent(const Splat<T>& s, T dy) const {
+        const V slope = shear + s.shear_y * dy;
+        return (s.peak - s.fall * dy * dy) - slope * slope;
     }
 };
+
+// 0, 1, 2, ...
+template <typename T>
+Lanes<T> lane_indices() {
+    Lanes<T> v;
+    for (int i = 0; i < LANES<T>; ++i) v[i] = T(i);
+    return v;
+}
 
 template <typename T>
 void cpu_forward(const DgrScene& scene, const DgrPicture& picture, CpuState<T>& state);
