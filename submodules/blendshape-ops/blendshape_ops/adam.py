@@ -35,7 +35,8 @@ class FactoredAdam:
             raise ValueError(f"betas: wanted two numbers in [0, 1), got {betas}")
         if not eps > 0:
             raise ValueError(f"eps: wanted a positive number, got {eps}")
-        self.betas, self.eps, self.backend, self.steps = betas, eps, backend, 0
+        self.betas, self.eps, self.backend = betas, eps, backend
+        self.steps = torch.zeros((), dtype=torch.int64, device=neutral.device)
         self._adopt(neutral, differences)
         self.neutral_exp_avg, self.neutral_exp_avg_sq = _zeros_like(neutral), _zeros_like(neutral)
         values = differences.values
@@ -50,21 +51,21 @@ class FactoredAdam:
         active_columns(sh_degree)
         for name, rates in (("neutral_lr", neutral_lr), ("difference_lr", difference_lr)):
             require(rates, name, (WIDTH,))
-        self.steps += 1
+        backend = backends.resolve(self.backend, self.neutral)
+        neutral_schedule, schedule = self._advance(torch.stack([neutral_lr, difference_lr]), backend)
         moments = (self.neutral_exp_avg, self.neutral_exp_avg_sq)
         if self.neutral.grad is not None:
-            self._step_table(self.neutral, self.neutral.grad, moments, neutral_lr, sh_degree)
+            self._step_table(self.neutral, self.neutral.grad, moments, neutral_schedule, sh_degree)
         values, dense = self.differences.values, self.differences.values.grad
         moments = (self.difference_exp_avg, self.difference_exp_avg_sq)
-        if self.differences.factors and (dense is not None or self._backend() == "torch"):
+        if self.differences.factors and (dense is not None or backend == "torch"):
             gradient = pair_gradient_torch(self.differences)
-            self._step_table(values, gradient if dense is None else gradient + dense, moments, difference_lr, sh_degree)
+            self._step_table(values, gradient if dense is None else gradient + dense, moments, schedule, sh_degree)
         elif self.differences.factors:
-            rates = self._scaled_rates(difference_lr)
-            args = native_adam.table_args(self._scalars(), rates, values, moments)
-            native_adam.step_differences(self._backend(), args, self.differences, sh_degree)
+            args = native_adam.table_args(self._scalars(), schedule, values, moments)
+            native_adam.step_differences(backend, args, self.differences, sh_degree)
         elif dense is not None:
-            self._step_table(values, dense, moments, difference_lr, sh_degree)
+            self._step_table(values, dense, moments, schedule, sh_degree)
 
     def zero_grad(self) -> None:
         """Forget the gradient of the neutral table and the factors (and dense gradient) of the differences."""
@@ -98,7 +99,7 @@ class FactoredAdam:
         self._adopt(neutral, differences)
 
     def state_dict(self) -> dict[str, Any]:
-        """The step counter and the four tables of moments (not copies)."""
+        """The step counter (int64 scalar) and the four tables of moments, not copies."""
         return {"steps": self.steps, **{name: getattr(self, name) for name in _MOMENTS}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -111,7 +112,7 @@ class FactoredAdam:
             require(state[name], name, tuple(getattr(self, name).shape))
         for name in _MOMENTS:
             getattr(self, name).copy_(state[name])
-        self.steps = int(state["steps"])
+        self.steps.fill_(int(state["steps"]))
 
     def _adopt(self, neutral: Tensor, differences: Differences) -> None:
         require(neutral, "neutral", (differences.num_gaussians, WIDTH), differences.values.dtype)
@@ -119,31 +120,31 @@ class FactoredAdam:
             raise ValueError("neutral, values: wanted contiguous tables, because they are updated in place")
         self.neutral, self.differences = neutral, differences
 
-    def _backend(self) -> str:
-        return backends.resolve(self.backend, self.neutral)
+    def _advance(self, rates: Tensor, backend: str) -> Tensor:
+        """Count a step; learning rates [2, 60] to schedules [2, 61] (see `adam_update_torch`).
 
-    def _scaled_rates(self, rates: Tensor) -> Tensor:
-        """Learning rates over the first bias correction, formed in double as torch.optim does."""
-        return (rates.double() / (1 - self.betas[0] ** self.steps)).to(self.neutral)
+        The counter is a tensor, so that on a GPU nothing waits and a captured graph keeps counting.
+        """
+        rates = rates.to(self.steps.device, torch.float64)
+        if backend == "cuda":
+            return native_adam.advance_cuda(self.steps, rates, self.betas, self.neutral)
+        self.steps += 1
+        steps = self.steps.double()
+        root = (1 - self.betas[1] ** steps).sqrt()
+        return torch.cat([rates / (1 - self.betas[0] ** steps), root.expand(2, 1)], 1).to(self.neutral.dtype)
 
     def _scalars(self) -> dict[str, float]:
         beta1, beta2 = self.betas
-        return {
-            "one_minus_beta1": 1 - beta1,
-            "beta2": beta2,
-            "one_minus_beta2": 1 - beta2,
-            "eps": self.eps,
-            "sqrt_bias_correction2": (1 - beta2**self.steps) ** 0.5,
-        }
+        return {"one_minus_beta1": 1 - beta1, "beta2": beta2, "one_minus_beta2": 1 - beta2, "eps": self.eps}
 
     def _step_table(
-        self, table: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], rates: Tensor, sh_degree: int
+        self, table: Tensor, gradient: Tensor, moments: tuple[Tensor, Tensor], schedule: Tensor, sh_degree: int
     ) -> None:
-        rates, scalars, backend = self._scaled_rates(rates), self._scalars(), self._backend()
+        backend = backends.resolve(self.backend, self.neutral)
         if backend == "torch":
-            adam_update_torch(table, gradient, moments, rates, active_columns(sh_degree), scalars)
+            adam_update_torch(table, gradient, moments, schedule, active_columns(sh_degree), self._scalars())
         else:
-            args = native_adam.table_args(scalars, rates, table, moments)
+            args = native_adam.table_args(self._scalars(), schedule, table, moments)
             native_adam.step_table(backend, args, table, gradient, sh_degree)
 
 
@@ -154,19 +155,20 @@ def adam_update_torch(
     table: Tensor,
     gradient: Tensor,
     moments: tuple[Tensor, Tensor],
-    rates: Tensor,
+    schedule: Tensor,
     columns: int,
     scalars: dict[str, float],
 ) -> None:
     """The definition of one Adam step on the first `columns` columns of a table [rows, 60], in place.
 
-    Kingma & Ba 2015 in the arrangement of torch.optim.Adam; `rates` [60] are divided by the first bias correction.
+    Kingma & Ba 2015 in the arrangement of torch.optim.Adam. `schedule` [61]: the columns' learning rates over
+    1 - beta1^t, and the root of 1 - beta2^t, for step t.
     """
     g, m, v = (part[:, :columns] for part in (gradient, *moments))
     m.lerp_(g, scalars["one_minus_beta1"])
     v.mul_(scalars["beta2"]).addcmul_(g, g, value=scalars["one_minus_beta2"])
-    denominator = (v.sqrt() / scalars["sqrt_bias_correction2"]).add_(scalars["eps"])
-    table.detach()[:, :columns].sub_(rates[:columns] * m / denominator)
+    denominator = (v.sqrt() / schedule[WIDTH]).add_(scalars["eps"])
+    table.detach()[:, :columns].sub_(schedule[:columns] * m / denominator)
 
 
 def _zeros_like(table: Tensor) -> Tensor:

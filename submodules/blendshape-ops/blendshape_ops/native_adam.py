@@ -11,7 +11,7 @@ from torch import Tensor
 from . import backends
 from .tables import Differences, Factors
 
-_SCALARS = ("one_minus_beta1", "beta2", "one_minus_beta2", "eps", "sqrt_bias_correction2")
+_SCALARS = ("one_minus_beta1", "beta2", "one_minus_beta2", "eps")
 _FACTOR_SIZES = ("frames", "gaussians", "expressions", "sh_degree")
 _FACTOR_POINTERS = ("offsets", "expression", "mask", "beta", "v_geometry", "v_rgb", "directions")
 
@@ -36,9 +36,9 @@ def _table_type(scalar: Any) -> type[ctypes.Structure]:
 _TABLE_TYPES = {torch.float32: _table_type(ctypes.c_float), torch.float64: _table_type(ctypes.c_double)}
 
 
-def table_args(scalars: dict[str, float], rates: Tensor, table: Tensor, moments: tuple[Tensor, Tensor]) -> Any:
-    """The AdamTable of `table` [rows, 60]; the caller keeps `rates` [60] alive and in the table's dtype."""
-    pointers = (backends.address(tensor) for tensor in (rates, table, *moments))
+def table_args(scalars: dict[str, float], schedule: Tensor, table: Tensor, moments: tuple[Tensor, Tensor]) -> Any:
+    """The AdamTable of `table` [rows, 60]; the caller keeps `schedule` [61] alive and in the table's dtype."""
+    pointers = (backends.address(tensor) for tensor in (schedule, table, *moments))
     return _TABLE_TYPES[table.dtype](*(scalars[name] for name in _SCALARS), *pointers)
 
 
@@ -86,3 +86,11 @@ def merge_factors(factors: list[Factors]) -> Factors:
         torch.cat([factor.beta for factor in factors]),
         degrees.pop(),
     )
+
+
+def advance_cuda(steps: Tensor, rates: Tensor, betas: tuple[float, float], like: Tensor) -> Tensor:
+    """Add 1 to `steps` (int64) and make schedules [2, 61] of `rates` [2, 60] (float64), all on the device."""
+    schedules = like.new_empty(2, rates.shape[1] + 1)
+    pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (steps, rates.contiguous(), schedules))
+    backends.call("cuda", "adam_advance", like, *pointers, *(ctypes.c_double(beta) for beta in betas))
+    return schedules

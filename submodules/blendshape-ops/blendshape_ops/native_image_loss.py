@@ -11,7 +11,9 @@ from torch.autograd.function import once_differentiable
 
 from . import backends
 
-_POINTERS = "window image alpha target background v_image v_alpha scratch terms"
+CUDA_TILE = 32  # TILE in src/image_loss_cuda.cu, which reports a workspace of another size
+
+_POINTERS = "window image alpha target background scratch terms total workspace v_total v_image v_alpha"
 
 
 class ImageLossArgs(ctypes.Structure):
@@ -25,10 +27,7 @@ class ImageLossArgs(ctypes.Structure):
 
 
 class ImageLoss(torch.autograd.Function):
-    """apply(image, alpha, target, background, options, backend) -> (total, terms).
-
-    The gradient is made together with the values, for an upstream gradient of 1, and scaled in the backward pass.
-    """
+    """apply(image, alpha, target, background, options, backend) -> (total, terms [3])."""
 
     @staticmethod
     def forward(
@@ -45,31 +44,39 @@ class ImageLoss(torch.autograd.Function):
             "alpha": alpha.contiguous(),
             "target": target.contiguous(),
             "background": None if background is None else background.contiguous(),
-            "terms": torch.zeros(3, dtype=torch.float64, device=image.device),
         }
-        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            tensors["v_image"], tensors["v_alpha"] = torch.empty_like(image), torch.empty_like(alpha)
-            tensors["scratch"] = image.new_empty(3, image.numel())
-        _run(backend, tensors, options)
-        weights = [options["l1_weight"], options["dssim_weight"], options["alpha_weight"]]
-        terms = tensors["terms"]
-        assert terms is not None
-        total = (terms[0] * weights[0] + terms[1] * weights[1] + terms[2] * weights[2]).to(image.dtype)
-        ctx.save_for_backward(tensors.get("v_image"), tensors.get("v_alpha"))
-        terms = terms.to(image.dtype)
+        scratch = image.new_empty(3, image.numel()) if ctx.needs_input_grad[0] else None
+        terms, total = image.new_empty(3), image.new_empty(())
+        workspace = _cuda_workspace(image) if backend == "cuda" else None
+        outputs = {"scratch": scratch, "terms": terms, "total": total, "workspace": workspace}
+        _run(backend, "image_loss_forward", image, {**tensors, **outputs}, options)
+        ctx.options, ctx.backend = options, backend
+        ctx.save_for_backward(*tensors.values(), scratch)
         ctx.mark_non_differentiable(terms)
         return total, terms
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, v_total: Tensor, _v_terms: Tensor) -> tuple[Tensor | None, ...]:
-        v_image, v_alpha = ctx.saved_tensors
-        return v_image * v_total, v_alpha * v_total, None, None, None, None
+        image, alpha, target, background, scratch = ctx.saved_tensors
+        v_image = torch.empty_like(image) if ctx.needs_input_grad[0] else None
+        v_alpha = torch.empty_like(alpha) if ctx.needs_input_grad[1] else None
+        tensors = {"image": image, "alpha": alpha, "target": target, "background": background, "scratch": scratch}
+        gradients = {"v_total": v_total.contiguous(), "v_image": v_image, "v_alpha": v_alpha}
+        _run(ctx.backend, "image_loss_backward", image, {**tensors, **gradients}, ctx.options)
+        return v_image, v_alpha, None, None, None, None
 
 
-def _run(backend: str, tensors: dict[str, Tensor | None], options: dict[str, Any]) -> None:
-    image = tensors["image"]
-    assert image is not None
+def _cuda_workspace(image: Tensor) -> Tensor:
+    """A counter that is zero and room for three sums of every block (see the CUDA source)."""
+    batch, _, height, width = image.shape
+    blocks = 3 * batch * -(-height // CUDA_TILE) * -(-width // CUDA_TILE)
+    workspace = torch.empty(1 + 3 * blocks, dtype=torch.float64, device=image.device)
+    workspace[0].zero_()
+    return workspace
+
+
+def _run(backend: str, name: str, image: Tensor, tensors: dict[str, Tensor | None], options: dict[str, Any]) -> None:
     batch, _, height, width = image.shape
     args = ImageLossArgs(
         batch=batch,
@@ -80,4 +87,4 @@ def _run(backend: str, tensors: dict[str, Tensor | None], options: dict[str, Any
         **{name: backends.address(tensor) for name, tensor in tensors.items()},
         window=backends.address(options["window"]),
     )
-    backends.call(backend, "image_loss", image, ctypes.byref(args))
+    backends.call(backend, name, image, ctypes.byref(args))

@@ -9,14 +9,14 @@
 // 1 - beta comes from the host, which forms it in double: 1 - 0.999f is off by 5e-5 of its value.
 template <typename T>
 struct AdamScalars {
-    T one_minus_beta1, beta2, one_minus_beta2, eps, sqrt_bias_correction2;
+    T one_minus_beta1, beta2, one_minus_beta2, eps;
 };
 
 // Mirrored in blendshape_ops/native_adam.py.
 template <typename T>
 struct AdamTable {
     AdamScalars<T> scalars;
-    const T* rates;  // [60], divided by the first bias correction
+    const T* rates;  // [61]: the columns' learning rates over 1 - beta1^t, and the root of 1 - beta2^t
     T *parameter, *exp_avg, *exp_avg_sq;  // [rows, 60]
 };
 
@@ -30,8 +30,9 @@ struct FactorArgs {
 
 // Kingma & Ba 2015 in the arrangement of torch.optim.Adam.
 template <typename T>
-HD void adam_update(const AdamScalars<T>& s, T rate, T gradient, T& parameter, T& exp_avg, T& exp_avg_sq) {
+HD void adam_update(const AdamScalars<T>& s, T rate, T root_correction, T gradient, T& parameter, T& exp_avg,
+                    T& exp_avg_sq) {
     exp_avg += s.one_minus_beta1 * (gradient - exp_avg);
     exp_avg_sq = s.beta2 * exp_avg_sq + s.one_minus_beta2 * gradient * gradient;
-    parameter -= rate * exp_avg / (std::sqrt(exp_avg_sq) / s.sqrt_bias_correction2 + s.eps);
+    parameter -= rate * exp_avg / (std::sqrt(exp_avg_sq) / root_correction + s.eps);
 }

@@ -85,19 +85,17 @@ HD Quat<T> scaled(T s, Quat<T> q) {
 
 // Step 7: colour of the direction d in the frame of the unposed Gaussian, from the blended coefficients sh [16][3], and
 // where asked for its derivative [3 channels][3 axes] with respect to d.
-template <typename T>
-HD Vec3<T> sh_color(const T* sh, Vec3<T> d, int degree, T* jacobian) {
+template <int DEGREE, typename T>
+HD Vec3<T> sh_color(const T* sh, Vec3<T> d, T* jacobian) {
+    constexpr int COUNT = sh_coefficients(DEGREE);
     T basis[SH_MAX_COEFFICIENTS];
-    sh_basis(d, degree, basis);
-    const int count = sh_coefficients(degree);
+    sh_basis(d, DEGREE, basis);
     Vec3<T> color{0, 0, 0};
-    for (int j = 0; j < count; ++j) color += basis[j] * load3(sh + 3 * j);
-    if (jacobian) {
-        for (int c = 0; c < 3; ++c) {
-            T channel[SH_MAX_COEFFICIENTS];
-            for (int j = 0; j < count; ++j) channel[j] = sh[3 * j + c];
-            store3(jacobian + 3 * c, sh_basis_backward(d, degree, channel));
-        }
+    for (int j = 0; j < COUNT; ++j) color += basis[j] * load3(sh + 3 * j);
+    for (int c = 0; jacobian && c < 3; ++c) {
+        T channel[SH_MAX_COEFFICIENTS];
+        for (int j = 0; j < COUNT; ++j) channel[j] = sh[3 * j + c];
+        store3(jacobian + 3 * c, sh_basis_backward(d, DEGREE, channel));
     }
     for (int c = 0; c < 3; ++c) {
         const T value = T(0.5) + color[c];
@@ -107,7 +105,7 @@ HD Vec3<T> sh_color(const T* sh, Vec3<T> d, int degree, T* jacobian) {
 }
 
 // Steps 1 to 7 for Gaussian n in frame b, whose blended row is raw [60].
-template <typename T>
+template <int DEGREE, typename T>
 HD void pose_gaussian(const BlendArgs<T>& a, int64_t b, int64_t n, const T* raw) {
     const int64_t item = b * a.gaussians + n;
     const int32_t triangle = a.triangle[n];
@@ -130,7 +128,7 @@ HD void pose_gaussian(const BlendArgs<T>& a, int64_t b, int64_t n, const T* raw)
     const Vec3<T> local = transpose_times(rotation, (1 / norm_floored(view)) * view);
     T* jacobian = a.color_jacobian ? a.color_jacobian + 9 * item : nullptr;
 
-    store3(a.colors + 3 * item, sh_color(raw + GEOMETRY, local, int(a.sh_degree), jacobian));
+    store3(a.colors + 3 * item, sh_color<DEGREE>(raw + GEOMETRY, local, jacobian));
     store3(a.means + 3 * item, y);
     store_quat(a.quats + 4 * item, turned);
     for (int i = 0; i < 3; ++i) a.scales[3 * item + i] = std::exp(raw[7 + i]);
@@ -140,15 +138,30 @@ HD void pose_gaussian(const BlendArgs<T>& a, int64_t b, int64_t n, const T* raw)
     if (a.rest) store3(a.rest + 3 * item, x);
 }
 
-// The row [60] of v that factors stand for: geometry, then Y_j(direction) v_rgb.
+// What one (frame, Gaussian) says about its blended row: see Factors in blendshape_ops/tables.py.
 template <typename T>
-HD void expand_factors(const T* v_geometry, Vec3<T> v_rgb, Vec3<T> direction, int sh_degree, T* row) {
+struct RowFactors {
+    T geometry[GEOMETRY];
+    Vec3<T> rgb, direction;
+};
+
+template <typename T>
+HD RowFactors<T> load_factors(const T* v_geometry, const T* v_rgb, const T* directions, int64_t item) {
+    RowFactors<T> f{{}, load3(v_rgb + 3 * item), load3(directions + 3 * item)};
+    for (int i = 0; i < GEOMETRY; ++i) f.geometry[i] = v_geometry[GEOMETRY * item + i];
+    return f;
+}
+
+// The gradient row [60] that factors stand for: geometry, then Y_j(direction) rgb for j below `coefficients`, then 0.
+template <int DEGREE, typename T>
+HD void expand_factors(const RowFactors<T>& f, int coefficients, T* row) {
     T basis[SH_MAX_COEFFICIENTS];
-    sh_basis(direction, sh_degree, basis);
-    for (int i = 0; i < GEOMETRY; ++i) row[i] = v_geometry[i];
-    const int count = sh_coefficients(sh_degree);
-    for (int j = 0; j < count; ++j) store3(row + GEOMETRY + 3 * j, basis[j] * v_rgb);
-    for (int i = active_columns(sh_degree); i < ROW; ++i) row[i] = 0;
+    sh_basis(f.direction, DEGREE, basis);
+    for (int i = 0; i < GEOMETRY; ++i) row[i] = f.geometry[i];
+    for (int j = 0; j < sh_coefficients(DEGREE); ++j) {
+        store3(row + GEOMETRY + 3 * j, (j < coefficients ? basis[j] : T(0)) * f.rgb);
+    }
+    for (int i = active_columns(DEGREE); i < ROW; ++i) row[i] = 0;
 }
 
 // Gradient with respect to the skinning transform [3][4] of one Gaussian.
@@ -161,9 +174,9 @@ HD void skin_backward(Vec3<T> rest, Vec3<T> v_y, const Mat3<T>& linear, const Ma
     }
 }
 
-// Backward of pose_gaussian: writes the factors (and the optional gradients) of (b, n).
+// Backward of pose_gaussian: writes and returns the factors of (b, n), and writes the optional gradients.
 template <typename T>
-HD void pose_gaussian_backward(const BlendArgs<T>& a, int64_t b, int64_t n) {
+HD RowFactors<T> pose_gaussian_backward(const BlendArgs<T>& a, int64_t b, int64_t n) {
     const int64_t item = b * a.gaussians + n;
     const Affine<T> skin = skinning_transform(a, b, n);
     const Mat3<T> rotation = polar3(skin.linear);
@@ -189,11 +202,13 @@ HD void pose_gaussian_backward(const BlendArgs<T>& a, int64_t b, int64_t n) {
     const T along = q.w * v_q.w + q.x * v_q.x + q.y * v_q.y + q.z * v_q.z;
     const Quat<T> v_raw{v_q.w - along * q.w, v_q.x - along * q.x, v_q.y - along * q.y, v_q.z - along * q.z};
 
-    T* v_geometry = a.v_geometry + GEOMETRY * item;
-    store3(v_geometry, transpose_times(skin.linear, v_y));
-    store_quat(v_geometry + 3, scaled(1 / length, v_raw));
-    for (int i = 0; i < 3; ++i) v_geometry[7 + i] = a.v_scales[3 * item + i] * a.scales[3 * item + i];
-    v_geometry[10] = a.v_opacities[item] * a.opacities[item] * (1 - a.opacities[item]);
+    RowFactors<T> factors{{}, v_rgb, local};
+    T* g = factors.geometry;
+    store3(g, transpose_times(skin.linear, v_y));
+    store_quat(g + 3, scaled(1 / length, v_raw));
+    for (int i = 0; i < 3; ++i) g[7 + i] = a.v_scales[3 * item + i] * a.scales[3 * item + i];
+    g[10] = a.v_opacities[item] * a.opacities[item] * (1 - a.opacities[item]);
+    for (int i = 0; i < GEOMETRY; ++i) a.v_geometry[GEOMETRY * item + i] = g[i];
     store3(a.v_rgb + 3 * item, v_rgb);
 
     if (a.v_posed) store3(a.v_posed + 3 * item, v_y);
@@ -203,4 +218,5 @@ HD void pose_gaussian_backward(const BlendArgs<T>& a, int64_t b, int64_t n) {
             outer(direction, v_local) + matrix_to_quaternion_backward(turn, kind, v_quat * conjugate(q));
         skin_backward(load3(a.rest + 3 * item), v_y, skin.linear, v_rotation, a.v_skin + 12 * item);
     }
+    return factors;
 }

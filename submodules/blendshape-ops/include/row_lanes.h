@@ -2,8 +2,6 @@
 #pragma once
 
 #include <cstring>
-#include <stdexcept>
-#include <type_traits>
 
 #include "blend.h"
 
@@ -50,16 +48,4 @@ T row_dot(const T* a, const T* b) {
     T total = 0;
     for (int i = 0; i < LANES; ++i) total += sum[i];
     return total;
-}
-
-// body(std::integral_constant<int, COLUMNS>), COLUMNS = the number of columns active at sh_degree.
-template <typename Body>
-void with_columns(int64_t sh_degree, Body body) {
-    switch (sh_degree) {
-        case 0: return body(std::integral_constant<int, active_columns(0)>());
-        case 1: return body(std::integral_constant<int, active_columns(1)>());
-        case 2: return body(std::integral_constant<int, active_columns(2)>());
-        case 3: return body(std::integral_constant<int, active_columns(3)>());
-        default: throw std::invalid_argument("sh_degree must be 0, 1, 2 or 3");
-    }
 }

@@ -17,9 +17,11 @@ struct ImageLossArgs {
     const T *image, *alpha;
     const uint8_t* target;  // [B,H,W,4]
     const T* background;    // [3] or null (black)
-    T *v_image, *v_alpha;   // gradients of the total, or null together
-    T* scratch;             // [3,B,3,H,W], or null with them
-    double* terms;          // [3]: l1, dssim, alpha
+    T* scratch;             // [3,B,3,H,W], kept for the backward pass, or null
+    T *terms, *total;       // [3]: l1, dssim, alpha; [1]
+    void* workspace;        // CUDA: an int32 that is 0, padded to 8 bytes, then 3 doubles for each block
+    const T* v_total;       // [1], gradient of the total
+    T *v_image, *v_alpha;   // or null
 };
 
 // Window means of the image I, the target G, I^2, G^2 and I G.
@@ -59,4 +61,13 @@ HD T wanted_color(const uint8_t* pixel, int channel, bool composite, T backgroun
 template <typename T>
 HD T sign(T a) {
     return T(a > 0) - T(a < 0);
+}
+
+// The terms and their weighted total from the sums over all pixels of |I - G|, SSIM and (alpha - a)^2.
+template <typename T>
+HD void store_terms(const ImageLossArgs<T>& a, double l1, double similarity, double alpha) {
+    const double pixels = double(a.batch * a.height * a.width);
+    const double terms[3] = {l1 / (3 * pixels), 1 - similarity / (3 * pixels), alpha / pixels};
+    for (int i = 0; i < 3; ++i) a.terms[i] = T(terms[i]);
+    *a.total = T(a.l1_weight * terms[0] + a.dssim_weight * terms[1] + a.alpha_weight * terms[2]);
 }

@@ -5,6 +5,7 @@
 #include "c_abi.h"
 #include "parallel.h"
 #include "row_lanes.h"
+#include "with_degree.h"
 
 namespace {
 
@@ -23,37 +24,36 @@ private:
 #endif
 };
 
-template <typename T, int COLUMNS>
+template <typename T, int DEGREE>
 void update_row(const AdamScalars<T>& s, const T* rates, const T* __restrict gradient, T* __restrict parameter,
                 T* __restrict exp_avg, T* __restrict exp_avg_sq) {
-    for (int c = 0; c < COLUMNS; ++c) {
-        adam_update(s, rates[c], gradient[c], parameter[c], exp_avg[c], exp_avg_sq[c]);
+    for (int c = 0; c < active_columns(DEGREE); ++c) {
+        adam_update(s, rates[c], rates[ROW], gradient[c], parameter[c], exp_avg[c], exp_avg_sq[c]);
     }
 }
 
-template <typename T, int COLUMNS>
+template <typename T, int DEGREE>
 void update_table(int64_t rows, const AdamTable<T>& t, const T* gradient, int threads) {
     parallel_chunks(rows, GRAIN, thread_count(threads), [&](int64_t begin, int64_t end, int) {
         const FlushDenormals flush;
         for (int64_t at = begin * ROW; at < end * ROW; at += ROW) {
-            update_row<T, COLUMNS>(t.scalars, t.rates, gradient + at, t.parameter + at, t.exp_avg + at,
+            update_row<T, DEGREE>(t.scalars, t.rates, gradient + at, t.parameter + at, t.exp_avg + at,
                                    t.exp_avg_sq + at);
         }
     });
 }
 
-template <typename T, int COLUMNS>
+template <typename T, int DEGREE>
 void update_differences(const AdamTable<T>& t, const FactorArgs<T>& f, int threads) {
     parallel_chunks(f.gaussians, GRAIN, thread_count(threads), [&](int64_t begin, int64_t end, int) {
         const FlushDenormals flush;
         std::vector<T> rows(f.frames * ROW);
-        RowLanes<T, COLUMNS> sum;
+        RowLanes<T, active_columns(DEGREE)> sum;
         T gradient[ROW] = {};
         for (int64_t n = begin; n < end; ++n) {
             for (int64_t b = 0; b < f.frames; ++b) {
-                const int64_t item = b * f.gaussians + n;
-                expand_factors(f.v_geometry + GEOMETRY * item, load3(f.v_rgb + 3 * item), load3(f.directions + 3 * item),
-                               int(f.sh_degree), rows.data() + b * ROW);
+                const auto factors = load_factors(f.v_geometry, f.v_rgb, f.directions, b * f.gaussians + n);
+                expand_factors<DEGREE>(factors, sh_coefficients(int(f.sh_degree)), rows.data() + b * ROW);
             }
             for (int64_t p = f.offsets[n]; p < f.offsets[n + 1]; ++p) {
                 sum.clear();
@@ -62,7 +62,7 @@ void update_differences(const AdamTable<T>& t, const FactorArgs<T>& f, int threa
                 }
                 sum.store(gradient);
                 const int64_t at = p * ROW;
-                update_row<T, COLUMNS>(t.scalars, t.rates, gradient, t.parameter + at, t.exp_avg + at,
+                update_row<T, DEGREE>(t.scalars, t.rates, gradient, t.parameter + at, t.exp_avg + at,
                                        t.exp_avg_sq + at);
             }
         }
@@ -72,8 +72,8 @@ void update_differences(const AdamTable<T>& t, const FactorArgs<T>& f, int threa
 template <typename T>
 int table_step(int64_t rows, int64_t sh_degree, const AdamTable<T>* t, const T* gradient, int threads) {
     return c_abi::guarded([&] {
-        with_columns(sh_degree, [&](auto columns) {
-            update_table<T, decltype(columns)::value>(rows, *t, gradient, threads);
+        with_degree(sh_degree, [&](auto degree) {
+            update_table<T, decltype(degree)::value>(rows, *t, gradient, threads);
         });
     });
 }
@@ -81,8 +81,8 @@ int table_step(int64_t rows, int64_t sh_degree, const AdamTable<T>* t, const T* 
 template <typename T>
 int differences_step(int64_t sh_degree, const AdamTable<T>* t, const FactorArgs<T>* f, int threads) {
     return c_abi::guarded([&] {
-        with_columns(sh_degree, [&](auto columns) {
-            update_differences<T, decltype(columns)::value>(*t, *f, threads);
+        with_degree(sh_degree, [&](auto degree) {
+            update_differences<T, decltype(degree)::value>(*t, *f, threads);
         });
     });
 }

@@ -2,15 +2,19 @@
 #include "c_abi.h"
 #include "parallel.h"
 #include "row_lanes.h"
+#include "with_degree.h"
 
 namespace {
 
 constexpr int64_t GRAIN = 256;  // Gaussians per thread at least: about 100 us of work against 30 us to start a thread
 
-template <typename T, int COLUMNS>
+template <typename T, int DEGREE>
+using Lanes = RowLanes<T, active_columns(DEGREE)>;
+
+template <typename T, int DEGREE>
 void blend_forward(const BlendArgs<T>& a) {
     parallel_chunks(a.gaussians, GRAIN, thread_count(int(a.threads)), [&](int64_t begin, int64_t end, int) {
-        RowLanes<T, COLUMNS> sum;
+        Lanes<T, DEGREE> sum;
         T raw[ROW] = {};
         for (int64_t n = begin; n < end; ++n) {
             for (int64_t b = 0; b < a.frames; ++b) {
@@ -20,7 +24,7 @@ void blend_forward(const BlendArgs<T>& a) {
                     sum.add_scaled(a.mask[p] * beta[a.expression[p]], a.values + p * ROW);
                 }
                 sum.store(raw);
-                pose_gaussian(a, b, n, raw);
+                pose_gaussian<DEGREE>(a, b, n, raw);
             }
         }
     });
@@ -33,24 +37,21 @@ void pair_gradient(const BlendArgs<T>& a, int64_t b, int64_t n, const T* row) {
     }
 }
 
-template <typename T, int COLUMNS>
+template <typename T, int DEGREE>
 void blend_backward(const BlendArgs<T>& a) {
     parallel_chunks(a.gaussians, GRAIN, thread_count(int(a.threads)), [&](int64_t begin, int64_t end, int) {
-        RowLanes<T, COLUMNS> sum;
+        Lanes<T, DEGREE> sum;
         T row[ROW];
         for (int64_t n = begin; n < end; ++n) {
             sum.clear();
             for (int64_t b = 0; b < a.frames; ++b) {
-                const int64_t item = b * a.gaussians + n;
-                pose_gaussian_backward(a, b, n);
-                expand_factors(a.v_geometry + GEOMETRY * item, load3(a.v_rgb + 3 * item), load3(a.directions + 3 * item),
-                               int(a.sh_degree), row);
+                expand_factors<DEGREE>(pose_gaussian_backward(a, b, n), SH_MAX_COEFFICIENTS, row);
                 sum.add_scaled(T(1), row);
                 if (a.v_pairs) pair_gradient(a, b, n, row);
             }
             T* v_neutral = a.v_neutral + n * ROW;
             sum.store(v_neutral);
-            for (int c = RowLanes<T, COLUMNS>::COUNT * RowLanes<T, COLUMNS>::LANES; c < ROW; ++c) v_neutral[c] = 0;
+            for (int c = Lanes<T, DEGREE>::COUNT * Lanes<T, DEGREE>::LANES; c < ROW; ++c) v_neutral[c] = 0;
         }
     });
 }
@@ -108,14 +109,14 @@ void gather_shared(const BlendArgs<T>& a, const SharedGradients<T>& g) {
 template <typename T>
 int forward(const BlendArgs<T>* a) {
     return c_abi::guarded([&] {
-        with_columns(a->sh_degree, [&](auto columns) { blend_forward<T, decltype(columns)::value>(*a); });
+        with_degree(a->sh_degree, [&](auto degree) { blend_forward<T, decltype(degree)::value>(*a); });
     });
 }
 
 template <typename T>
 int backward(const BlendArgs<T>* a, const SharedGradients<T>* shared) {
     return c_abi::guarded([&] {
-        with_columns(a->sh_degree, [&](auto columns) { blend_backward<T, decltype(columns)::value>(*a); });
+        with_degree(a->sh_degree, [&](auto degree) { blend_backward<T, decltype(degree)::value>(*a); });
         gather_shared(*a, *shared);
     });
 }

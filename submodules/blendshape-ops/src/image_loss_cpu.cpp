@@ -76,18 +76,30 @@ void wanted_row(const ImageLossArgs<T>& a, const Band& band, int64_t row, T* __r
     }
 }
 
+template <typename T>
+int64_t band_count(const ImageLossArgs<T>& a) {
+    return a.batch * 3 * ((a.height + BAND - 1) / BAND);
+}
+
 struct Sums {
     double l1 = 0, ssim = 0, alpha = 0;
 };
 
 template <typename T>
 void alpha_band(const ImageLossArgs<T>& a, const Band& band, Sums& sums) {
-    const double scale = a.alpha_weight * 2 / double(a.batch * a.height * a.width);
     const int64_t offset = band.batch * a.height * a.width;
     for (int64_t i = offset + band.begin * a.width; i < offset + band.end * a.width; ++i) {
         const T difference = a.alpha[i] - T(a.target[4 * i + 3]) / 255;
         sums.alpha += double(difference) * double(difference);
-        if (a.v_alpha) a.v_alpha[i] = T(scale) * difference;
+    }
+}
+
+template <typename T>
+void differentiate_alpha(const ImageLossArgs<T>& a, const Band& band) {
+    const T scale = *a.v_total * T(a.alpha_weight * 2 / double(a.batch * a.height * a.width));
+    const int64_t offset = band.batch * a.height * a.width;
+    for (int64_t i = offset + band.begin * a.width; i < offset + band.end * a.width; ++i) {
+        a.v_alpha[i] = scale * (a.alpha[i] - T(a.target[4 * i + 3]) / 255);
     }
 }
 
@@ -138,7 +150,8 @@ Sums measure_band(const ImageLossArgs<T>& a, const Band& band) {
 template <typename T>
 void differentiate_band(const ImageLossArgs<T>& a, const Band& band) {
     const int64_t width = a.width, size = a.batch * 3 * a.height * width;
-    const T l1_scale = T(a.l1_weight / double(size)), ssim_scale = T(-a.dssim_weight / double(size));
+    const T l1_scale = *a.v_total * T(a.l1_weight / double(size));
+    const T ssim_scale = *a.v_total * T(-a.dssim_weight / double(size));
     BlurredRows<T, 3> rows(a, band);
     rows.build([&](int64_t row, T** maps) {
         for (int i = 0; i < 3; ++i) {
@@ -160,34 +173,48 @@ void differentiate_band(const ImageLossArgs<T>& a, const Band& band) {
     }
 }
 
-template <typename T>
-void image_loss(const ImageLossArgs<T>& a) {
-    const int64_t bands = (a.height + BAND - 1) / BAND, count = a.batch * 3 * bands;
-    auto band_of = [&](int64_t i) {
+// body(i, band) for every band of the batch.
+template <typename T, typename Body>
+void for_each_band(const ImageLossArgs<T>& a, Body body) {
+    const int64_t bands = band_count(a) / (3 * a.batch);
+    parallel_for_dynamic(band_count(a), thread_count(int(a.threads)), [&](int64_t i) {
         const int64_t plane = i / bands, begin = i % bands * BAND;
-        return Band{plane / 3, plane % 3, plane, begin, std::min(begin + BAND, a.height)};
-    };
-    std::vector<Sums> sums(count);
-    const int threads = thread_count(int(a.threads));
-    parallel_for_dynamic(count, threads, [&](int64_t i) { sums[i] = measure_band(a, band_of(i)); });
-    if (a.v_image) parallel_for_dynamic(count, threads, [&](int64_t i) { differentiate_band(a, band_of(i)); });
+        body(i, Band{plane / 3, plane % 3, plane, begin, std::min(begin + BAND, a.height)});
+    });
+}
+
+template <typename T>
+void forward(const ImageLossArgs<T>& a) {
+    std::vector<Sums> sums(band_count(a));
+    for_each_band(a, [&](int64_t i, const Band& band) { sums[i] = measure_band(a, band); });
     Sums total;
     for (const Sums& part : sums) {
         total.l1 += part.l1;
         total.ssim += part.ssim;
         total.alpha += part.alpha;
     }
-    const double pixels = double(a.batch * a.height * a.width);
-    a.terms[0] = total.l1 / (3 * pixels);
-    a.terms[1] = 1 - total.ssim / (3 * pixels);
-    a.terms[2] = total.alpha / pixels;
+    store_terms(a, total.l1, total.ssim, total.alpha);
+}
+
+template <typename T>
+void backward(const ImageLossArgs<T>& a) {
+    for_each_band(a, [&](int64_t, const Band& band) {
+        if (a.v_image) differentiate_band(a, band);
+        if (a.v_alpha && band.channel == 0) differentiate_alpha(a, band);
+    });
 }
 
 }  // namespace
 
-NATIVE_EXPORT int blendshape_ops_image_loss_f32(const ImageLossArgs<float>* a) {
-    return c_abi::guarded([&] { image_loss(*a); });
+NATIVE_EXPORT int blendshape_ops_image_loss_forward_f32(const ImageLossArgs<float>* a) {
+    return c_abi::guarded([&] { forward(*a); });
 }
-NATIVE_EXPORT int blendshape_ops_image_loss_f64(const ImageLossArgs<double>* a) {
-    return c_abi::guarded([&] { image_loss(*a); });
+NATIVE_EXPORT int blendshape_ops_image_loss_forward_f64(const ImageLossArgs<double>* a) {
+    return c_abi::guarded([&] { forward(*a); });
+}
+NATIVE_EXPORT int blendshape_ops_image_loss_backward_f32(const ImageLossArgs<float>* a) {
+    return c_abi::guarded([&] { backward(*a); });
+}
+NATIVE_EXPORT int blendshape_ops_image_loss_backward_f64(const ImageLossArgs<double>* a) {
+    return c_abi::guarded([&] { backward(*a); });
 }
