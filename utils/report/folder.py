@@ -71,13 +71,14 @@ def picture(image: Image, caption: str) -> Picture:
 def zoom(image: Image, around: tuple[int, int, int, int], aspect: float, width: int = 360) -> Image:
     """A detail of `image` around a box, of the given width : height, enlarged to `width` pixels.
 
-    The box grows by a fifth and to the aspect; where it would leave the picture it is moved inside or cut.
+    The box grows by a fifth and to the aspect; where it would leave the picture it is moved inside, where it would be
+    larger than the picture it is cut.
     """
     left, top, right, bottom = around
-    wide = max((right - left) * 1.2, (bottom - top) * 1.2 * aspect, 16)
-    high = wide / aspect
     size_y, size_x = image.shape[:2]
-    x = round(min(max((left + right - wide) / 2, 0), max(size_x - wide, 0)))
-    y = round(min(max((top + bottom - high) / 2, 0), max(size_y - high, 0)))
+    wide = min(max((right - left) * 1.2, (bottom - top) * 1.2 * aspect, 16), size_x, size_y * aspect)
+    high = wide / aspect
+    x = round(min(max((left + right - wide) / 2, 0), size_x - wide))
+    y = round(min(max((top + bottom - high) / 2, 0), size_y - high))
     detail = image[y : y + round(high), x : x + round(wide)]
     return cv2.resize(detail, (width, round(width / aspect)), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
