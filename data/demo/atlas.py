@@ -54,10 +54,10 @@ class Grid:
         column, row = self.pixel(s, np.clip(y, self.low + 1e-3, self.high - 1e-3))
         count = len(column)
         rows = -(-count // REMAP_ROW)
-        maps = np.zeros((2, rows * REMAP_ROW), np.float32)
-        maps[0, :count], maps[1, :count] = column, row
-        maps = maps.reshape(2, rows, REMAP_ROW)
-        values = cv2.remap(image, maps[0], maps[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        places = np.zeros((2, rows * REMAP_ROW), np.float32)
+        places[0, :count], places[1, :count] = column, row
+        columns, lines = places.reshape(2, rows, REMAP_ROW)
+        values = cv2.remap(image, columns, lines, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
         return np.asarray(values.reshape(rows * REMAP_ROW, -1)[:count], dtype=np.float32)
 
 
@@ -85,8 +85,8 @@ def noise(grid: Grid, scale: float, rng: np.random.Generator) -> Image:
     margin = 4 * grid.width / columns
     x = (np.arange(grid.width) + margin + 0.5) * coarse.shape[1] / (grid.width + 2 * margin) - 0.5
     y = (np.arange(grid.height) + 0.5) / pixels + 0.5
-    maps = np.meshgrid(x.astype(np.float32), y.astype(np.float32))
-    field = cv2.remap(coarse, *maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+    columns_at, rows_at = np.meshgrid(x.astype(np.float32), y.astype(np.float32))
+    field = cv2.remap(coarse, columns_at, rows_at, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
     return np.asarray((field - field.mean()) / field.std(), dtype=np.float32)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +13,8 @@ from data.demo.shading import FILL, KEY, ROOM, SKY, Scene
 from data.demo.subject import KEY_LIGHT, Subject
 from utils.mesh_raster import project
 
-HAIR = np.array([0.105, 0.056, 0.030], np.float32)  # linear RGB
-BROW = np.array([0.040, 0.022, 0.014], np.float32)
+HAIR = np.array([0.092, 0.045, 0.021], np.float32)  # linear RGB
+BROW = np.array([0.022, 0.012, 0.008], np.float32)
 STEP = 0.9             # samples along a strand are at most this many pixels apart
 MAX_COVERAGE = 0.97
 
@@ -71,7 +72,7 @@ def _hair_light(points: Floats, shade: Floats, scene: Scene) -> Image:
         half = to_eye + direction
         half /= np.linalg.norm(half, axis=2, keepdims=True)
         sine = np.sqrt(np.clip(1 - (along * half).sum(axis=2) ** 2, 0, 1))
-        lobe = 0.055 * sine**90 + 0.030 * sine**14
+        lobe = 0.10 * sine**90 + 0.022 * sine**14
         gloss += (lobe * shade)[..., None] * radiance * np.array([1.0, 0.85, 0.68])
     return np.concatenate([matt[..., None], gloss], axis=2).astype(np.float32)
 
@@ -101,9 +102,9 @@ def visible(segments: Segments, surface: Image, bias: float) -> Segments:
 
 
 def draw(
-    segments: Segments, surface: Image, focal: float, bias: float, encode
+    segments: Segments, surface: Image, focal: float, bias: float, encode: Callable[[Image], Image]
 ) -> tuple[NDArray[np.int64], Image, Image]:
-    """Blend segments front to back: touched pixels [Q] (flat), their premultiplied colour [Q,3], what shines through [Q].
+    """Blend segments front to back: pixels touched [Q] (flat), premultiplied colour [Q,3], share that passes [Q].
 
     A segment is a row of samples, each covering as much of its pixel as the strand's area there. bias: metres that a
     strand may lie behind the surface and still show (roots are in the skin). encode: tone mapping.

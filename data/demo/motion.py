@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
 
-Floats = NDArray[np.float64]
+from data.demo.atlas import Floats
 
 PIVOT = np.array([0.0, -0.095, -0.055])  # metres: the head turns about the top of the neck
 DISTANCE = 0.62                          # metres from the camera to the head's origin
-CENTRE = 0.018                           # metres: height in head space that the image centre shows when the head is upright
-FOCAL = 1.80                             # focal length in image widths
+CENTRE = 0.006                           # metres: height in head space that the image centre shows
+FOCAL = 1.72                             # focal length in image widths
 MAX_TURN = np.radians([10.0, 25.0, 8.0])  # pitch, yaw, roll of the head
 GAZE_LIMIT = np.radians([22.0, 14.0])    # yaw, pitch of the eyes
 CAMERA_AXES = np.diag([1.0, -1.0, -1.0])  # head space (y up, z to the viewer) to camera axes
@@ -30,7 +29,8 @@ VISEMES: tuple[dict[str, float], ...] = (
     {"jawOpen": 0.22, "mouthUpperUp": 0.15, "mouthLowerDown": 0.20},                     # t, l, n
 )
 EVENTS: tuple[dict[str, float], ...] = (
-    {"mouthSmile": 0.85, "cheekSquint": 0.55, "eyeSquint": 0.35, "mouthUpperUp": 0.25},  # smile, teeth shown
+    {"mouthSmile": 0.85, "cheekSquint": 0.55, "eyeSquint": 0.35, "mouthUpperUp": 0.45,
+     "mouthLowerDown": 0.35, "jawOpen": 0.08},                                          # smile, teeth shown
     {"browInnerUp": 0.95, "browOuterUp": 0.80, "eyeWide": 0.45},                         # raised brows
     {"browDown": 0.90, "eyeSquint": 0.50, "mouthPress": 0.25},                           # frown
     {"noseSneer": 0.85, "mouthUpperUp": 0.45, "browDown": 0.40},                         # disgust
@@ -40,7 +40,7 @@ EVENTS: tuple[dict[str, float], ...] = (
     {"cheekPuff": 0.75, "mouthPress": 0.35},
     {"mouthLeft": 0.70, "jawLeft": 0.45, "mouthSmileLeft": 0.35},
     {"mouthRight": 0.70, "jawRight": 0.45, "mouthSmileRight": 0.35},
-    {"mouthSmile": 0.70, "jawOpen": 0.50, "cheekSquint": 0.6, "eyeSquint": 0.6},         # laugh
+    {"mouthSmile": 0.70, "jawOpen": 0.40, "mouthUpperUp": 0.6, "cheekSquint": 0.6, "eyeSquint": 0.6},  # laugh
 )
 
 
@@ -59,7 +59,7 @@ class Motion:
 
 def make_motion(frames: int, names: tuple[str, ...], rng: np.random.Generator) -> Motion:
     """Random but natural motion of `frames` frames (about 25 a second), codes named as the head's expressions."""
-    signals = {name: np.zeros(frames) for name in names}
+    signals: dict[str, Floats] = {name: np.zeros(frames) for name in names}
     _speak(signals, frames, rng)
     _act(signals, frames, rng)
     gaze = _look(frames, rng)

@@ -8,17 +8,25 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from data.demo import hair, shading
-from data.demo.atlas import Floats, Image, cylinder, smoothstep
+from data.demo.atlas import Floats, Image, smoothstep
 from data.demo.motion import FOCAL
 from data.demo.shading import Samples, Scene
 from data.demo.subject import (
-    LEFT_EYE, LOWER_TEETH, MOUTH_BAG, RIGHT_EYE, SKIN, TONGUE, UPPER_TEETH, Subject, vertex_normals,
+    LEFT_EYE,
+    LOWER_TEETH,
+    MOUTH_BAG,
+    RIGHT_EYE,
+    SKIN,
+    TONGUE,
+    UPPER_TEETH,
+    Subject,
+    vertex_normals,
 )
 from utils.images import ByteImage
 from utils.mesh_raster import MeshBuffers, project, rasterize_mesh
 
 SUPERSAMPLING = 2
-EXPOSURE = 0.92
+EXPOSURE = 0.78
 
 
 def render(
@@ -100,7 +108,10 @@ def _samples(
     normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-6)
     to_eye = scene.eye.astype(np.float32) - position
     to_eye /= np.linalg.norm(to_eye, axis=1, keepdims=True)
-    return Samples(triangle, barycentric, position, normal, template, to_eye, *table[:, 9:14].T, inside)
+    sky, key, blood, ear, bag = (table[:, column] for column in range(9, 14))
+    return Samples(
+        triangle, barycentric, position, normal, template, to_eye, sky, key, blood, ear, bag, inside
+    )
 
 
 def _openings(buffers: MeshBuffers, covered: NDArray[np.int64], part: NDArray[np.int64], view: hair.View) -> Image:
@@ -108,22 +119,24 @@ def _openings(buffers: MeshBuffers, covered: NDArray[np.int64], part: NDArray[np
     inside = np.ones(len(covered), np.float32)
     metre = view.K[0, 0] / max(view.t[2], 0.1)  # pixels a metre at the head
     groups = (((LEFT_EYE, RIGHT_EYE), 0.0050, (0.35, 0.85)),
-              ((UPPER_TEETH, LOWER_TEETH, TONGUE, MOUTH_BAG), 0.0085, (0.25, 0.90)))
+              ((UPPER_TEETH, LOWER_TEETH, TONGUE, MOUTH_BAG), 0.0060, (0.20, 0.80)))
     for parts, reach, (dark, bright) in groups:
         chosen = np.isin(part, parts)
         mask = np.zeros(view.size**2, np.float32)
         mask[covered[chosen]] = 1
         side = max(int(reach * metre), 1) | 1
         # The window looks upwards: lids and upper lip throw the deeper shadow.
-        near = cv2.blur(mask.reshape(view.size, view.size), (side, side), anchor=(side // 2, min(side - 1, 2 * side // 3)))
+        anchor = (side // 2, min(side - 1, 2 * side // 3))
+        near = np.asarray(cv2.blur(mask.reshape(view.size, view.size), (side, side), anchor=anchor), np.float32)
         inside[chosen] = smoothstep(dark, bright, near.reshape(-1)[covered[chosen]])
     return np.where(inside < 1, 0.12 + 0.88 * inside, 1).astype(np.float32)
 
 
 def _below_neck(template: Image) -> NDArray[np.bool_]:
-    """Where the picture ends at the collar, as data sets do that cut the clothes away."""
-    s, y = cylinder(template)
-    return y < -0.118 + 0.020 * smoothstep(0.05, 0.20, np.abs(s))
+    """Where the picture ends at the collar, as in data sets that cut the clothes away."""
+    x, y, z = template.T
+    shoulder = np.hypot(x, 0.8 * (z + 0.062))
+    return (y < -0.152 + 0.028 * smoothstep(0.02, -0.09, z)) | ((shoulder > 0.066) & (y < -0.112))
 
 
 def _resolve(colour: Image, alpha: Image, size: int) -> ByteImage:

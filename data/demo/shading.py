@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 
 from data.demo.atlas import FRONT, RADIUS, SKIN, Floats, Image, cylinder, smoothstep
 from data.demo.skin import HAEMOGLOBIN, MELANIN
-from data.demo.subject import KEY_LIGHT, LOWER_TEETH, MOUTH_BAG, UPPER_TEETH, Subject, triangle_areas
+from data.demo.subject import KEY_LIGHT, MOUTH_BAG, UPPER_TEETH, Subject, triangle_areas
+from data.demo.subject import SKIN as SKIN_PART
 
-KEY = np.array([1.75, 1.62, 1.48], np.float32)      # radiance of the key light, which turns with the head
+KEY = np.array([1.95, 1.80, 1.62], np.float32)      # radiance of the key light, which turns with the head
 ROOM = np.array([0.62, 0.70, 0.85], np.float32)     # of the window, which stays in the room
-SKY, GROUND = np.array([0.60, 0.62, 0.66], np.float32), np.array([0.34, 0.27, 0.23], np.float32)
-FILL = np.array([0.34, 0.37, 0.42], np.float32)
+SKY, GROUND = np.array([0.44, 0.46, 0.50], np.float32), np.array([0.24, 0.19, 0.16], np.float32)
+FILL = np.array([0.22, 0.25, 0.30], np.float32)
 FILL_LIGHT = np.array([-0.74, 0.08, 0.67])
 ROOM_LIGHT = np.array([-0.58, 0.34, 0.74])          # towards the window, in the room
 SKIN_WRAP = np.array([0.42, 0.20, 0.12], np.float32)  # light creeps round edges under the skin, red furthest
@@ -26,10 +27,10 @@ GUM = np.array([0.44, 0.145, 0.14], np.float32)
 
 # Blood that an expression drives into the skin it moves (negative: presses out of it), at coefficient 1.
 FLUSH = {
-    "mouthSmile": 0.40, "noseSneer": 0.55, "browDown": 0.45, "browInnerUp": -0.35, "mouthPress": -0.45,
-    "mouthStretch": -0.35, "mouthPucker": 0.30, "cheekPuff": 0.55, "eyeSquint": 0.30, "mouthFrown": 0.30,
+    "mouthSmile": 0.26, "noseSneer": 0.38, "browDown": 0.32, "browInnerUp": -0.28, "mouthPress": -0.38,
+    "mouthStretch": -0.30, "mouthPucker": 0.24, "cheekPuff": 0.38, "eyeSquint": 0.20, "mouthFrown": 0.24,
 }
-STRAIN_PALING = 0.55  # blood lost where the skin is stretched to e times its area; gained where compressed
+STRAIN_PALING = 0.30  # blood lost where the skin is stretched to e times its area; gained where compressed
 
 # Widths of teeth from the middle outwards (metres, adult averages), and of gaps between crowns.
 UPPER_WIDTHS = np.array([8.6, 6.6, 7.6, 7.1, 6.8, 10.2, 9.6, 8.5]) * 1e-3
@@ -77,6 +78,9 @@ def vertex_table(subject: Subject, scene: Scene) -> Image:
     """Per-vertex values [V,14] that samples interpolate: position, normal, template, sky, key, blood, ear, bag."""
     jaw = scene.expression[subject.expression_names.index("jawOpen")]
     seen = subject.visibility[0] + min(jaw / 0.9, 1.0) * (subject.visibility[1] - subject.visibility[0])
+    # How much of eyes, teeth, tongue and lining the lids and lips uncover is seen in the picture (`inside`), not baked.
+    seen = np.where((subject.part != SKIN_PART)[:, None], 0.65, seen)
+    seen = np.where((subject.part >= UPPER_TEETH)[:, None], 0.85, seen)
     columns = [scene.vertices, scene.normals, subject.template, seen, _blood(subject, scene)[:, None],
                subject.ears[:, None], (subject.part == MOUTH_BAG)[:, None]]
     return np.concatenate(columns, axis=1).astype(np.float32)
@@ -90,8 +94,9 @@ def _blood(subject: Subject, scene: Scene) -> Floats:
             if full in (name, name + "Left", name + "Right"):
                 amount[k] = value * scene.expression[k]
     strain = np.log(triangle_areas(scene.vertices, subject.faces) / np.maximum(subject.strain_rest, 1e-12) + 1e-6)
-    per_vertex = subject.normal_sum @ np.clip(strain, -0.6, 0.6) / np.maximum(subject.normal_sum.sum(axis=1).A1, 1)
-    return amount @ subject.moved - STRAIN_PALING * per_vertex
+    per_vertex = subject.normal_sum @ np.clip(strain, -0.5, 0.5) / np.maximum(subject.normal_sum.sum(axis=1).A1, 1)
+    # Paler than this looks green, since BASE already lacks blood.
+    return np.maximum(amount @ subject.moved - STRAIN_PALING * per_vertex, -0.18)
 
 
 def lit(
@@ -127,8 +132,8 @@ def shade_skin(subject: Subject, scene: Scene, samples: Samples) -> Image:
     outside = (np.abs(s) > FRONT.half_width - 0.002) | (y < FRONT.low + 0.002) | (y > FRONT.high - 0.002)
     wrinkle[outside] = 0
     crease = np.clip(wrinkle[:, 2:], 0, 1.5)
-    blood = samples.blood[:, None] + 0.35 * crease
-    albedo = albedo * np.exp(-blood * HAEMOGLOBIN - 0.55 * crease * MELANIN)
+    blood = samples.blood[:, None] + 0.22 * crease
+    albedo = albedo * np.exp(-blood * HAEMOGLOBIN - 0.24 * crease * MELANIN)
     albedo += (BAG - albedo) * samples.bag[:, None]
     slope = (detail[:, :2] + wrinkle[:, :2]) * (1 - samples.ear)[:, None]
     normal = _bumped(samples.normal, s, slope)
@@ -169,7 +174,8 @@ def shade_eye(subject: Subject, scene: Scene, samples: Samples, side: int) -> Im
     normal /= np.linalg.norm(normal, axis=1, keepdims=True)
     albedo = _iris_and_sclera(off_axis, around, rest)
     shadow = samples.inside[:, None]
-    colour = lit(samples, normal, albedo * shadow, np.float32(0.25), np.zeros(len(normal), np.float32), 1.0, scene.window)
+    dull = np.zeros(len(normal), np.float32)  # reflections are drawn sharp, below
+    colour = lit(samples, normal, albedo * shadow, np.full(3, 0.25, np.float32), dull, 1.0, scene.window)
     # The iris lies behind a clear dome: light enters from one side and gathers on the other.
     dome = np.clip(0.5 - 0.5 * (normal @ scene.window.astype(np.float32))[:, None], 0, 1)
     colour *= 1 + 0.9 * dome * smoothstep(0.40, 0.30, off_axis)
@@ -184,7 +190,7 @@ def _iris_and_sclera(off_axis: Floats, around: Floats, rest: Floats) -> Floats:
     colour = (inner + (outer - inner) * smoothstep(0.15, 0.65, depth)) * (0.45 + 1.1 * fibres)
     colour = colour * (1 - 0.85 * smoothstep(0.78, 1.0, depth))
     colour = colour * smoothstep(pupil - 0.015, pupil + 0.020, off_axis) + 0.004
-    white = np.array([0.72, 0.69, 0.66]) * (1 - np.array([0.05, 0.30, 0.30]) * smoothstep(0.45, 1.0, off_axis))
+    white = np.array([0.50, 0.47, 0.445]) * (1 - np.array([0.05, 0.30, 0.30]) * smoothstep(0.45, 1.0, off_axis))
     veins = np.clip(np.sin(23 * rest[:, :1] * 9 + 6 * np.sin(90 * rest[:, 1:2])) - 0.86, 0, 1) * 2.2
     white = white - veins * np.array([0.02, 0.16, 0.14]) * smoothstep(0.5, 0.9, off_axis)
     return (colour + (white - colour) * smoothstep(iris - 0.018, iris + 0.018, off_axis)).astype(np.float32)
@@ -220,8 +226,9 @@ def shade_teeth(scene: Scene, samples: Samples, part: int) -> Image:
     turn = np.sign(x) * (across - 0.5) * 0.9 * (1 - gum[:, 0])
     normal = samples.normal + turn[:, None] * np.cross([0.0, 1.0, 0.0], samples.normal)
     normal = (normal / np.linalg.norm(normal, axis=1, keepdims=True)).astype(np.float32)
-    colour = lit(samples, normal, albedo, np.float32(0.3), np.full(len(x), 0.35, np.float32), 60.0, scene.window)
-    return colour * corner * _interior_light(samples)[:, None]
+    wrap, gloss = np.full(3, 0.3, np.float32), np.full(len(x), 0.35, np.float32)
+    colour = lit(samples, normal, albedo, wrap, gloss, 60.0, scene.window)
+    return colour * corner.astype(np.float32) * _interior_light(samples)[:, None]
 
 
 def _arch_length(angle: Floats, upper: bool) -> Floats:
@@ -242,7 +249,7 @@ def shade_inside(scene: Scene, samples: Samples) -> Image:
         * np.sin(samples.template @ np.array([-1700.0, 800, 2700]))
     albedo = ((TONGUE_COLOUR + (BAG - TONGUE_COLOUR) * lining) * spots[:, None]).astype(np.float32)
     gloss = np.full(len(albedo), 0.22, np.float32)
-    colour = lit(samples, samples.normal, albedo, np.float32(0.4), gloss, 30.0, scene.window)
+    colour = lit(samples, samples.normal, albedo, np.full(3, 0.4, np.float32), gloss, 30.0, scene.window)
     return colour * _interior_light(samples)[:, None]
 
 
@@ -251,5 +258,3 @@ def _interior_light(samples: Samples) -> Image:
     depth = smoothstep(0.012, 0.052, samples.position[:, 2])
     return (samples.inside * (0.06 + 0.94 * depth)).astype(np.float32)
 
-
-__all__ = ["LOWER_TEETH", "Samples", "Scene", "shade_eye", "shade_inside", "shade_skin", "shade_teeth", "vertex_table"]

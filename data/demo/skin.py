@@ -7,7 +7,18 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data.demo.atlas import FRONT, SKIN, Floats, Grid, Image, distance_to_curve, noise, paint_polygon, slopes, smoothstep
+from data.demo.atlas import (
+    FRONT,
+    SKIN,
+    Floats,
+    Grid,
+    Image,
+    distance_to_curve,
+    noise,
+    paint_polygon,
+    slopes,
+    smoothstep,
+)
 from data.demo.landmarks import Landmarks
 
 BASE = np.array([0.70, 0.425, 0.315], np.float32)      # linear RGB of the skin without blotches
@@ -26,8 +37,8 @@ HAIRLINE_HEIGHT = np.array(
 @dataclass(frozen=True, eq=False)
 class Skin:
     """Painted maps. albedo [H,W,3] linear RGB; detail [H,W,3]: slopes of the fine relief along s and y, strength
-    of the gloss (both on SKIN). wrinkles [W,h,w,3] on FRONT: slope and crease darkness of each wrinkle at full strength; drivers:
-    for each wrinkle, the expressions that raise it and how much.
+    of the gloss (both on SKIN). wrinkles [W,h,w,3] on FRONT: slope and crease darkness of each wrinkle at full
+    strength; drivers: for each wrinkle, the expressions that raise it and how much.
     """
 
     albedo: Image
@@ -44,6 +55,8 @@ def make_skin(marks: Landmarks, rng: np.random.Generator) -> Skin:
     lip_tone = LIP * (1 + 0.10 * noise(SKIN, 0.0008, rng) + 0.06 * noise(SKIN, 0.004, rng))[..., None]
     albedo += (lip_tone - albedo) * (0.85 * lips[..., None])
     hair = hair_mask(SKIN, rng)
+    for side in (-1, 1):
+        hair = np.maximum(hair, 0.55 * paint_polygon(SKIN, *marks.brow(side), 0.0014))
     strands = SCALP * (1 + 0.35 * noise(SKIN, 0.0006, rng))[..., None]
     albedo += (strands - albedo) * (0.93 * hair[..., None])
     relief, oil = _relief(marks, lips, rng)
@@ -56,8 +69,8 @@ def hair_mask(grid: Grid, rng: np.random.Generator) -> Image:
     s, y = grid.coordinates()
     angle = np.abs(np.degrees(s / (grid.half_width / np.pi)))
     line = np.interp(angle, HAIRLINE_ANGLE, HAIRLINE_HEIGHT)
-    wobble = 0.0016 * noise(grid, 0.004, rng) + 0.0012 * noise(grid, 0.0012, rng)
-    return smoothstep(-0.0035, 0.0045, y + wobble - line).astype(np.float32)
+    wobble = 0.0022 * noise(grid, 0.005, rng) + 0.0020 * noise(grid, 0.0008, rng)
+    return smoothstep(-0.005, 0.011, y + wobble - line).astype(np.float32)
 
 
 def _pigments(marks: Landmarks, rng: np.random.Generator) -> tuple[Image, Image]:
@@ -69,8 +82,6 @@ def _pigments(marks: Landmarks, rng: np.random.Generator) -> tuple[Image, Image]
     for centre, radius, amount in marks.shade():
         melanin += amount * _blob(SKIN, centre, radius)
     melanin += 0.20 * marks.beard(SKIN) * (1 + 0.25 * noise(SKIN, 0.0009, rng))
-    for side in (-1, 1):
-        melanin += 0.9 * paint_polygon(SKIN, *marks.brow(side), 0.0016)
     _add_spots(melanin, marks, rng)
     return np.maximum(melanin, -0.1), np.maximum(blood, -0.12)
 
@@ -118,7 +129,7 @@ def _relief(marks: Landmarks, lips: Image, rng: np.random.Generator) -> tuple[Im
 
 def make_wrinkles(marks: Landmarks, rng: np.random.Generator) -> tuple[Image, tuple[dict[str, float], ...]]:
     """Every wrinkle's slope and crease [W,h,w,3] at full strength, and the expressions that drive it."""
-    painters = [(_forehead(marks, rng), {"browInnerUp": 1.0, "browOuterUpLeft": 0.35, "browOuterUpRight": 0.35})]
+    painters = [(_forehead(rng), {"browInnerUp": 1.0, "browOuterUpLeft": 0.35, "browOuterUpRight": 0.35})]
     for side, name in ((1, "Left"), (-1, "Right")):
         painters += [
             (_glabella(side), {f"browDown{name}": 1.0, f"noseSneer{name}": 0.4}),
@@ -131,12 +142,12 @@ def make_wrinkles(marks: Landmarks, rng: np.random.Generator) -> tuple[Image, tu
             (_marionette(marks, side), {f"mouthFrown{name}": 1.0, f"mouthStretch{name}": 0.5}),
         ]
     painters += [
-        (_chin(marks, rng), {"mouthShrugLower": 1.0, "mouthPucker": 0.5, "mouthFrownLeft": 0.4, "mouthFrownRight": 0.4}),
+        (_chin(rng), {"mouthShrugLower": 1.0, "mouthPucker": 0.5, "mouthFrownLeft": 0.4, "mouthFrownRight": 0.4}),
         (_lip_creases(marks), {"mouthPucker": 1.0, "mouthFunnel": 0.4}),
     ]
-    heights = [cv2.GaussianBlur(height.astype(np.float32), (0, 0), 0.8) for height, _ in painters]
-    # A crease shows as a dark, reddish line where the relief is lowest; 0.5 mm deep is fully dark.
-    maps = [np.dstack([slopes(h, FRONT), np.clip(-h / 5e-4, 0, 1)]) for h in heights]
+    heights = [np.asarray(cv2.GaussianBlur(h.astype(np.float32), (0, 0), 0.8), np.float32) for h, _ in painters]
+    # A crease shows as a dark, reddish line where the relief is lowest; 0.8 mm deep is fully dark.
+    maps = [np.dstack([slopes(h, FRONT), np.clip(-h / 8e-4, 0, 1)]) for h in heights]
     return np.stack(maps).astype(np.float32), tuple(drivers for _, drivers in painters)
 
 
@@ -146,7 +157,7 @@ def _groove(distance: Floats, width: float, depth: float) -> Floats:
     return -depth * (1 - 0.9 * x) * np.exp(-0.5 * x)
 
 
-def _forehead(marks: Landmarks, rng: np.random.Generator) -> Floats:
+def _forehead(rng: np.random.Generator) -> Floats:
     s, y = FRONT.coordinates()
     wobble = 0.0016 * noise(FRONT, 0.018, rng)
     height = np.zeros((FRONT.height, FRONT.width), np.float32)
@@ -182,9 +193,9 @@ def _nasolabial(marks: Landmarks, side: int) -> Floats:
     points = marks.smile_fold(side)
     distance, place = distance_to_curve(FRONT, points[:, 0], points[:, 1])
     outward = distance * -side
-    fade = smoothstep(0, 0.12, place) * smoothstep(1.0, 0.8, place)
+    fade = smoothstep(0, 0.30, place) * smoothstep(1.0, 0.65, place)
     bulge = 6e-4 * np.exp(-(((outward - 0.006) / 0.004) ** 2))
-    return (_groove(distance, 0.0020, 1.0e-3) + bulge) * fade
+    return (_groove(distance, 0.0023, 9e-4) + bulge) * fade
 
 
 def _bunny_lines(side: int, rng: np.random.Generator) -> Floats:
@@ -212,7 +223,7 @@ def _marionette(marks: Landmarks, side: int) -> Floats:
     return _groove(distance, 0.0015, 7e-4) * smoothstep(0, 0.1, place) * smoothstep(1, 0.6, place)
 
 
-def _chin(marks: Landmarks, rng: np.random.Generator) -> Floats:
+def _chin(rng: np.random.Generator) -> Floats:
     return 4e-4 * noise(FRONT, 0.0032, rng) * _blob(FRONT, np.array([0, -0.088]), np.array([0.016, 0.010]))
 
 

@@ -13,12 +13,13 @@ from data.demo.landmarks import LOWER_LID, UPPER_LID, Landmarks
 from data.demo.skin import hair_mask
 
 Ints = NDArray[np.int64]
+Group = tuple[Ints, Floats, Floats, Floats]  # triangle, barycentric, points in head space from the root, radius
 
 HAIR_STRANDS = 5200
 HAIR_POINTS = 22
-BROW_STRANDS = 420    # a side
-LASH_STRANDS = {"upper": 95, "lower": 55}
-STUBBLE_STRANDS = 3200
+BROW_STRANDS = 620    # a side
+LASH_STRANDS = {"upper": 80, "lower": 40}
+STUBBLE_STRANDS = 4600
 SKIN_POINTS = 5       # points of a brow hair, a lash or a stubble hair
 PARTING = 0.022       # metres to the subject's left
 
@@ -89,7 +90,7 @@ def grow_hair(
     points = _comb(roots, outward, neutral[part == 0], normals[part == 0], rng)
     taper = np.linspace(0, 1, HAIR_POINTS)
     radius = rng.uniform(0.9e-4, 1.9e-4, (len(points), 1)) * (1 - 0.75 * taper**2)
-    return FixedStrands(points, radius, np.exp(rng.normal(0, 0.22, len(points))), _light_through(points))
+    return FixedStrands(points, radius, np.exp(rng.normal(0, 0.35, len(points))), _light_through(points))
 
 
 def _comb(roots: Floats, outward: Floats, skull: Floats, skull_normals: Floats, rng: np.random.Generator) -> Floats:
@@ -107,26 +108,27 @@ def _comb(roots: Floats, outward: Floats, skull: Floats, skull_normals: Floats, 
     for step in range(1, HAIR_POINTS):
         here, along = points[-1], step / (HAIR_POINTS - 1)
         comb = _combing(here, side) + clump + jitter
-        curl = np.stack([np.sin(9 * along + phase[0]), 0.4 * np.sin(7 * along + phase[1]), np.cos(8 * along + phase[1])],
-                        axis=1) * 0.42 * wave[:, None]
-        direction = direction * 0.45 + 0.55 * (comb + curl) + 0.30 * outward * max(0.0, 0.45 - along) \
-            + np.array([0, -0.28 * along, 0])
+        turns = 9 * along + phase[0], 7 * along + phase[1], 8 * along + phase[1]
+        curl = 0.36 * np.stack([np.sin(turns[0]), 0.4 * np.sin(turns[1]), np.cos(turns[2])], axis=1) * wave[:, None]
+        direction = 0.45 * direction + 0.55 * (comb + curl) + 0.30 * max(0.0, 0.45 - along) * outward
+        direction[:, 1] -= 0.28 * along  # its weight pulls a hair down more towards the tip
         direction /= np.linalg.norm(direction, axis=1, keepdims=True)
         there = here + direction * (length / (HAIR_POINTS - 1))[:, None]
         _, nearest = tree.query(there)
         height = np.einsum("nx,nx->n", there - skull[nearest], skull_normals[nearest])
         wanted = lift * np.minimum(1, 3.5 * along)
-        there += skull_normals[nearest] * np.maximum(wanted - height, 0)[:, None]
+        miss = wanted - height  # lifted out of the head at once, drawn back to it slowly
+        there += skull_normals[nearest] * (miss * np.where(miss > 0, 1.0, 0.3))[:, None]
         points.append(there)
     return np.stack(points, axis=1)
 
 
 def _combing(points: Floats, side: Floats) -> Floats:
     """Unit direction of the comb: from the parting over to the side, backwards, then down."""
-    high = np.clip((points[:, 1] - 0.02) / 0.09, 0, 1)
-    front = np.clip((points[:, 2] + 0.02) / 0.07, 0, 1)
-    across = side * (0.35 + 0.75 * high)
-    comb = np.stack([across, -0.55 - 0.5 * (1 - high) + 0.45 * high * front, -0.75 - 0.2 * front], axis=1)
+    high = np.clip((points[:, 1] - 0.03) / 0.08, 0, 1)
+    front = np.clip((points[:, 2] + 0.01) / 0.06, 0, 1)
+    across = side * (0.10 + 1.0 * high)
+    comb = np.stack([across, -0.95 + 0.75 * high + 0.15 * high * front, -0.55 - 0.25 * front * high], axis=1)
     return comb / np.linalg.norm(comb, axis=1, keepdims=True)
 
 
@@ -134,7 +136,7 @@ def _light_through(points: Floats) -> Floats:
     """Share of light at each point [N,P]: hair nearer to the lights hides what lies below it."""
     flat = points.reshape(-1, 3)
     light = np.zeros(len(flat))
-    for direction, weight in (((0.42, 0.50, 0.76), 0.5), ((-0.5, 0.3, 0.8), 0.2), ((0, 1, 0.1), 0.3)):
+    for direction, weight in (((0.60, 0.52, 0.61), 0.5), ((-0.5, 0.3, 0.8), 0.2), ((0, 1, 0.1), 0.3)):
         axis = np.array(direction) / np.linalg.norm(direction)
         right = np.cross([0.0, 0.2, 1.0], axis)
         right /= np.linalg.norm(right)
@@ -182,7 +184,9 @@ def _curve(direction: Floats, bend: Floats, length: Floats) -> Floats:
     return length[:, None, None] * (u * direction[:, None] + 0.5 * u**2 * bend[:, None])
 
 
-def _brow(template: Floats, faces: Ints, allowed: Ints, marks: Landmarks, side: int, rng: np.random.Generator) -> tuple:
+def _brow(
+    template: Floats, faces: Ints, allowed: Ints, marks: Landmarks, side: int, rng: np.random.Generator
+) -> Group:
     density = paint_polygon(SKIN, *marks.brow(side), 0.0012)
     triangle, barycentric, place = _roots_on_map(template, faces, allowed, density, BROW_STRANDS, rng)
     count = len(triangle)
@@ -191,11 +195,13 @@ def _brow(template: Floats, faces: Ints, allowed: Ints, marks: Landmarks, side: 
     direction = outward + np.array([0, 0, 0.42]) + rng.normal(0, 0.16, (count, 3))
     bend = np.array([side * 0.35, -0.35, -0.45]) + rng.normal(0, 0.1, (count, 3))
     shape = _curve(direction, bend, rng.uniform(0.005, 0.0095, count))
-    radius = rng.uniform(0.7e-4, 1.1e-4, (count, 1)) * np.linspace(1, 0.3, SKIN_POINTS)
+    radius = rng.uniform(0.9e-4, 1.5e-4, (count, 1)) * np.linspace(1, 0.3, SKIN_POINTS)
     return triangle, barycentric, shape, radius
 
 
-def _lashes(template: Floats, faces: Ints, allowed: Ints, marks: Landmarks, side: int, rng: np.random.Generator) -> tuple:
+def _lashes(
+    template: Floats, faces: Ints, allowed: Ints, marks: Landmarks, side: int, rng: np.random.Generator
+) -> Group:
     groups = []
     for lid, sign in (("upper", 1.0), ("lower", -1.0)):
         ids = (UPPER_LID if lid == "upper" else LOWER_LID)[side][:-1]
@@ -207,10 +213,11 @@ def _lashes(template: Floats, faces: Ints, allowed: Ints, marks: Landmarks, side
         fan = (roots - curve.mean(axis=0)) * 22
         direction = fan * np.array([1, 0.3, 0]) + np.array([0, 0.25 * sign, 0.95]) + rng.normal(0, 0.10, (count, 3))
         bend = np.tile([0, 1.5 * sign, -0.2], (count, 1))
-        length = rng.uniform(0.0055, 0.0085, count) if lid == "upper" else rng.uniform(0.003, 0.0048, count)
+        length = rng.uniform(0.0042, 0.0066, count) if lid == "upper" else rng.uniform(0.0022, 0.0036, count)
         radius = np.full((count, 1), 0.9e-4 if lid == "upper" else 0.6e-4) * np.linspace(1, 0.3, SKIN_POINTS)
         groups.append((triangle, barycentric, _curve(direction, bend, length), radius))
-    return tuple(np.concatenate(values) for values in zip(*groups, strict=True))
+    triangle, barycentric, shape, radius = (np.concatenate(values) for values in zip(*groups, strict=True))
+    return triangle, barycentric, shape, radius
 
 
 def _nearest_on(roots: Floats, template: Floats, faces: Ints, allowed: Ints) -> tuple[Ints, Floats]:
@@ -225,11 +232,13 @@ def _nearest_on(roots: Floats, template: Floats, faces: Ints, allowed: Ints) -> 
     return triangle, weights / weights.sum(axis=1, keepdims=True)
 
 
-def _stubble(template: Floats, faces: Ints, allowed: Ints, marks: Landmarks, rng: np.random.Generator) -> tuple:
+def _stubble(
+    template: Floats, faces: Ints, allowed: Ints, marks: Landmarks, rng: np.random.Generator
+) -> Group:
     density = marks.beard(SKIN) ** 2
     triangle, barycentric, _ = _roots_on_map(template, faces, allowed, density, STUBBLE_STRANDS, rng)
     count = len(triangle)
     normal = triangle_axes(template[faces[triangle]])[:, 2]
     direction = 0.7 * normal + np.array([0, -0.6, 0.1]) + rng.normal(0, 0.3, (count, 3))
-    shape = _curve(direction, np.zeros((count, 3)), rng.uniform(0.0012, 0.0028, count))
+    shape = _curve(direction, np.zeros((count, 3)), rng.uniform(0.0008, 0.0019, count))
     return triangle, barycentric, shape, np.full((count, SKIN_POINTS), 0.5e-4)

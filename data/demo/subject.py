@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from data.demo.atlas import Image
+from data.demo.atlas import Floats, Image
 from data.demo.landmarks import Landmarks
 from data.demo.motion import Motion
 from data.demo.skin import Skin, make_skin
@@ -19,12 +19,10 @@ from flame import Head, load_head, pose_head
 from flame.rotations import matrix_from_axis_angle, matrix_to_6d
 from utils.mesh_raster import project, rasterize_mesh
 
-Floats = NDArray[np.float64]
-
 HEAD_FILE = Path(__file__).parents[1] / "open_head" / "open_head.npz"
 IDENTITY_STRENGTH = 0.75  # standard deviations of the identity modes: an individual, not a caricature
 SKIN, LEFT_EYE, RIGHT_EYE, UPPER_TEETH, LOWER_TEETH, TONGUE, MOUTH_BAG = range(7)
-KEY_LIGHT = np.array([0.42, 0.50, 0.76])  # towards the light, in head space: it turns with the head
+KEY_LIGHT = np.array([0.60, 0.52, 0.61])  # towards the light, in head space: it turns with the head
 OCCLUSION_DIRECTIONS = 48
 OCCLUSION_SIZE = 160  # pixels of the visibility renders; 2 mm each, as fine as the mesh
 
