@@ -39,8 +39,9 @@ class EvaluationSettings:
 
     batch: frames rendered together. lpips: networks to use. lpips_folder: convolution weights, see `load_lpips`;
     lpips_every: LPIPS on every n-th frame only (VGG16 takes seconds a frame on a CPU). background: behind the head in
-    pictures and video; scores are always on black. pictures: side-by-side pictures and predictions of all frames or of
-    the selected ones; selected: how many best, median and worst frames (by PSNR) the report shows. fps: of the video.
+    pictures and video; scores are always on black. pictures: side-by-side pictures and predictions of all frames, or of
+    the selected ones and some evenly spread ones (which two runs to be compared have in common); selected: how many
+    best, median and worst frames (by PSNR) the report shows. fps: of the video.
     """
 
     batch: int = 8
@@ -112,8 +113,13 @@ def evaluate(
             _draw(folder, result, settings.background, film, save=settings.pictures == "all")
     selection = pictures.select_frames({index: row["psnr"] for index, row in rows.items()}, settings.selected)
     if settings.pictures == "selected":
-        for result in evaluation.frames([index for group in selection.values() for index in group]):
+        chosen = {index for group in selection.values() for index in group}
+        chosen |= set(pictures.spread_frames(indices, 2 * settings.selected))
+        for result in evaluation.frames(sorted(chosen)):
             _draw(folder, result, settings.background, None, save=True)
+    else:
+        chosen = set(indices)
+    _remove_stale(folder, chosen, settings.video)
     write_csv(folder / "frames.csv", rows)
     record = {"seconds": round(time.perf_counter() - started, 2), "selection": selection, "boxes": boxes}
     write_json(folder / "evaluation.json", record | evaluation.describe())
@@ -227,6 +233,15 @@ def _draw(folder: Path, result: _Result, background: str, film: AddFrame | None,
     if save:
         write_image(folder / "prediction" / f"{result.index:05d}.png", prediction)
         write_image(folder / "side_by_side" / f"{result.index:05d}.jpg", joined, quality=92)
+
+
+def _remove_stale(folder: Path, written: set[int], video: bool) -> None:
+    """Remove what an earlier evaluation left and this one did not replace: it shows another state of the avatar."""
+    for path in [*folder.glob("prediction/*.png"), *folder.glob("side_by_side/*.jpg")]:
+        if path.stem not in {f"{index:05d}" for index in written}:
+            path.unlink()
+    if not video:
+        (folder / "video.mp4").unlink(missing_ok=True)
 
 
 def _write_metrics(path: Path, split: str, block: dict[str, Any]) -> dict[str, Any]:

@@ -68,6 +68,12 @@ def side_by_side(panels: Sequence[Image], index: int) -> Image:
     return np.concatenate([caption, joined])
 
 
+def spread_frames(indices: Sequence[int], count: int) -> list[int]:
+    """`count` of `indices` evenly over their range; independent of scores, hence the same for two runs."""
+    places = np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)
+    return [indices[place] for place in places]
+
+
 def select_frames(scores: dict[int, float], each: int) -> dict[str, list[int]]:
     """Frame numbers to show: the `each` best, middle and worst by score (higher is better), none twice.
 

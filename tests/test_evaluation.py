@@ -162,8 +162,28 @@ def test_only_selected_pictures_on_request(clip: Clip, tmp_path: Path) -> None:
     chosen = json.loads((tmp_path / "test/evaluation.json").read_text())["selection"]
     assert chosen == {"best": [0], "median": [3], "worst": [6]}  # the renderer's error grows with the index
     names = {path.stem for path in (tmp_path / "test" / "prediction").iterdir()}
-    assert names == {"00000", "00003", "00006"}
+    assert names == {"00000", "00003", "00006"}  # the two evenly spread ones, 0 and 6, are among them
     assert not (tmp_path / "test" / "video.mp4").exists()
+
+
+def test_nothing_of_an_earlier_evaluation_stays(clip: Clip, tmp_path: Path) -> None:
+    evaluate(clip.render, clip, range(FRAMES), tmp_path, NO_LPIPS)
+    evaluate(clip.render, clip, [2, 3], tmp_path, EvaluationSettings(lpips=(), video=False))
+    pictures_left = {"test/prediction/00002.png", "test/prediction/00003.png"}
+    pictures_left |= {"test/side_by_side/00002.jpg", "test/side_by_side/00003.jpg"}
+    assert files(tmp_path) == pictures_left | {"metrics.json", "test/frames.csv", "test/evaluation.json"}
+
+
+def test_two_runs_with_selected_pictures_share_some(clip: Clip, tmp_path: Path) -> None:
+    def other(indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        image, alpha = clip.render(indices)
+        return image + 0.1 * torch.sin(torch.tensor(indices)).view(-1, 1, 1, 1), alpha
+
+    settings = EvaluationSettings(lpips=(), pictures="selected", selected=1, video=False)
+    for name, render in (("a", clip.render), ("b", other)):
+        evaluate(render, clip, range(FRAMES), tmp_path / name, settings)
+    a, b = (files(tmp_path / name / "test" / "side_by_side") for name in "ab")
+    assert a != b and {"00000.jpg", "00006.jpg"} <= a & b
 
 
 @pytest.mark.parametrize("background, shade", [("black", 0), ("white", 255)])

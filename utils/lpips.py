@@ -113,7 +113,8 @@ class Lpips(nn.Module):
         return [((a - b).square() * head).sum(dim=1) for a, b, head in pairs]
 
     def _features(self, images: Tensor) -> Iterator[Tensor]:
-        x = (images.float() * 2 - 1 - self.shift) / self.scale
+        # Channels last, which the convolutions keep, saves a fifth of VGG16's time on a CPU.
+        x = ((images.float() * 2 - 1 - self.shift) / self.scale).contiguous(memory_format=torch.channels_last)
         for index, *_ in self.network.convolutions:
             if index in self.network.pool_before:
                 x = F.max_pool2d(x, *self.network.pool)
