@@ -25,10 +25,11 @@ private:
 };
 
 template <typename T, int DEGREE>
-void update_row(const AdamScalars<T>& s, const T* rates, const T* __restrict gradient, T* __restrict parameter,
+void update_row(AdamScalars<T> s, const T* __restrict rates, const T* __restrict gradient, T* __restrict parameter,
                 T* __restrict exp_avg, T* __restrict exp_avg_sq) {
+    const T root_correction = rates[ROW];
     for (int c = 0; c < active_columns(DEGREE); ++c) {
-        adam_update(s, rates[c], rates[ROW], gradient[c], parameter[c], exp_avg[c], exp_avg_sq[c]);
+        adam_update(s, rates[c], root_correction, gradient[c], parameter[c], exp_avg[c], exp_avg_sq[c]);
     }
 }
 
