@@ -97,7 +97,7 @@ def evaluate(
         selection, picture layout), prediction/*.png, side_by_side/*.jpg, video.mp4.
 
     Raises:
-        ValueError: no frames, or ground truth and prediction of different sizes.
+        ValueError: no frames, ground truth and prediction of different sizes, or NaN in a rendered image.
         utils.atomic.WriteError: the disk refused.
     """
     if not len(indices):
@@ -172,6 +172,7 @@ class _Evaluation:
     def _batch(self, indices: list[int], position: int) -> Iterator[_Result]:
         image, alpha = self._timed_render(indices)
         rgba = torch.from_numpy(np.stack([self._ground_truth(index, image) for index in indices]))
+        _check_finite(image, indices)
         target, prediction = on_black(rgba, image)
         head = rgba[..., 3] >= HEAD_ALPHA
         views = [self.meshes.view(index, self.source.camera(index)) if self.meshes else None for index in indices]
@@ -213,6 +214,13 @@ class _Evaluation:
         return rows
 
 
+def _check_finite(image: Tensor, indices: list[int]) -> None:
+    broken = (~image.isfinite()).flatten(1).sum(dim=1).tolist()
+    for index, count in zip(indices, broken, strict=True):
+        if count:
+            raise ValueError(f"frame {index}: {count} numbers of the rendered image are not finite")
+
+
 def _load_perceptual(source: FrameSource, index: int, settings: EvaluationSettings) -> scores.PerceptualMetrics:
     camera = source.camera(index)
     return scores.PerceptualMetrics.load(settings.lpips_folder, settings.lpips, min(camera.width, camera.height))
@@ -229,7 +237,7 @@ def _draw(folder: Path, result: _Result, background: str, film: AddFrame | None,
     panels += [result.view.overlay(truth)] if result.view else []
     joined = pictures.side_by_side(panels, result.index)
     if film is not None:
-        film(joined)
+        film(pictures.for_video(joined))
     if save:
         write_image(folder / "prediction" / f"{result.index:05d}.png", prediction)
         write_image(folder / "side_by_side" / f"{result.index:05d}.jpg", joined, quality=92)

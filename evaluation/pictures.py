@@ -12,6 +12,7 @@ ERROR_LIMIT = 0.25  # error at the end of the scale; fixed, so that pictures of 
 SCALE_TICKS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)
 SCALE_WIDTH = 56  # pixels of the colour bar with its numbers
 CAPTION_HEIGHT = 20  # pixels above the panels
+WIDEST_VIDEO = 2560  # pixels: four panels of 512 with their scale as they are, larger ones reduced
 PANELS = ("ground truth", "prediction", "error", "mesh")
 
 Image = NDArray[np.uint8]
@@ -66,6 +67,14 @@ def side_by_side(panels: Sequence[Image], index: int) -> Image:
         at = (position * panels[0].shape[1] + 6, CAPTION_HEIGHT - 6)
         cv2.putText(caption, label, at, cv2.FONT_HERSHEY_SIMPLEX, 0.4, (230, 230, 230), 1, cv2.LINE_AA)
     return np.concatenate([caption, joined])
+
+
+def for_video(picture: Image) -> Image:
+    """The picture, made smaller where it is wider than common hardware decoders play."""
+    if picture.shape[1] <= WIDEST_VIDEO:
+        return picture
+    size = WIDEST_VIDEO, round(picture.shape[0] * WIDEST_VIDEO / picture.shape[1])
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
 def spread_frames(indices: Sequence[int], count: int) -> list[int]:

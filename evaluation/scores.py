@@ -13,6 +13,8 @@ from utils import metrics
 from utils.lpips import NETWORKS, Lpips, MetricUnavailable, average, load_lpips, spatial
 from utils.score_files import Row
 
+PIXELS_AT_ONCE = 1 << 20  # VGG16's first layers hold some 1 kB a pixel: this bounds them to about 1 GB
+
 
 @dataclass(frozen=True)
 class PerceptualMetrics:
@@ -57,19 +59,32 @@ def measure_perceptual(
     perceptual: PerceptualMetrics, prediction: Tensor, target: Tensor, masks: Mapping[str, Tensor]
 ) -> list[Row]:
     """LPIPS of each frame, arguments as `measure`; how areas are treated is in `metrics.DEFINITIONS`."""
-    height, width = prediction.shape[-2:]
+    if not perceptual.models:
+        return [{} for _ in range(len(prediction))]
+    step = max(1, PIXELS_AT_ONCE // (prediction.shape[-1] * prediction.shape[-2]))
+    rows: list[Row] = []
+    for start in range(0, len(prediction), step):
+        part = slice(start, start + step)
+        some = {area: mask[part] for area, mask in masks.items()}
+        rows += _rows(_perceptual_columns(perceptual, prediction[part], target[part], some))
+    return rows
+
+
+def _perceptual_columns(
+    perceptual: PerceptualMetrics, prediction: Tensor, target: Tensor, masks: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     columns: dict[str, Tensor] = {}
     for name, model in perceptual.models.items():
         maps = model.maps(prediction, target)
         columns[name] = average(maps)
-        everywhere = spatial(maps, height, width)
+        everywhere = spatial(maps, prediction.shape[-2], prediction.shape[-1])
         for area, mask in masks.items():
             if area == "head":
                 inside = model(prediction * mask[:, None], target * mask[:, None])
                 columns[f"head_{name}"] = torch.where(mask.flatten(1).any(dim=1), inside, torch.nan)
             else:
                 columns[f"{area}_{name}"] = metrics.masked_mean(everywhere, mask)
-    return _rows(columns) if columns else [{} for _ in range(len(prediction))]
+    return columns
 
 
 def _rows(columns: Mapping[str, Tensor]) -> list[Row]:

@@ -216,9 +216,17 @@ def test_bad_input_is_named(clip: Clip, tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=r"frame 5: expected ground truth \[8, 8, 4\], got \[48, 40, 4\]"):
         evaluate(small, clip, [5], tmp_path, NO_LPIPS)
+
+    def broken(indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        image, alpha = clip.render(indices)
+        image[1, :, 3, 4] = torch.nan
+        return image, alpha
+
+    with pytest.raises(ValueError, match="frame 5: 3 numbers of the rendered image are not finite"):
+        evaluate(broken, clip, [4, 5], tmp_path, NO_LPIPS)
     with pytest.raises(ValueError, match="lpips_every: expected at least 1, got 0"):
         EvaluationSettings(lpips_every=0)
-    assert not (tmp_path / "metrics.json").exists()
+    assert files(tmp_path) == set()
 
 
 # --- LPIPS in the loop -------------------------------------------------------------------------------------------
@@ -258,6 +266,17 @@ def test_head_lpips_ignores_what_is_outside_the_head(clip: Clip, weights: Path) 
     assert other["lpips_alex"] != clean["lpips_alex"]
     (empty,) = scores.measure_perceptual(perceptual, prediction, target, {"head": head & False})
     assert "head_lpips_alex" not in empty
+
+
+def test_lpips_in_parts_is_lpips_at_once(clip: Clip, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    perceptual = scores.PerceptualMetrics.load(weights, ["alex"], HEIGHT)
+    target, prediction = torch.rand(2, 3, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0)).unbind()
+    masks = {"head": torch.from_numpy(clip.disc > 0).expand(3, -1, -1)}
+    whole = scores.measure_perceptual(perceptual, prediction, target, masks)
+    monkeypatch.setattr(scores, "PIXELS_AT_ONCE", 2 * HEIGHT * WIDTH)
+    parts = scores.measure_perceptual(perceptual, prediction, target, masks)
+    # convolutions of another batch size sum in another order
+    assert [list(row.values()) for row in parts] == [pytest.approx(list(row.values()), rel=1e-4) for row in whole]
 
 
 def test_too_small_images_are_a_reason(weights: Path) -> None:
@@ -342,6 +361,17 @@ def test_error_colours_rise_in_lightness_and_have_a_fixed_scale() -> None:
     assert lightness[0] < 10 and lightness[-1] > 230
     brighter = pictures.error_map(errors + 1, np.zeros_like(errors))
     assert (brighter == colors[0, -1]).all()  # beyond the scale: its end
+
+
+def test_only_pictures_too_wide_for_decoders_shrink_in_the_video() -> None:
+    normal, wide = np.zeros((532, 2104, 3), np.uint8), np.zeros((1044, 4152, 3), np.uint8)
+    assert pictures.for_video(normal) is normal
+    assert pictures.for_video(wide).shape == (644, 2560, 3)
+
+
+def test_frames_spread_evenly_from_first_to_last() -> None:
+    assert pictures.spread_frames([10, 11, 12, 20, 21], 3) == [10, 12, 21]
+    assert pictures.spread_frames([7, 8], 6) == [7, 8]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 9, 30])

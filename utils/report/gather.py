@@ -86,7 +86,7 @@ def _page(
         cards=[_card(block, theirs, metric) for metric in METRICS],
         reasons=_reasons(block),
         video=_video(here),
-        video_caption=f"{', '.join(here.record['panels'])}; every {SPLIT_WORDS[here.split][:-1]}, in order.",
+        video_caption=f"{', '.join(here.record['panels'])}; all {SPLIT_WORDS[here.split]}, in order.",
         comparison=compare(block, theirs, here, there, compared_frames) if theirs else None,
         areas=None if theirs else _areas(block),  # the comparison's table holds the same numbers
         frame_charts=_frame_charts(here, there),
