@@ -139,7 +139,8 @@ def empty_gradients(scene: Scene, want_background: bool, want_means2d: bool) -> 
     """Uninitialised gradients of a scene; None where not wanted."""
     background = torch.empty_like(scene.background) if want_background and scene.background is not None else None
     means2d = scene.means.new_empty(scene.batch, scene.count, 2) if want_means2d else None
-    return Gradients(*(torch.empty_like(getattr(scene, name)) for name in DIFFERENTIABLE), background, means2d)
+    alike = {name: torch.empty_like(getattr(scene, name)) for name in DIFFERENTIABLE}
+    return Gradients(**alike, background=background, means2d=means2d)
 
 
 class CpuPass:

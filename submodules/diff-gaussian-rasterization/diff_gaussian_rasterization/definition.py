@@ -17,7 +17,7 @@ from ._library import Scene, constants
 class Splats2D(NamedTuple):
     """The visible Gaussians of one frame, front to back; M of them."""
 
-    index: Tensor  # [M] into the frame's Gaussians
+    gaussian: Tensor  # [M] index into the frame's Gaussians
     mean: Tensor  # [M,2] pixels
     covariance: Tensor  # [M,2,2] pixels^2, dilated
     opacity: Tensor  # [M]
@@ -83,7 +83,7 @@ def radii(splats: Splats2D, scene: Scene) -> Tensor:
     discriminant = (middle**2 - torch.linalg.det(splats.covariance)).clamp(min=c.discriminant_min)
     radius = torch.ceil(c.radius_sigmas * torch.sqrt(middle + torch.sqrt(discriminant)))
     result = torch.zeros(scene.count, dtype=torch.int32, device=radius.device)
-    result[splats.index] = torch.where(touches, radius, torch.zeros_like(radius)).to(torch.int32)
+    result[splats.gaussian] = torch.where(touches, radius, torch.zeros_like(radius)).to(torch.int32)
     return result
 
 
@@ -135,7 +135,7 @@ def rasterize_torch(scene: Scene, means2d: Tensor | None = None) -> tuple[Tensor
         splats = project(scene, frame)
         if means2d is not None:
             scale = splats.mean.new_tensor([0.5 * scene.width, 0.5 * scene.height])
-            nudge = (means2d - means2d.detach())[frame, splats.index] * scale
+            nudge = (means2d - means2d.detach())[frame, splats.gaussian] * scale
             splats = splats._replace(mean=splats.mean + nudge)
         color, light = _render_frame(splats, scene.width, scene.height)
         images.append(color + light * _background(scene, frame))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ._library import CpuPass, DensifyStats, Scene, empty_gradients
+from ._library import DIFFERENTIABLE, CpuPass, DensifyStats, Scene, empty_gradients
 from .definition import rasterize_torch
 
 BACKENDS = ("auto", "torch", "cpp", "cuda")
@@ -79,7 +79,7 @@ class _Rasterize(torch.autograd.Function):
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         *given, _means2d, width, height, stats = arguments
         tensors: list[Any] = [None if tensor is None else tensor.contiguous() for tensor in given]
-        scene = Scene(*tensors, width=width, height=height)
+        scene = _scene(tensors, width, height)
         image = scene.means.new_empty(scene.batch, 3, height, width)
         alpha = scene.means.new_empty(scene.batch, height, width)
         radii = torch.empty(scene.batch, scene.count, dtype=torch.int32, device=image.device)
@@ -94,13 +94,17 @@ class _Rasterize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, v_image: Tensor | None, v_alpha: Tensor | None, _v_radii: None) -> tuple[Tensor | None, ...]:
         *tensors, image, radii = ctx.saved_tensors
-        scene = Scene(*tensors, *ctx.size)
+        scene = _scene(tensors, *ctx.size)
         want_background, want_means2d = ctx.needs_input_grad[8:10]
         out = empty_gradients(scene, want_background, want_means2d or ctx.stats is not None)
         upstream = [None if v is None else v.contiguous() for v in (v_image, v_alpha)]
         ctx.native_pass.backward(scene, (*upstream, image, radii), out, ctx.stats)
         wanted = zip(vars(out).values(), ctx.needs_input_grad, strict=False)
         return (*(v if needed else None for v, needed in wanted), None, None, None)
+
+
+def _scene(tensors: list[Any], width: int, height: int) -> Scene:
+    return Scene(**dict(zip((*DIFFERENTIABLE, "background"), tensors, strict=True)), width=width, height=height)
 
 
 _SHAPES: dict[str, tuple[str | int, ...]] = {
