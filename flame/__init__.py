@@ -2,6 +2,16 @@
 
 from flame.head import JOINT_NAMES, Head, MouthPlacement, check_head_matches
 from flame.load import load_head
+from flame.mouth import subject_mouth
 from flame.pose import PosedHead, pose_head
 
-__all__ = ["JOINT_NAMES", "Head", "MouthPlacement", "PosedHead", "check_head_matches", "load_head", "pose_head"]
+__all__ = [
+    "JOINT_NAMES",
+    "Head",
+    "MouthPlacement",
+    "PosedHead",
+    "check_head_matches",
+    "load_head",
+    "pose_head",
+    "subject_mouth",
+]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
+from torch import Tensor
 
-from flame.head import MouthPlacement
+from flame.head import Head, MouthPlacement
 from flame.regions import JAW, Floats, Geometry, Indices, lip_seam
 
 # Proportions of an adult's front teeth to the width of the lip seam (about 43 mm), checked against the open head's
@@ -47,6 +50,25 @@ def mouth_from_teeth(geometry: Geometry, upper: Indices, lower: Indices) -> Mout
     center = np.array([0.5 * (low[0] + high[0]), bite, low[2]])
     weights = geometry.weights[lower].mean(0)
     return _placement(center, high[0] - low[0], high[2] - low[2], high[1] - bite, bite - low[1], weights)
+
+
+def subject_mouth(head: Head, neutral: Tensor) -> MouthPlacement:
+    """The placement for a subject: `head.mouth`, which is the template's, moved and scaled with the mouth region.
+
+    neutral: [V,3] the subject at rest. The centre follows the region's mean, the sizes the ratio of its widths.
+    """
+    lips = head.regions["mouth"]
+    before, after = head.v_template[lips], neutral[lips].to(head.v_template)
+    ratio = float((after[:, 0].max() - after[:, 0].min()) / (before[:, 0].max() - before[:, 0].min()))
+    mouth = head.mouth
+    return replace(
+        mouth,
+        center=after.mean(0) + ratio * (mouth.center - before.mean(0)),
+        width=ratio * mouth.width,
+        depth=ratio * mouth.depth,
+        upper_height=ratio * mouth.upper_height,
+        lower_height=ratio * mouth.lower_height,
+    )
 
 
 def _placement(

@@ -8,7 +8,7 @@ Vertex sets (int64 indices, sorted):
   mouth         lips (likewise)
 Triangle sets (names end in `_faces`):
   surface_faces  where surface Gaussians are sampled
-  upper_teeth_faces, lower_teeth_faces   teeth meshes; empty for a head that has none
+  upper_teeth_faces, lower_teeth_faces   teeth meshes; absent from a head that has none
 
 All rules use lengths of the head itself (eye distance, mouth width, depth of the skull), so they hold for any identity
 or unit, and assume y up, z forward and the joints root, neck, jaw, left eye, right eye.
@@ -70,7 +70,6 @@ def derive_regions(geometry: Geometry) -> dict[str, Indices]:
     """All regions of a head whose file brings none (FLAME); every triangle counts as surface, there are no teeth."""
     seam = lip_seam(geometry)
     left, right = (eye_region(geometry, joint) for joint in (LEFT_EYE, RIGHT_EYE))
-    none = np.zeros(0, np.int64)
     return {
         "back_of_head": back_of_head(geometry),
         "lower_neck": lower_neck(geometry),
@@ -80,8 +79,6 @@ def derive_regions(geometry: Geometry) -> dict[str, Indices]:
         "eyes": np.union1d(left, right),
         "mouth": mouth_region(geometry, seam),
         "surface_faces": np.arange(len(geometry.faces)),
-        "upper_teeth_faces": none,
-        "lower_teeth_faces": none,
     }
 
 

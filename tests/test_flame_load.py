@@ -194,7 +194,7 @@ def test_npz_of_another_size_loads(tmp_path, open_arrays):
     head = load_head(tmp_path / "small.npz")
     assert (head.n_shape, head.n_expression) == (7, 26)
     assert len(head.regions["surface_faces"]) == head.n_faces
-    assert len(head.regions["upper_teeth_faces"]) == 0
+    assert "upper_teeth_faces" not in head.regions
 
 
 def test_wrong_head_for_the_data_is_detected(open_head):

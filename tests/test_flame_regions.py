@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from flame import load_head
+from flame import load_head, subject_mouth
 from flame.load import OPEN_HEAD
 from flame.mouth import mouth_from_lips
 from flame.regions import FACE_REGIONS, VERTEX_REGIONS, Geometry, back_of_head, derive_regions, lowest_boundary
@@ -52,11 +52,12 @@ def overlap(a, b) -> float:
 
 
 def test_every_region_is_there_sorted_and_unique(open_head, derived):
-    for regions in (derived, {name: ids.numpy() for name, ids in open_head.regions.items()}):
-        assert set(regions) == {*VERTEX_REGIONS, *FACE_REGIONS}
-        for name, ids in regions.items():
-            assert (np.diff(ids) > 0).all(), name
-            assert len(ids) > 0 or name.endswith("_teeth_faces"), name
+    own = {name: ids.numpy() for name, ids in open_head.regions.items()}
+    assert set(own) == {*VERTEX_REGIONS, *FACE_REGIONS}
+    assert set(derived) == {*VERTEX_REGIONS, "surface_faces"}
+    for name, ids in (*own.items(), *derived.items()):
+        assert (np.diff(ids) > 0).all(), name
+        assert len(ids) > 0, name
 
 
 def test_derived_regions_find_the_labelled_ones(derived, open_arrays):
@@ -165,6 +166,24 @@ def test_an_open_mouth_is_placed_by_the_eyes(geometry, open_head, caplog):
     assert "lips of the head do not touch" in caplog.text
     assert float((guess.center - open_head.mouth.center)[1].abs()) < 0.015
     assert float((guess.center[2] + guess.depth) - (open_head.mouth.center[2] + open_head.mouth.depth)) < 0.015
+
+
+def test_mouth_follows_the_subject(open_head):
+    """Unchanged on the template; a shifted and enlarged subject moves and enlarges it alike; over random identities the
+    front stays within 4 mm of the subject's own front teeth."""
+    same = subject_mouth(open_head, open_head.v_template)
+    torch.testing.assert_close(same.center, open_head.mouth.center, rtol=0, atol=1e-7)
+    assert same.width == pytest.approx(open_head.mouth.width)
+    shift = torch.tensor([0.01, -0.02, 0.03])
+    grown = subject_mouth(open_head, 1.1 * open_head.v_template + shift)
+    torch.testing.assert_close(grown.center, 1.1 * open_head.mouth.center + shift, rtol=0, atol=1e-6)
+    assert grown.depth == pytest.approx(1.1 * open_head.mouth.depth)
+    teeth = open_head.faces[open_head.regions["upper_teeth_faces"]].unique()
+    for seed in range(5):
+        shape = 0.7 * torch.randn(open_head.n_shape, generator=torch.Generator().manual_seed(seed))
+        neutral = open_head.v_template + open_head.shape_dirs @ shape
+        mouth = subject_mouth(open_head, neutral)
+        assert float(mouth.center[2] + mouth.depth) == pytest.approx(float(neutral[teeth, 2].max()), abs=4e-3)
 
 
 def test_meshes_that_are_no_heads_are_refused(geometry):
