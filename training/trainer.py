@@ -20,7 +20,7 @@ from scene.split import EpochSampler
 from training.losses import Perceptual, target_image, weighted_losses
 from training.world import World
 
-_MOMENTS = ("neutral_exp_avg", "neutral_exp_avg_sq", "difference_exp_avg", "difference_exp_avg_sq")
+_OPTIMIZER = ("steps", "neutral_exp_avg", "neutral_exp_avg_sq", "difference_exp_avg", "difference_exp_avg_sq")
 _STATS = ("grad_sum", "count", "max_radius")
 
 
@@ -104,10 +104,10 @@ class Trainer:
     def save(self, folder: Path, keep: int) -> Path:
         """Write a checkpoint from which `restore` continues exactly. CheckpointError when it cannot be written."""
         optimizer = self.optimizer.state_dict()
-        training = {f"optimizer.{name}": optimizer[name] for name in _MOMENTS}
+        training = {f"optimizer.{name}": optimizer[name] for name in _OPTIMIZER}
         training |= {f"stats.{name}": getattr(self.stats, name) for name in _STATS}
         training["generator"] = self.generator.get_state()
-        state = {"optimizer_steps": optimizer["steps"], "sampler": self.sampler.state_dict(),
+        state = {"sampler": self.sampler.state_dict(),
                  "gaussians": self.avatar.part_counts(), "head": self.world.head.name,
                  "expressions": self.world.rig.num_expressions, "sh_degree": self.sh_degree}
         return save_checkpoint(folder, Checkpoint(self.iteration, self.avatar, training, state), keep)
@@ -115,15 +115,15 @@ class Trainer:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint, exactly as if never interrupted; CheckpointError when it does not fit."""
         where = f"checkpoint of iteration {checkpoint.iteration}"
-        expected = {f"optimizer.{n}" for n in _MOMENTS} | {f"stats.{n}" for n in _STATS} | {"generator"}
+        expected = {f"optimizer.{n}" for n in _OPTIMIZER} | {f"stats.{n}" for n in _STATS} | {"generator"}
         check_names(expected, set(checkpoint.training), where)
         check_fits(checkpoint, self.world, where)
         self.iteration = checkpoint.iteration
         self.avatar = checkpoint.avatar.to(self.device)
         self._renew_optimizer()
         try:
-            moments = {name: checkpoint.training[f"optimizer.{name}"].to(self.device) for name in _MOMENTS}
-            self.optimizer.load_state_dict({"steps": checkpoint.state["optimizer_steps"], **moments})
+            saved = {name: checkpoint.training[f"optimizer.{name}"].to(self.device) for name in _OPTIMIZER}
+            self.optimizer.load_state_dict(saved)
             self.sampler.load_state_dict(checkpoint.state["sampler"])
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{where}: {error}") from error
