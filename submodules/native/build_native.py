@@ -41,7 +41,7 @@ def setup_package(
     headers are found in its `include/` and in `submodules/native/include/`.
     """
     shutil.copyfile(NATIVE / "_native.py", Path(package) / "_native.py")
-    extensions = [NativeExtension(f"{package}._native_cpu", cpu_sources, cpu_flags)]
+    extensions = [NativeExtension(f"{package}._native_cpu", cpu_sources, cpu_flags)] if cpu_sources else []
     if cuda_sources and _cuda_wanted(package):
         extensions.append(NativeExtension(f"{package}._native_cuda", cuda_sources, ()))
     setup(packages=[package], ext_modules=extensions, cmdclass={"build_ext": BuildNative})

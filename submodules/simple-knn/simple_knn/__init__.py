@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 from torch import Tensor
 
+from . import _native
+
 __all__ = ["distCUDA2", "mean_squared_distances"]
+
+_MAX_CUDA_K = 8  # kernels are compiled for 1 to 8 neighbours, which they hold in registers
 
 
 def mean_squared_distances(points: Tensor, k: int = 3) -> Tensor:
@@ -13,8 +19,13 @@ def mean_squared_distances(points: Tensor, k: int = 3) -> Tensor:
 
     `points` [N, 3] floating, finite, N > k; returns [N] of the same dtype and device, in squared units. A point
     excludes itself by index, so coincident points are neighbours at distance 0. Raises TypeError or ValueError.
+
+    float32 points on a GPU with k up to 8 are compared all with all there, where the CUDA library is
+    built; everything else is found by SciPy's k-d tree, in float64.
     """
     _check(points, k)
+    if points.is_cuda and points.dtype == torch.float32 and k <= _MAX_CUDA_K and _native.is_built("cuda"):
+        return _mean_squared_distances_cuda(points.detach().contiguous(), k)
     return _mean_squared_distances_scipy(points, k)
 
 
@@ -48,3 +59,15 @@ def _mean_squared_distances_scipy(points: Tensor, k: int) -> Tensor:
     own[:, -1] |= ~own.any(dim=1)
     others = squared[~own].view(-1, k)
     return others.mean(dim=1).to(points)
+
+
+def _mean_squared_distances_cuda(points: Tensor, k: int) -> Tensor:
+    result = points.new_empty(points.shape[0])
+    library = _native.load("cuda")
+    with torch.cuda.device(points.device):
+        stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+        count = ctypes.c_int64(points.shape[0])
+        pointers = (_native.pointer(points), _native.pointer(result))
+        status = library.simple_knn_mean_squared_distances_f32(count, ctypes.c_int(k), *pointers, stream)
+    _native.check(library, "simple_knn", status)
+    return result

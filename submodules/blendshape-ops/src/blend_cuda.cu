@@ -1,0 +1,192 @@
+// Blend, pose and colour on a GPU. A warp takes a few Gaussians: first its lanes stream the pairs' rows across the
+// columns (every row is read once for a batch of up to 8 frames), then each lane poses one (Gaussian, frame).
+#include <algorithm>
+
+#include "c_abi.h"
+#include "launch.h"
+#include "row_quads.h"
+#include "with_degree.h"
+
+namespace {
+
+constexpr int WARPS = 4;  // of a block; its 32 rows of 240 bytes a warp keep 30 KiB of shared memory busy
+constexpr int BLOCK = WARPS * WARP;
+// Rows of the backward pass are written by one lane each and read across: an odd stride keeps the banks apart.
+constexpr int ODD_ROW = ROW + 1;
+
+// Gaussians of one warp, at most 32 / FRAMES; fewer where there are too few to fill the GPU.
+struct Share {
+    int64_t first;
+    int count, capacity;
+};
+
+__device__ Share share_of_warp(int64_t gaussians, int capacity) {
+    const int64_t first = (int64_t(blockIdx.x) * WARPS + threadIdx.x / WARP) * capacity;
+    const int64_t left = gaussians - first;
+    return {first, int(left < 0 ? 0 : left < capacity ? left : capacity), capacity};
+}
+
+// Adds the rows of Gaussian n's pairs, weighted by mask and codes, to its neutral row, for FRAMES frames at once.
+template <int DEGREE, int FRAMES>
+__device__ void blend_gaussian(const BlendArgs<float>& a, int64_t n, const float* beta, int frames, float4* rows,
+                               int row_step) {
+    const int lane = threadIdx.x % WARP, quad = lane % HALF_WARP, half = lane / HALF_WARP;
+    const bool active = quad < active_quads(DEGREE);
+    float4 sum[FRAMES] = {};
+    const int64_t end = a.offsets[n + 1];
+#pragma unroll 4
+    for (int64_t p = a.offsets[n] + half; p < end; p += 2) {
+        const float4 value = active ? stream_quad(a.values, p, quad) : float4{};
+        const float mask = a.mask[p];
+        const float* code = beta + a.expression[p];
+#pragma unroll
+        for (int f = 0; f < FRAMES; ++f) add_scaled(sum[f], mask * code[f * a.expressions], value);
+    }
+    const float4 neutral = active ? load_quad(a.neutral, n, quad) : float4{};
+#pragma unroll
+    for (int f = 0; f < FRAMES; ++f) {
+        float4 other;
+        other.x = __shfl_xor_sync(ALL_LANES, sum[f].x, HALF_WARP);
+        other.y = __shfl_xor_sync(ALL_LANES, sum[f].y, HALF_WARP);
+        other.z = __shfl_xor_sync(ALL_LANES, sum[f].z, HALF_WARP);
+        other.w = __shfl_xor_sync(ALL_LANES, sum[f].w, HALF_WARP);
+        add_scaled(sum[f], 1.0f, other);
+        add_scaled(sum[f], 1.0f, neutral);
+        if (active && half == f % 2 && f < frames) rows[f * row_step * ROW_QUADS + quad] = sum[f];
+    }
+}
+
+template <int DEGREE, int FRAMES>
+__global__ void __launch_bounds__(BLOCK) blend_forward_kernel(const BlendArgs<float> a, int capacity) {
+    extern __shared__ float4 shared[];
+    float4* rows = shared + (threadIdx.x / WARP) * WARP * ROW_QUADS;
+    float* beta = reinterpret_cast<float*>(shared + BLOCK * ROW_QUADS);
+    const Share share = share_of_warp(a.gaussians, capacity);
+    const int lane = threadIdx.x % WARP;
+    for (int64_t first_frame = 0; first_frame < a.frames; first_frame += FRAMES) {
+        const int frames = int(a.frames - first_frame < FRAMES ? a.frames - first_frame : FRAMES);
+        __syncthreads();
+        for (int64_t i = threadIdx.x; i < FRAMES * a.expressions; i += BLOCK) {
+            beta[i] = i < frames * a.expressions ? a.beta[first_frame * a.expressions + i] : 0.0f;
+        }
+        __syncthreads();
+        for (int g = 0; g < share.count; ++g) {
+            blend_gaussian<DEGREE, FRAMES>(a, share.first + g, beta, frames, rows + g * ROW_QUADS, share.capacity);
+        }
+        __syncwarp();
+        const int g = lane % share.capacity, f = lane / share.capacity;
+        if (g < share.count && f < frames) {
+            const float* row = reinterpret_cast<const float*>(rows + (f * share.capacity + g) * ROW_QUADS);
+            pose_gaussian<DEGREE>(a, first_frame + f, share.first + g, row);
+        }
+        __syncwarp();
+    }
+}
+
+template <int DEGREE, int FRAMES>
+__global__ void __launch_bounds__(BLOCK) blend_backward_kernel(const BlendArgs<float> a, int capacity) {
+    __shared__ float shared[BLOCK * ODD_ROW];
+    float* rows = shared + (threadIdx.x / WARP) * WARP * ODD_ROW;
+    const Share share = share_of_warp(a.gaussians, capacity);
+    const int lane = threadIdx.x % WARP;
+    for (int64_t first_frame = 0; first_frame < a.frames; first_frame += FRAMES) {
+        const int frames = int(a.frames - first_frame < FRAMES ? a.frames - first_frame : FRAMES);
+        const int g = lane % share.capacity, f = lane / share.capacity;
+        if (g < share.count && f < frames) {
+            const auto factors = pose_gaussian_backward(a, first_frame + f, share.first + g);
+            expand_factors<DEGREE>(factors, SH_MAX_COEFFICIENTS, rows + (f * share.capacity + g) * ODD_ROW);
+        }
+        __syncwarp();
+        for (int i = lane; i < share.count * ROW; i += WARP) {
+            float* out = a.v_neutral + share.first * ROW + i;
+            float sum = first_frame ? *out : 0.0f;
+            for (int k = 0; k < frames; ++k) sum += rows[(k * share.capacity + i / ROW) * ODD_ROW + i % ROW];
+            *out = sum;
+        }
+        __syncwarp();
+    }
+}
+
+// v_pairs[b, p] = mask[p] <values[p], gradient row of (b, Gaussian of p)>; a warp takes one Gaussian. Needed only where
+// expression codes are refined.
+template <int DEGREE>
+__global__ void __launch_bounds__(BLOCK) pair_gradient_kernel(const BlendArgs<float> a) {
+    __shared__ float4 shared[WARPS][ROW_QUADS];
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, quad = lane % HALF_WARP, half = lane / HALF_WARP;
+    const int64_t n = int64_t(blockIdx.x) * WARPS + warp;
+    if (n >= a.gaussians) return;
+    for (int64_t b = 0; b < a.frames; ++b) {
+        if (lane == 0) {
+            const auto factors = load_factors(a.v_geometry, a.v_rgb, a.directions, b * a.gaussians + n);
+            expand_factors<DEGREE>(factors, SH_MAX_COEFFICIENTS, reinterpret_cast<float*>(shared[warp]));
+        }
+        __syncwarp();
+        const int64_t end = a.offsets[n + 1];
+        for (int64_t p = a.offsets[n] + half; p - half < end; p += 2) {
+            float sum = 0;
+            if (p < end && quad < ROW_QUADS) {
+                const float4 row = shared[warp][quad], value = load_quad(a.values, p, quad);
+                sum = row.x * value.x + row.y * value.y + row.z * value.z + row.w * value.w;
+            }
+            for (int step = HALF_WARP / 2; step > 0; step /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, step);
+            if (p < end && quad == 0) a.v_pairs[b * a.pairs + p] = a.mask[p] * sum;
+        }
+        __syncwarp();
+    }
+}
+
+// Gaussians a warp: as many as its lanes can pose, unless that leaves fewer than 8 warps for each multiprocessor.
+int warp_capacity(int64_t gaussians, int frames) {
+    const int64_t filling = (gaussians + 8 * multiprocessors() - 1) / (8 * multiprocessors());
+    return int(std::max<int64_t>(1, std::min<int64_t>(WARP / frames, filling)));
+}
+
+// body(degree, frames): compiled for the degree and for 1, 2, 4 or 8 frames at a time.
+template <typename Body>
+void with_sizes(const BlendArgs<float>& a, Body body) {
+    with_degree(a.sh_degree, [&](auto degree) {
+        if (a.frames <= 1) return body(degree, std::integral_constant<int, 1>());
+        if (a.frames <= 2) return body(degree, std::integral_constant<int, 2>());
+        if (a.frames <= 4) return body(degree, std::integral_constant<int, 4>());
+        return body(degree, std::integral_constant<int, 8>());
+    });
+}
+
+void forward(const BlendArgs<float>& a, cudaStream_t stream) {
+    if (a.gaussians == 0 || a.frames == 0) return;
+    with_sizes(a, [&](auto degree, auto frames) {
+        constexpr int DEGREE = decltype(degree)::value, FRAMES = decltype(frames)::value;
+        const int capacity = warp_capacity(a.gaussians, FRAMES);
+        const size_t bytes = BLOCK * ROW_QUADS * sizeof(float4) + FRAMES * a.expressions * sizeof(float);
+        allow_shared_memory(blend_forward_kernel<DEGREE, FRAMES>, bytes);
+        const unsigned blocks = blocks_for(a.gaussians, int64_t(capacity) * WARPS);
+        blend_forward_kernel<DEGREE, FRAMES><<<blocks, BLOCK, bytes, stream>>>(a, capacity);
+    });
+    check_cuda(cudaGetLastError(), "blend_forward");
+}
+
+void backward(const BlendArgs<float>& a, cudaStream_t stream) {
+    if (a.gaussians == 0) return;
+    if (a.frames == 0) {
+        check_cuda(cudaMemsetAsync(a.v_neutral, 0, a.gaussians * ROW * sizeof(float), stream), "blend_backward");
+        return;
+    }
+    with_sizes(a, [&](auto degree, auto frames) {
+        constexpr int DEGREE = decltype(degree)::value, FRAMES = decltype(frames)::value;
+        const int capacity = warp_capacity(a.gaussians, FRAMES);
+        const unsigned blocks = blocks_for(a.gaussians, int64_t(capacity) * WARPS);
+        blend_backward_kernel<DEGREE, FRAMES><<<blocks, BLOCK, 0, stream>>>(a, capacity);
+        if (a.v_pairs) pair_gradient_kernel<DEGREE><<<blocks_for(a.gaussians, WARPS), BLOCK, 0, stream>>>(a);
+    });
+    check_cuda(cudaGetLastError(), "blend_backward");
+}
+
+}  // namespace
+
+NATIVE_EXPORT const char* blendshape_ops_last_error() { return c_abi::last_error().c_str(); }
+NATIVE_EXPORT int blendshape_ops_blend_forward_f32(const BlendArgs<float>* a, cudaStream_t stream) {
+    return c_abi::guarded([&] { forward(*a, stream); });
+}
+NATIVE_EXPORT int blendshape_ops_blend_backward_f32(const BlendArgs<float>* a, cudaStream_t stream) {
+    return c_abi::guarded([&] { backward(*a, stream); });
+}

@@ -1,0 +1,10 @@
+"""Builds the CUDA library where wanted; submodules/native/build_native.py says which switches there are."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "native"))
+
+from build_native import setup_package  # noqa: E402  (found through the path above)
+
+setup_package("simple_knn", cpu_sources=[], cuda_sources=["src/knn_cuda.cu"])
