@@ -93,8 +93,8 @@ def evaluate(
 
     Returns:
         The content of run/metrics.json, which is written with {split: block of `summarize`, "definitions"};
-        blocks of other splits that it already holds are kept. In run/split: frames.csv, evaluation.json (timing,
-        selection, picture layout), prediction/*.png, side_by_side/*.jpg, video.mp4.
+        blocks of other splits that it already holds are kept, a comparison is not. In run/split: frames.csv,
+        evaluation.json (timing, selection, picture layout), prediction/*.png, side_by_side/*.jpg, video.mp4.
 
     Raises:
         ValueError: no frames, ground truth and prediction of different sizes, or NaN in a rendered image.
@@ -254,6 +254,8 @@ def _remove_stale(folder: Path, written: set[int], video: bool) -> None:
 
 def _write_metrics(path: Path, split: str, block: dict[str, Any]) -> dict[str, Any]:
     content = read_json(path) if path.is_file() else {}
+    if split == "test":  # a comparison merged earlier was with other scores; it has to be merged anew
+        content = {name: value for name, value in content.items() if not name.startswith("without_blendshapes")}
     content |= {split: block, "definitions": DEFINITIONS}
     write_json(path, content)
     return content

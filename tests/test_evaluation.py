@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -287,12 +286,28 @@ def test_too_small_images_are_a_reason(weights: Path) -> None:
 # --- comparison of two runs --------------------------------------------------------------------------------------
 
 
+def worse(clip: Clip, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    image, alpha = clip.render(indices)
+    return image + 0.1, alpha
+
+
 def test_another_run_is_merged_as_without_blendshapes(clip: Clip, tmp_path: Path) -> None:
     ours = evaluate(clip.render, clip, [0, 1], tmp_path / "with", NO_LPIPS)["test"]
-    theirs = evaluate(clip.render, clip, [4, 5], tmp_path / "without", NO_LPIPS)["test"]
+    theirs = evaluate(lambda indices: worse(clip, indices), clip, [0, 1], tmp_path / "without", NO_LPIPS)["test"]
     merged = merge_without_blendshapes(tmp_path / "with/metrics.json", tmp_path / "without/metrics.json")
     assert merged == json.loads((tmp_path / "with" / "metrics.json").read_text())
-    assert merged["test"] == ours and merged["without_blendshapes"] == theirs
+    assert merged["test"] == ours and merged["without_blendshapes"] == theirs != ours
+    assert merged["without_blendshapes_run"] == "../without"
+
+
+def test_a_new_test_drops_the_old_comparison(clip: Clip, tmp_path: Path) -> None:
+    for name in ("with", "without"):
+        evaluate(clip.render, clip, [0, 1], tmp_path / name, NO_LPIPS)
+    merge_without_blendshapes(tmp_path / "with/metrics.json", tmp_path / "without/metrics.json")
+    kept = evaluate(clip.render, clip, [2], tmp_path / "with", NO_LPIPS, split="train")
+    assert "without_blendshapes" in kept and "train" in kept
+    renewed = evaluate(clip.render, clip, [0, 1], tmp_path / "with", NO_LPIPS)
+    assert renewed.keys() == {"test", "train", "definitions"}
 
 
 def test_runs_that_do_not_compare_are_refused(clip: Clip, tmp_path: Path) -> None:
@@ -300,6 +315,9 @@ def test_runs_that_do_not_compare_are_refused(clip: Clip, tmp_path: Path) -> Non
     evaluate(clip.render, clip, [0], tmp_path / "without", NO_LPIPS)
     file = tmp_path / "with" / "metrics.json"
     with pytest.raises(ValueError, match="tested on 1 frames, .*on 2: the two cannot be compared"):
+        merge_without_blendshapes(file, tmp_path / "without" / "metrics.json")
+    evaluate(clip.render, clip, [0, 2], tmp_path / "without", NO_LPIPS)
+    with pytest.raises(ValueError, match=r"without/test/frames\.csv: other frames than in .*cannot be compared"):
         merge_without_blendshapes(file, tmp_path / "without" / "metrics.json")
     with pytest.raises(FileNotFoundError, match="absent"):
         merge_without_blendshapes(file, tmp_path / "absent")
@@ -348,41 +366,3 @@ def test_the_overlay_paints_the_mesh_and_nothing_else() -> None:
 
 def test_box_of_an_empty_mask_is_none() -> None:
     assert regions.box(np.zeros((3, 4), bool)) is None
-
-
-# --- pictures ----------------------------------------------------------------------------------------------------
-
-
-def test_error_colours_rise_in_lightness_and_have_a_fixed_scale() -> None:
-    errors = np.linspace(0, pictures.ERROR_LIMIT, 64, dtype=np.float32)[None, :, None].repeat(3, axis=2)
-    colors = pictures.error_map(errors, np.zeros_like(errors))
-    lightness = cv2.cvtColor(colors, cv2.COLOR_RGB2LAB)[0, :, 0].astype(int)
-    assert (np.diff(lightness) >= -1).all()  # 8-bit Lab rounds to one step
-    assert lightness[0] < 10 and lightness[-1] > 230
-    brighter = pictures.error_map(errors + 1, np.zeros_like(errors))
-    assert (brighter == colors[0, -1]).all()  # beyond the scale: its end
-
-
-def test_only_pictures_too_wide_for_decoders_shrink_in_the_video() -> None:
-    normal, wide = np.zeros((532, 2104, 3), np.uint8), np.zeros((1044, 4152, 3), np.uint8)
-    assert pictures.for_video(normal) is normal
-    assert pictures.for_video(wide).shape == (644, 2560, 3)
-
-
-def test_frames_spread_evenly_from_first_to_last() -> None:
-    assert pictures.spread_frames([10, 11, 12, 20, 21], 3) == [10, 12, 21]
-    assert pictures.spread_frames([7, 8], 6) == [7, 8]
-
-
-@pytest.mark.parametrize("count", [1, 2, 5, 9, 30])
-def test_selected_frames_are_distinct_and_ordered_by_score(count: int) -> None:
-    values = {index: float((index * 7) % 31) for index in range(count)}
-    chosen = pictures.select_frames(values, 3)
-    flat = [index for group in chosen.values() for index in group]
-    assert len(flat) == len(set(flat)) == min(count, 9)
-    assert chosen["worst"][0] == min(values, key=lambda index: values[index])
-    if count >= 4:
-        assert chosen["best"][0] == max(values, key=lambda index: values[index])
-    if count == 30:
-        middle = np.median(list(values.values()))
-        assert all(abs(values[index] - middle) <= 3 for index in chosen["median"])

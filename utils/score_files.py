@@ -53,7 +53,7 @@ def merge_without_blendshapes(metrics_file: Path, other_file: Path) -> dict[str,
 
     Raises:
         FileNotFoundError: one of the files is missing.
-        ValueError: a file is no metrics.json, or the two runs were tested on different numbers of frames.
+        ValueError: a file is no metrics.json, or the two runs were tested on different frames.
     """
     ours, theirs = read_metrics(metrics_file), read_metrics(other_file)
     if ours["test"]["frames"] != theirs["test"]["frames"]:
@@ -61,6 +61,9 @@ def merge_without_blendshapes(metrics_file: Path, other_file: Path) -> dict[str,
             f"{other_file}: tested on {theirs['test']['frames']} frames, {metrics_file} on {ours['test']['frames']}: "
             "the two cannot be compared"
         )
+    tables = [file.parent / "test" / "frames.csv" for file in (metrics_file, other_file)]
+    if all(table.is_file() for table in tables) and read_csv(tables[0]).keys() != read_csv(tables[1]).keys():
+        raise ValueError(f"{tables[1]}: other frames than in {tables[0]}: the two cannot be compared")
     ours["without_blendshapes"] = theirs["test"]
     ours["without_blendshapes_run"] = os.path.relpath(other_file.parent, metrics_file.parent)
     write_json(metrics_file, ours)

@@ -80,8 +80,7 @@ def _page(
     there = _other_run(here, metrics) if theirs else None
     return Page(
         title=title,
-        subtitle=f"Head avatar of 3D Gaussians with expression blendshapes, scored on {block['frames']} "
-        f"{SPLIT_WORDS[here.split]}.",
+        subtitle=f"Head avatar of 3D Gaussians, scored on {block['frames']} {SPLIT_WORDS[here.split]}.",
         facts=_facts(here, block, training),
         cards=[_card(block, theirs, metric) for metric in METRICS],
         reasons=_reasons(block),
