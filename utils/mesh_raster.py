@@ -93,6 +93,8 @@ def _groups(
     low: NDArray[np.int64], high: NDArray[np.int64], width: int, height: int
 ) -> Iterator[tuple[NDArray[np.int64], _Box]]:
     """Triangles whose boxes, rounded up to a few sizes, are equal; in chunks that bound the memory."""
+    if len(low) == 0:
+        return
     limit = np.array([width, height])
     size = high - low + 1
     # Sizes 1..4, then steps of a quarter octave: at most 20 % more samples an axis than the exact box.

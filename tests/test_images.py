@@ -1,0 +1,114 @@
+"""Strict reading, atomic writing and alpha-true resizing of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from utils.images import (
+    encode_image,
+    read_mask,
+    read_png_header,
+    read_rgb,
+    read_rgba,
+    resize_area,
+    resize_rgba,
+    write_image,
+)
+
+
+def random_image(channels: int, height: int = 12, width: int = 16, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def test_round_trips(tmp_path: Path) -> None:
+    rgba, rgb, grey = random_image(4), random_image(3), random_image(1)[..., 0]
+    for name, pixels in (("a", rgba), ("b", rgb), ("c", grey)):
+        write_image(tmp_path / f"{name}.png", pixels)
+    np.testing.assert_array_equal(read_rgba(tmp_path / "a.png"), rgba)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "a.png"), rgba[..., :3])
+    np.testing.assert_array_equal(read_rgb(tmp_path / "b.png"), rgb)
+    np.testing.assert_array_equal(read_mask(tmp_path / "b.png"), rgb[..., 0])
+    np.testing.assert_array_equal(read_rgb(tmp_path / "c.png"), np.repeat(grey[..., None], 3, axis=2))
+    header = read_png_header(tmp_path / "a.png")
+    assert (header.width, header.height, header.bits, header.channels) == (16, 12, 8, 4)
+
+
+def test_jpeg_quality_counts(tmp_path: Path) -> None:
+    pixels = random_image(3, 64, 64)
+    assert len(encode_image(pixels, ".jpg", 40)) < len(encode_image(pixels, ".jpg", 95))
+
+
+@pytest.mark.parametrize("cut", [1, 12, 40, 300])
+def test_cut_files_are_refused(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "cut.png"
+    data = encode_image(random_image(4), ".png")
+    path.write_bytes(data[:len(data) - cut])
+    with pytest.raises(ValueError, match=r"cut\.png: truncated PNG"):
+        read_rgba(path)
+
+
+def test_damaged_and_unsuitable_files(tmp_path: Path) -> None:
+    damaged = bytearray(encode_image(random_image(4), ".png"))
+    damaged[len(damaged) // 2] ^= 255
+    (tmp_path / "damaged.png").write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"damaged\.png: not a readable image, or damaged"):
+        read_rgba(tmp_path / "damaged.png")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"empty\.jpg: not a readable image"):
+        read_rgb(tmp_path / "empty.jpg")
+    write_image(tmp_path / "rgb.png", random_image(3))
+    with pytest.raises(ValueError, match=r"rgb\.png: an image with an alpha channel.*uint8 \[12, 16, 3\]"):
+        read_rgba(tmp_path / "rgb.png")
+    cv2.imwrite(str(tmp_path / "deep.png"), random_image(3).astype(np.uint16))
+    with pytest.raises(ValueError, match=r"deep\.png: 8 bits per channel expected, got uint16"):
+        read_rgb(tmp_path / "deep.png")
+
+
+def test_headers_of_other_files(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(b"GIF89a")
+    with pytest.raises(ValueError, match=r"x\.png: not a PNG file"):
+        read_png_header(path)
+    header = bytearray(encode_image(random_image(3), ".png")[:33])
+    path.write_bytes(header[:20])
+    with pytest.raises(ValueError, match=r"x\.png: truncated PNG \(20 bytes\)"):
+        read_png_header(path)
+    header[25] = 5
+    path.write_bytes(header)
+    with pytest.raises(ValueError, match="colour type 5 is not in the PNG specification"):
+        read_png_header(path)
+
+
+def test_writing_refuses_nonsense(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"uint8 \[H,W\].*got float64 \[2, 2\]"):
+        write_image(tmp_path / "x.png", np.zeros((2, 2)))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"'\.nope': no image format"):
+        write_image(tmp_path / "x.nope", random_image(3))
+    assert not list(tmp_path.iterdir())
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1000), width=st.integers(1, 16), height=st.integers(1, 12))
+def test_resized_composite_is_the_composite_resized(seed: int, width: int, height: int) -> None:
+    rgba = random_image(4, seed=seed)
+    alpha = rgba[..., 3:] / 255.0
+    black = resize_area(np.rint(rgba[..., :3] * alpha).astype(np.uint8), width, height)
+    small = resize_rgba(rgba, width, height)
+    # Each of the two paths rounds twice to 8 bits, colour by half a step times alpha.
+    assert np.abs(small[..., :3] * (small[..., 3:] / 255.0) - black).max() <= 2.0
+
+
+def test_hidden_colour_does_not_bleed() -> None:
+    rgba = np.zeros((8, 8, 4), np.uint8)
+    rgba[:, :3] = (10, 200, 30, 255)
+    rgba[:, 3:, :3] = 255  # white under alpha 0
+    small = resize_rgba(rgba, 4, 4)
+    assert (small[:, :2, :3] == (10, 200, 30)).all()
+    assert small[0, :, 3].tolist() == [255, 128, 0, 0]
+    assert (small[:, 2:] == 0).all()
