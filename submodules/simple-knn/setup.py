@@ -5,6 +5,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "native"))
 
-from build_native import setup_package  # noqa: E402  (found through the path above)
+from build_native import setup_package
 
 setup_package("simple_knn", cpu_sources=[], cuda_sources=["src/knn_cuda.cu"])

@@ -179,24 +179,27 @@ def _run_backward(
 
 def _gather_shared(call: _Call, tensors: dict[str, Tensor], gradients: dict[str, Tensor | None]) -> None:
     """Sum the per-Gaussian gradients into `gradients` (zeros) with torch operations: refinement of tracking only."""
-    binding = call.binding
-    bound = binding.triangle >= 0
-    rows = binding.triangle.clamp_min(0).long()
-    v_rest, v_turn = tensors["v_geometry"][..., :3], tensors["v_geometry"][..., 3:7]
-    for name in ("triangle_maps", "pre_offsets", "post_offsets"):
-        gradient = gradients[name]
-        if gradient is None:
-            continue
-        if name == "triangle_maps":
-            v_matrix = (v_rest.unsqueeze(-1) * binding.anchor.unsqueeze(-2)).flatten(-2)
-            gradient.index_add_(1, rows, torch.cat([v_matrix, v_rest, v_turn], -1) * bound[:, None])
-            continue
-        v_offset = v_rest if name == "pre_offsets" else tensors["v_posed"]
-        corners = (v_offset.unsqueeze(-2) * (binding.barycentric * bound[:, None]).unsqueeze(-1)).flatten(1, 2)
-        gradient.index_add_(1, call.faces.long()[rows].flatten(), corners)
+    if call.faces.shape[0]:
+        _gather_surface(call, tensors, gradients)
     if gradients["bones"] is not None:
-        gradients["bones"] += torch.einsum("nj,bnm->bjm", binding.weights, tensors["v_skin"]).unflatten(-1, (3, 4))
+        gradients["bones"] += torch.einsum("nj,bnm->bjm", call.binding.weights, tensors["v_skin"]).unflatten(-1, (3, 4))
     if gradients["camera_centers"] is not None:
         gradients["camera_centers"] -= tensors["v_view"].sum(1)
     if gradients["beta"] is not None:
         gradients["beta"].index_add_(1, call.differences.expression.long(), tensors["v_pairs"])
+
+
+def _gather_surface(call: _Call, tensors: dict[str, Tensor], gradients: dict[str, Tensor | None]) -> None:
+    binding = call.binding
+    bound = (binding.triangle >= 0)[:, None]
+    rows = binding.triangle.clamp_min(0).long()
+    v_rest, v_turn = tensors["v_geometry"][..., :3], tensors["v_geometry"][..., 3:7]
+    if gradients["triangle_maps"] is not None:
+        v_matrix = (v_rest.unsqueeze(-1) * binding.anchor.unsqueeze(-2)).flatten(-2)
+        gradients["triangle_maps"].index_add_(1, rows, torch.cat([v_matrix, v_rest, v_turn], -1) * bound)
+    for name in ("pre_offsets", "post_offsets"):
+        gradient = gradients[name]
+        if gradient is not None:
+            v_offset = v_rest if name == "pre_offsets" else tensors["v_posed"]
+            corners = (v_offset.unsqueeze(-2) * (binding.barycentric * bound).unsqueeze(-1)).flatten(1, 2)
+            gradient.index_add_(1, call.faces.long()[rows].flatten(), corners)
