@@ -14,6 +14,7 @@ from data.demo.subject import KEY_LIGHT, Subject
 from utils.mesh_raster import project
 
 HAIR = np.array([0.092, 0.045, 0.021], np.float32)  # linear RGB
+HIGHLIGHT = np.array([1.0, 0.85, 0.68], np.float32)
 BROW = np.array([0.022, 0.012, 0.008], np.float32)
 STEP = 0.9             # samples along a strand are at most this many pixels apart
 MAX_COVERAGE = 0.97
@@ -30,6 +31,22 @@ class View:
 
 
 @dataclass(frozen=True, eq=False)
+class Strands:
+    """Hairs of one kind in head space. points [N,P,3], radius [N,P]: metres; shade [N,P]: share of light that arrives;
+    tone [N]: brightness factor; colour [3]: linear RGB; gloss: strength; bias: metres that a hair may lie behind the
+    surface and still show, because its root is in the skin.
+    """
+
+    points: Floats
+    radius: Floats
+    shade: Floats
+    tone: Floats
+    colour: Image
+    gloss: float
+    bias: float
+
+
+@dataclass(frozen=True, eq=False)
 class Segments:
     """S pieces of strands. start, end [S,2] pixels; start_depth, end_depth [S]; radius [S] metres; colour [S,3]."""
 
@@ -41,64 +58,52 @@ class Segments:
     colour: Image
 
 
-def head_hair(subject: Subject, scene: Scene, view: View) -> Segments:
+def head_hair(subject: Subject) -> Strands:
     """The head's hair; it stays with the skull."""
     hair = subject.hair
-    colour = _hair_light(hair.points, hair.shade, scene) * hair.tone[:, None, None].astype(np.float32)
-    return _segments(hair.points, hair.radius, HAIR * colour[..., :1] + colour[..., 1:], view)
+    return Strands(hair.points, hair.radius, hair.shade, hair.tone, HAIR, gloss=1.0, bias=1e-3)
 
 
-def skin_hair(subject: Subject, scene: Scene, view: View) -> Segments:
+def skin_hair(subject: Subject, scene: Scene) -> Strands:
     """Brows, lashes and stubble; they move with the skin."""
     hair = subject.skin_hair
     points = hair.placed(scene.vertices, subject.faces)
-    light = np.full(points.shape[:2], 0.75)
-    colour = _hair_light(points, light, scene) * hair.tone[:, None, None].astype(np.float32)
-    return _segments(points, hair.radius, BROW * colour[..., :1] + 0.5 * colour[..., 1:], view)
+    return Strands(points, hair.radius, np.full(points.shape[:2], 0.75), hair.tone, BROW, gloss=0.5, bias=6e-4)
 
 
-def _hair_light(points: Floats, shade: Floats, scene: Scene) -> Image:
-    """[N,P,4]: matt factor and glossy RGB of strands (Kajiya and Kay's model: a hair is a thin cylinder)."""
-    along = np.gradient(points, axis=1)
-    along /= np.maximum(np.linalg.norm(along, axis=2, keepdims=True), 1e-12)
-    to_eye = scene.eye - points
-    to_eye /= np.linalg.norm(to_eye, axis=2, keepdims=True)
-    matt = 0.8 * SKY.mean() * shade
-    gloss = np.zeros((*shade.shape, 3))
+def visible(strands: Strands, scene: Scene, view: View, surface: Image) -> Segments:
+    """Lit pieces of strands that are in the picture and not wholly behind the surface (depth [H,W], metres)."""
+    count, length = strands.points.shape[:2]
+    flat, depth = project(strands.points.reshape(-1, 3), view.R, view.t, view.K)
+    column, row = (np.clip(flat[:, i].astype(np.int64), 0, view.size - 1) for i in (0, 1))
+    shown = ((flat >= 0) & (flat < view.size)).all(axis=1) & (depth < surface[row, column] + strands.bias)
+    shown = shown.reshape(count, length)
+    strand, place = np.nonzero(shown[:, :-1] | shown[:, 1:])
+    start = strand * length + place
+    colour = _lit(strands, strand, place, scene) * strands.tone[strand, None]
+    radius = (strands.radius[strand, place] + strands.radius[strand, place + 1]) / 2
+    return Segments(flat[start], flat[start + 1], depth[start], depth[start + 1], radius, colour.astype(np.float32))
+
+
+def _lit(strands: Strands, strand: NDArray[np.int64], place: NDArray[np.int64], scene: Scene) -> Image:
+    """Linear RGB [S,3] of pieces place .. place + 1 (Kajiya and Kay's model: a hair is a thin cylinder)."""
+    points = strands.points.astype(np.float32)
+    start, end = points[strand, place], points[strand, place + 1]
+    along = (end - start) / np.maximum(np.linalg.norm(end - start, axis=1, keepdims=True), 1e-9)
+    to_eye = scene.eye.astype(np.float32) - start
+    to_eye /= np.linalg.norm(to_eye, axis=1, keepdims=True)
+    shade = ((strands.shade[strand, place] + strands.shade[strand, place + 1]) / 2).astype(np.float32)
+    matt = np.full(len(start), 0.8 * SKY.mean(), np.float32)
+    gloss = np.zeros((len(start), 3), np.float32)
     key = KEY_LIGHT / np.linalg.norm(KEY_LIGHT)
     for direction, radiance in ((key, KEY), (scene.window, ROOM + FILL)):
-        cosine = along @ direction
-        matt += radiance.mean() * np.sqrt(np.clip(1 - cosine**2, 0, 1)) * shade
+        direction = direction.astype(np.float32)
+        matt += radiance.mean() * np.sqrt(np.clip(1 - (along @ direction) ** 2, 0, 1))
         half = to_eye + direction
-        half /= np.linalg.norm(half, axis=2, keepdims=True)
-        sine = np.sqrt(np.clip(1 - (along * half).sum(axis=2) ** 2, 0, 1))
-        lobe = 0.10 * sine**90 + 0.022 * sine**14
-        gloss += (lobe * shade)[..., None] * radiance * np.array([1.0, 0.85, 0.68])
-    return np.concatenate([matt[..., None], gloss], axis=2).astype(np.float32)
-
-
-def _segments(points: Floats, radius: Floats, colour: Image, view: View) -> Segments:
-    count, length = points.shape[:2]
-    pixels, depth = project(points.reshape(-1, 3), view.R, view.t, view.K)
-    pixels, depth = pixels.reshape(count, length, 2), depth.reshape(count, length)
-
-    def halves(values: NDArray) -> tuple[NDArray, NDArray]:
-        return (values[:, :-1].reshape(-1, *values.shape[2:]), values[:, 1:].reshape(-1, *values.shape[2:]))
-
-    (start, end), (near, far) = halves(pixels), halves(depth)
-    thick = np.mean(halves(radius), axis=0)
-    return Segments(start, end, near, far, thick, np.mean(halves(colour), axis=0))
-
-
-def visible(segments: Segments, surface: Image, bias: float) -> Segments:
-    """The segments that are in the picture and not wholly behind the surface (`surface`: depth [H,W], metres)."""
-    size = surface.shape[0]
-    shown = np.zeros(len(segments.radius), bool)
-    for pixels, depth in ((segments.start, segments.start_depth), (segments.end, segments.end_depth)):
-        column, row = (np.clip(pixels[:, i].astype(np.int64), 0, size - 1) for i in (0, 1))
-        inside = ((pixels >= 0) & (pixels < size)).all(axis=1)
-        shown |= inside & (depth < surface[row, column] + bias)
-    return Segments(*(getattr(segments, name)[shown] for name in segments.__dataclass_fields__))
+        half /= np.linalg.norm(half, axis=1, keepdims=True)
+        squared = np.clip(1 - (along * half).sum(axis=1) ** 2, 0, 1)  # of the sine between hair and half vector
+        gloss += (0.10 * squared**45 + 0.022 * squared**7)[:, None] * (radiance * HIGHLIGHT)
+    return (matt[:, None] * strands.colour + strands.gloss * gloss) * shade[:, None]
 
 
 def draw(

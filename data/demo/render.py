@@ -46,9 +46,9 @@ def render(
     buffers = rasterize_mesh(pixels, depth, subject.faces, raster, raster, cull_back=True)
     colour, alpha = _surface(subject, scene, buffers, view)
     surface = np.where(alpha > 0, buffers.depth, np.inf)
-    for segments, bias in ((hair.skin_hair(subject, scene, view), 6e-4), (hair.head_hair(subject, scene, view), 1e-3)):
-        shown = hair.visible(segments, surface, bias)
-        touched, blended, through = hair.draw(shown, surface, view.K[0, 0], bias, encode)
+    for strands in (hair.skin_hair(subject, scene), hair.head_hair(subject)):
+        segments = hair.visible(strands, scene, view, surface)
+        touched, blended, through = hair.draw(segments, surface, view.K[0, 0], strands.bias, encode)
         colour[touched] = blended + through[:, None] * colour[touched]
         alpha.reshape(-1)[touched] = 1 - through * (1 - alpha.reshape(-1)[touched])
     return _resolve(colour, alpha, size)
