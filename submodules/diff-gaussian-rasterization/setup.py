@@ -10,5 +10,5 @@ from build_native import setup_package
 setup_package(
     "diff_gaussian_rasterization",
     cpu_sources=["src/rasterize_cpu.cpp", "src/cpu_forward.cpp", "src/cpu_backward.cpp"],
-    cuda_sources=[],
+    cuda_sources=["src/rasterize_cuda.cu"],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,33 +91,35 @@ class Scene:
         return 0 if self.background is None else {1: 1, 2: 2, 4: 3}[self.background.ndim]
 
 
-def _structure(name: str, fields: str) -> type[ctypes.Structure]:
+def structure(name: str, fields: str) -> type[ctypes.Structure]:
     """A structure of pointers, except for the names given as `name:int`."""
     pairs = [field.partition(":") for field in fields.split()]
     types = [(field, ctypes.c_int32 if kind else ctypes.c_void_p) for field, _, kind in pairs]
     return type(name, (ctypes.Structure,), {"_fields_": types})
 
 
-_Scene = _structure(
-    "_Scene",
+SceneStructure = structure(
+    "SceneStructure",
     "batch:int count:int width:int height:int background_kind:int threads:int "
     "means quats scales opacities colors R t K background",
 )
-_Picture = _structure("_Picture", "image alpha radii")
-_Upstream = _structure("_Upstream", "v_image v_alpha image radii")
-_Gradients = _structure(
-    "_Gradients", "means quats scales opacities colors R t K background means2d grad_sum count max_radius"
+PictureStructure = structure("PictureStructure", "image alpha radii")
+UpstreamStructure = structure("UpstreamStructure", "v_image v_alpha image radii")
+GradientsStructure = structure(
+    "GradientsStructure", "means quats scales opacities colors R t K background means2d grad_sum count max_radius"
 )
 
 
-def _pack(kind: type[ctypes.Structure], **values: Tensor | int | None) -> ctypes.Structure:
+def pack(kind: type[ctypes.Structure], **values: Tensor | int | None) -> ctypes.Structure:
     return kind(**{name: value if isinstance(value, int) else _native.pointer(value) for name, value in values.items()})
 
 
-def _pack_scene(scene: Scene) -> ctypes.Structure:
+def pack_scene(scene: Scene) -> ctypes.Structure:
     tensors = {name: getattr(scene, name) for name in (*DIFFERENTIABLE, "background")}
     sizes = {"batch": scene.batch, "count": scene.count, "width": scene.width, "height": scene.height}
-    return _pack(_Scene, **sizes, background_kind=scene.background_kind, threads=torch.get_num_threads(), **tensors)
+    return pack(
+        SceneStructure, **sizes, background_kind=scene.background_kind, threads=torch.get_num_threads(), **tensors
+    )
 
 
 @dataclass(frozen=True)
@@ -128,49 +131,17 @@ class Gradients:
     scales: Tensor
     opacities: Tensor
     colors: Tensor
-    R: Tensor
-    t: Tensor
-    K: Tensor
+    R: Tensor | None
+    t: Tensor | None
+    K: Tensor | None
     background: Tensor | None
     means2d: Tensor | None
 
 
-def empty_gradients(scene: Scene, want_background: bool, want_means2d: bool) -> Gradients:
+def empty_gradients(scene: Scene, want_camera: bool, want_background: bool, want_means2d: bool) -> Gradients:
     """Uninitialised gradients of a scene; None where not wanted."""
+    names = DIFFERENTIABLE if want_camera else DIFFERENTIABLE[:5]
     background = torch.empty_like(scene.background) if want_background and scene.background is not None else None
     means2d = scene.means.new_empty(scene.batch, scene.count, 2) if want_means2d else None
-    alike = {name: torch.empty_like(getattr(scene, name)) for name in DIFFERENTIABLE}
-    return Gradients(**alike, background=background, means2d=means2d)
-
-
-class CpuPass:
-    """One forward pass of the C++ library, holding what its backward pass needs until it is dropped."""
-
-    def __init__(self, scene: Scene, image: Tensor, alpha: Tensor, radii: Tensor):
-        self._library = _native.load("cpu")
-        self._suffix = {torch.float32: "f32", torch.float64: "f64"}[scene.means.dtype]
-        self._state = ctypes.c_void_p()
-        picture = _pack(_Picture, image=image, alpha=alpha, radii=radii)
-        self._call("forward", ctypes.byref(_pack_scene(scene)), ctypes.byref(picture), ctypes.byref(self._state))
-
-    def backward(
-        self,
-        scene: Scene,
-        upstream: tuple[Tensor | None, Tensor | None, Tensor, Tensor],
-        out: Gradients,
-        stats: DensifyStats | None,
-    ) -> None:
-        """Fill `out`; upstream = (v_image, v_alpha, image, radii)."""
-        names = ("v_image", "v_alpha", "image", "radii")
-        packed = _pack(_Upstream, **dict(zip(names, upstream, strict=True)))
-        gradients = _pack(_Gradients, **vars(out), **(vars(stats) if stats is not None else {}))
-        self._call(
-            "backward", ctypes.byref(_pack_scene(scene)), self._state, ctypes.byref(packed), ctypes.byref(gradients)
-        )
-
-    def _call(self, name: str, *arguments: object) -> None:
-        _native.check(self._library, "dgr", getattr(self._library, f"dgr_{name}_{self._suffix}")(*arguments))
-
-    def __del__(self) -> None:
-        if getattr(self, "_state", None):
-            getattr(self._library, f"dgr_free_{self._suffix}")(self._state)
+    alike: dict[str, Any] = {name: torch.empty_like(getattr(scene, name)) for name in names}
+    return Gradients(**(dict.fromkeys(DIFFERENTIABLE) | alike), background=background, means2d=means2d)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ._library import DIFFERENTIABLE, CpuPass, DensifyStats, Scene, empty_gradients
+from ._library import DIFFERENTIABLE, DensifyStats, Scene, empty_gradients
+from ._passes import CpuPass, CudaPass
 from .definition import rasterize_torch
 
 BACKENDS = ("auto", "torch", "cpp", "cuda")
@@ -83,7 +84,7 @@ class _Rasterize(torch.autograd.Function):
         image = scene.means.new_empty(scene.batch, 3, height, width)
         alpha = scene.means.new_empty(scene.batch, height, width)
         radii = torch.empty(scene.batch, scene.count, dtype=torch.int32, device=image.device)
-        ctx.native_pass = CpuPass(scene, image, alpha, radii)
+        ctx.native_pass = (CudaPass if image.is_cuda else CpuPass)(scene, image, alpha, radii)
         ctx.save_for_backward(*tensors, image, radii)
         ctx.size, ctx.stats = (width, height), stats
         ctx.mark_non_differentiable(radii)
@@ -96,7 +97,9 @@ class _Rasterize(torch.autograd.Function):
         *tensors, image, radii = ctx.saved_tensors
         scene = _scene(tensors, *ctx.size)
         want_background, want_means2d = ctx.needs_input_grad[8:10]
-        out = empty_gradients(scene, want_background, want_means2d or ctx.stats is not None)
+        out = empty_gradients(
+            scene, any(ctx.needs_input_grad[5:8]), want_background, want_means2d or ctx.stats is not None
+        )
         upstream = [None if v is None else v.contiguous() for v in (v_image, v_alpha)]
         ctx.native_pass.backward(scene, (*upstream, image, radii), out, ctx.stats)
         wanted = zip(vars(out).values(), ctx.needs_input_grad, strict=False)
@@ -176,8 +179,10 @@ def _choose_backend(backend: str, means: Tensor) -> str:
     if backend not in BACKENDS:
         raise ValueError(f"backend: wanted one of {', '.join(BACKENDS)}, got {backend!r}")
     if backend == "auto":
-        return "cuda" if means.is_cuda else "cpp"
+        backend = "cuda" if means.is_cuda else "cpp"
     device = {"cpp": "cpu", "cuda": "cuda"}.get(backend, means.device.type)
     if means.device.type != device:
         raise ValueError(f"backend {backend!r}: wanted tensors on {device}, got {means.device}")
+    if backend == "cuda" and means.dtype != torch.float32:
+        raise TypeError(f'backend "cuda": wanted float32 (float64 needs backend "torch"), got {means.dtype}')
     return backend

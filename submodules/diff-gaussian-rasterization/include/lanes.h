@@ -62,6 +62,11 @@ inline Lanes<double> exp2_fast(Lanes<double> e) {
 }
 #endif
 
+template <typename V> HD V quotient(V a, V b) { return a / b; }
+#ifdef __CUDA_ARCH__
+template <> HD float quotient(float a, float b) { return __fdividef(a, b); }  // 2 units in the last place
+#endif
+
 template <typename V> HD V broadcast(double value) { return V{} + typename ScalarOf<V>::type(value); }
 
 inline float add_exponent(float value, float shifted) {
@@ -92,7 +97,15 @@ HD V exp2_polynomial(V e) {
 
 HD double exp2_fast(double e) { return std::exp2(e); }
 #ifdef __CUDACC__
-HD float exp2_fast(float e) { return exp2f(e); }
+HD float exp2_fast(float e) {
+#ifdef __CUDA_ARCH__
+    float value;  // relative error 2^-22, denormals flushed: alpha is compared with 1/255 in any case
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(value) : "f"(e));
+    return value;
+#else
+    return exp2f(e);
+#endif
+}
 #else
 inline float exp2_fast(float e) { return exp2_polynomial(e); }
 inline Lanes<float> exp2_fast(Lanes<float> e) { return exp2_polynomial(e); }

@@ -26,8 +26,23 @@ struct DgrUpstream {
 };
 
 struct DgrGradients {
-    void *means, *quats, *scales, *opacities, *colors, *R, *t, *K;
+    void *means, *quats, *scales, *opacities, *colors;
+    void *R, *t, *K;                           // all null or none
     void* background;                          // like the background; may be null
     void* means2d;                             // [B,N,2], NDC scale, without the alpha output's part; may be null
     float *grad_sum, *count, *max_radius;      // [N] each, added to; all null or none
+};
+
+// Device memory of the CUDA library, allocated by the caller; the backward pass needs all of the forward pass's.
+struct DgrCudaWork {
+    float* splats;           // [B,N,12]
+    uint32_t* tile_cursor;   // [B tiles]
+    uint32_t* tile_begin;    // [B tiles + 1]
+    uint64_t* keys;          // [capacity] depth and index of every pair of a tile and a Gaussian
+    float* transmittance;    // [B,H,W]
+    float* splat_gradients;  // [B,N,12]; backward pass only
+    double* camera;          // [B,18]; backward pass, where the camera's gradient is wanted
+    double* background;      // [3 B]; backward pass, where the gradient of a background colour is wanted
+    uint32_t* needed;        // host memory that the device can write: receives the number of pairs
+    uint32_t capacity;
 };

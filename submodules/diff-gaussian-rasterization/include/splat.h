@@ -56,7 +56,7 @@ template <typename V>
 HD PixelGradient<V> blend_backward(PixelAlpha<V> a, V weight, V v_dot_color, V through_alpha, V& behind) {
     const V through_color = weight * v_dot_color;
     behind -= through_color;
-    const V odds = a.alpha / (broadcast<V>(1) - a.alpha);
+    const V odds = quotient(a.alpha, broadcast<V>(1) - a.alpha);
     const V full = through_color - behind * odds;
     // Past the cap alpha is constant; where the weight is 0 the splat is cut, or the pixel has stopped.
     const V counted = select(a.raw < broadcast<V>(constants::ALPHA_MAX), weight, V{});

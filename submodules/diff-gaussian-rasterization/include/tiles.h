@@ -1,6 +1,8 @@
 // Which tiles and rows a splat touches: exactly those where the ellipse alpha >= ALPHA_MIN reaches.
 #pragma once
 
+#include <cstdint>
+
 #include "splat.h"
 
 struct TileGrid {
@@ -84,4 +86,27 @@ HD Span touched_rows(const Splat<T>& s, const Ellipse<T>& ellipse, int left, int
     const T low = dx_left > -reach ? dx_left : -reach, high = dx_right < reach ? dx_right : reach;
     const Interval<T> y = extent_within(ellipse, ellipse.yy, ellipse.dx_at_bottom, low, high);
     return clipped_span(s.y + y.low, s.y + y.high, first, last);
+}
+
+// A tile is drawn in blocks of 8x4 pixels, numbered left to right, then down. Returns a bit for each block that the splat
+// touches; (left, top) is the tile's first pixel.
+constexpr int BLOCK_WIDTH = 8, BLOCK_HEIGHT = 4;
+constexpr int TILE_BLOCKS = constants::TILE * constants::TILE / (BLOCK_WIDTH * BLOCK_HEIGHT);
+
+template <typename T>
+HD uint32_t touched_blocks(const Splat<T>& s, int left, int top) {
+    const Ellipse<T> ellipse(s);
+    const T reach = s.half_height + T(TILE_MARGIN);
+    uint32_t bits = 0;
+    for (int band = 0; band < constants::TILE / BLOCK_HEIGHT; ++band) {
+        const T dy_first = top + band * BLOCK_HEIGHT - s.y, dy_last = dy_first + (BLOCK_HEIGHT - 1);
+        if (dy_first > reach || dy_last < -reach) continue;
+        const T low = dy_first > -reach ? dy_first : -reach, high = dy_last < reach ? dy_last : reach;
+        const Interval<T> x = extent_within(ellipse, ellipse.xx, ellipse.dy_at_right, low, high);
+        const Span columns = clipped_span(s.x + x.low, s.x + x.high, left, left + constants::TILE - 1);
+        if (columns.begin > columns.end) continue;
+        if (columns.begin < left + BLOCK_WIDTH) bits |= 1u << (2 * band);
+        if (columns.end >= left + BLOCK_WIDTH) bits |= 2u << (2 * band);
+    }
+    return bits;
 }

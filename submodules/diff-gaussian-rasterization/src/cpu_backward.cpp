@@ -207,6 +207,7 @@ class Backward {
             sum.R = sum.R + parts[i].R;
             sum.t += parts[i].t, sum.k0 += parts[i].k0, sum.k1 += parts[i].k1;
         }
+        if (!out_.R) return;
         T *R = static_cast<T*>(out_.R) + 9 * frame, *t = static_cast<T*>(out_.t) + 3 * frame;
         T* K = static_cast<T*>(out_.K) + 9 * frame;
         for (int i = 0; i < 3; ++i) {

@@ -3,8 +3,7 @@
 
 #include "buffer.h"
 #include "parallel.h"
-#include "projection.h"
-#include "rasterize.h"
+#include "scene.h"
 #include "tiles.h"
 
 // One (tile, Gaussian) pair. `slot` counts the pairs Gaussian by Gaussian, so that the gradients of one Gaussian's
@@ -23,19 +22,6 @@ struct CpuState {
     Buffer<T> transmittance;       // [B H W] final
 };
 
-template <typename T>
-Gaussian<T> load_gaussian(const DgrScene& scene, size_t i) {
-    return {load3(static_cast<const T*>(scene.means) + 3 * i), load_quat(static_cast<const T*>(scene.quats) + 4 * i),
-            load3(static_cast<const T*>(scene.scales) + 3 * i), static_cast<const T*>(scene.opacities)[i],
-            load3(static_cast<const T*>(scene.colors) + 3 * i)};
-}
-
-template <typename T>
-Camera<T> load_frame_camera(const DgrScene& scene, size_t frame) {
-    return load_camera(static_cast<const T*>(scene.R) + 9 * frame, static_cast<const T*>(scene.t) + 3 * frame,
-                       static_cast<const T*>(scene.K) + 9 * frame, scene.width, scene.height);
-}
-
 // A tile's pixels within the picture.
 struct TileRect {
     int frame, left, top, columns, rows;
@@ -46,18 +32,6 @@ inline TileRect tile_rect(const TileGrid& grid, int64_t index) {
     const int left = tile % grid.columns * constants::TILE, top = tile / grid.columns * constants::TILE;
     return {static_cast<int>(index / grid.tiles()), left, top, std::min(constants::TILE, grid.width - left),
             std::min(constants::TILE, grid.height - top)};
-}
-
-// Background colour of one channel of one pixel.
-template <typename T>
-T background_at(const DgrScene& scene, int frame, int channel, size_t pixel) {
-    const T* values = static_cast<const T*>(scene.background);
-    switch (scene.background_kind) {
-        case BACKGROUND_COLOR: return values[channel];
-        case BACKGROUND_COLOR_PER_FRAME: return values[3 * frame + channel];
-        case BACKGROUND_IMAGE: return values[(3 * size_t(frame) + channel) * scene.width * scene.height + pixel];
-        default: return T(0);
-    }
 }
 
 // A splat within a strip of a tile that is one vector wide: what its rows have in common.
