@@ -115,7 +115,7 @@ def evaluate(
     if settings.pictures == "selected":
         chosen = {index for group in selection.values() for index in group}
         chosen |= set(pictures.spread_frames(indices, 2 * settings.selected))
-        for result in evaluation.frames(sorted(chosen)):
+        for result in evaluation.frames(sorted(chosen), scored=False):
             _draw(folder, result, settings.background, None, save=True)
     else:
         chosen = set(indices)
@@ -142,10 +142,10 @@ class _Evaluation:
         self.device = torch.device("cpu")
         self.seconds_per_frame: list[float] = []
 
-    def frames(self, indices: Sequence[int]) -> Iterator[_Result]:
-        """Results in order; at most one batch of them is in memory."""
+    def frames(self, indices: Sequence[int], scored: bool = True) -> Iterator[_Result]:
+        """Results in order; at most one batch of them is in memory. Their rows are empty unless `scored`."""
         for start in range(0, len(indices), self.settings.batch):
-            yield from self._batch(list(indices[start : start + self.settings.batch]), start)
+            yield from self._batch(list(indices[start : start + self.settings.batch]), start if scored else None)
 
     def summarize(self, rows: dict[int, Row]) -> dict[str, Any]:
         """The frames' block of metrics.json."""
@@ -169,7 +169,7 @@ class _Evaluation:
         }
 
     @torch.no_grad()
-    def _batch(self, indices: list[int], position: int) -> Iterator[_Result]:
+    def _batch(self, indices: list[int], position: int | None) -> Iterator[_Result]:
         image, alpha = self._timed_render(indices)
         rgba = torch.from_numpy(np.stack([self._ground_truth(index, image) for index in indices]))
         _check_finite(image, indices)
@@ -203,7 +203,10 @@ class _Evaluation:
             raise ValueError(f"frame {index}: expected ground truth {list(expected)}, got {list(rgba.shape)}")
         return rgba
 
-    def _score(self, prediction: Tensor, target: Tensor, masks: dict[str, Tensor], position: int) -> list[Row]:
+    def _score(self, prediction: Tensor, target: Tensor, masks: dict[str, Tensor], position: int | None) -> list[Row]:
+        """Scores of a batch whose first frame is the `position`-th; None: not wanted."""
+        if position is None:
+            return [{} for _ in range(len(prediction))]
         rows = scores.measure(prediction, target, masks)
         chosen = [i for i in range(len(rows)) if (position + i) % self.settings.lpips_every == 0]
         if chosen and self.perceptual.models:

@@ -155,11 +155,20 @@ def test_all_pictures_and_the_video_are_written(clip: Clip, tmp_path: Path) -> N
         assert len(list(container.decode(video=0))) == FRAMES
 
 
-def test_only_selected_pictures_on_request(clip: Clip, tmp_path: Path) -> None:
+def test_only_selected_pictures_on_request(clip: Clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored: list[int] = []
+    measure = scores.measure
+
+    def counting(prediction: Tensor, target: Tensor, masks: dict[str, Tensor]) -> list[score_files.Row]:
+        scored.append(len(prediction))
+        return measure(prediction, target, masks)
+
+    monkeypatch.setattr(scores, "measure", counting)
     settings = EvaluationSettings(lpips=(), pictures="selected", selected=1, video=False)
     evaluate(clip.render, clip, range(FRAMES), tmp_path, settings)
     chosen = json.loads((tmp_path / "test/evaluation.json").read_text())["selection"]
     assert chosen == {"best": [0], "median": [3], "worst": [6]}  # the renderer's error grows with the index
+    assert sum(scored) == FRAMES  # the second pass, for the pictures, scores nothing again
     names = {path.stem for path in (tmp_path / "test" / "prediction").iterdir()}
     assert names == {"00000", "00003", "00006"}  # the two evenly spread ones, 0 and 6, are among them
     assert not (tmp_path / "test" / "video.mp4").exists()

@@ -124,7 +124,8 @@ def _strips(here: SplitFolder, there: SplitFolder, gains: Mapping[int, float], c
     if not ranked:
         return []
     places = [round(i * (len(ranked) - 1) / max(count - 1, 1)) for i in range(min(count, len(ranked)))]
-    labels = ["Largest gain", *["In between"] * (len(places) - 2), "Smallest gain"][: len(places)]
+    first, last = ("Largest gain", "Smallest gain") if len(drawn) == len(gains) else ("Large gain", "Small gain")
+    labels = [first, *["In between"] * (len(places) - 2), last][: len(places)]
     strips = []
     for label, place in zip(labels, places, strict=True):
         index = ranked[place]
