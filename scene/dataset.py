@@ -19,13 +19,14 @@ from utils.images import ByteImage, read_mask, read_rgb, read_rgba, resize_area,
 
 RAM_SHARE = 0.5  # of the machine's memory: what is left must hold the model, its optimiser and the system
 DIVISORS = (1, 2, 4, 8)
+LEAST_WIDTH = 16  # a smaller flag is a mistaken divisor, not a target width
 
 
 class Dataset:
     """Frames of one source at one working resolution, split into training and test.
 
     source: what a reader returned. split: which frames are held out.
-    resolution: -1 or 1 full size; 2, 4, 8 divide it; any larger number is the target width in pixels.
+    resolution: -1 or 1 full size; 2, 4, 8 divide it; a number from 16 is the target width in pixels.
     cache: "ram" decodes everything now into one [N,H,W,4] array; "stream" decodes on demand (see `prefetch`);
         "auto" chooses "ram" when the array takes at most half of the machine's memory.
     workers: decoding threads (None: one per core). progress: show a bar while decoding.
@@ -140,14 +141,14 @@ def working_size(width: int, height: int, resolution: int) -> tuple[int, int]:
     """(width, height) to train at, for images of width x height and the flag `resolution` (see Dataset).
 
     Raises:
-        ValueError: 0, negative other than -1, or a target width beyond the image's own.
+        ValueError: none of -1, 1, 2, 4, 8, and no width from 16 pixels up to the images' own.
     """
     if resolution in (-1, *DIVISORS):
         divisor = abs(resolution)
         return max(1, round(width / divisor)), max(1, round(height / divisor))
-    if resolution < 1 or resolution > width:
-        raise ValueError(f"resolution: -1, 1, 2, 4, 8, or a target width up to the images' {width} pixels expected, "
-                         f"got {resolution}")
+    if not LEAST_WIDTH <= resolution <= width:
+        raise ValueError(f"resolution: -1, 1, 2, 4, 8, or a target width from {LEAST_WIDTH} up to the images' {width} "
+                         f"pixels expected, got {resolution}")
     return resolution, max(1, round(height * resolution / width))
 
 

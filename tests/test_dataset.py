@@ -156,6 +156,13 @@ def test_streaming_gives_the_same_images(folder: Path) -> None:
         assert torch.equal(streamed.rgba_batch(indices), halved.rgba_batch(indices))
 
 
+def test_images_that_would_fill_the_memory_are_streamed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = 6 * HEIGHT * WIDTH * 4
+    for memory, kept in ((2 * needed, True), (2 * needed - 1, False)):
+        monkeypatch.setattr("scene.dataset._physical_memory", lambda memory=memory: float(memory))
+        assert (make(folder).images is not None) == kept
+
+
 def test_whole_photograph_mode_takes_alpha_from_the_mask(tmp_path: Path) -> None:
     data = make(write_folder(tmp_path / "data", mode="nerfbs"), "nerfbs")
     np.testing.assert_array_equal(data.rgba(1), image(1))
@@ -202,7 +209,7 @@ def test_resolution_flag(resolution: int, size: tuple[int, int]) -> None:
     assert working_size(512, 384, resolution) == size
 
 
-@pytest.mark.parametrize("resolution", [0, -2, 513])
+@pytest.mark.parametrize("resolution", [0, -2, 3, 15, 513])
 def test_impossible_resolutions(resolution: int) -> None:
     with pytest.raises(ValueError, match=f"up to the images' 512 pixels expected, got {resolution}"):
         working_size(512, 384, resolution)

@@ -15,7 +15,7 @@ DISTANCE = 0.62                          # metres from the camera to the head's 
 CENTRE = 0.006                           # metres: height in head space that the image centre shows
 FOCAL = 1.72                             # focal length in image widths
 MAX_TURN = np.radians([10.0, 25.0, 8.0])  # pitch, yaw, roll of the head
-GAZE_LIMIT = np.radians([22.0, 14.0])    # yaw, pitch of the eyes
+GAZE_LIMIT = np.radians([22.0, 10.0])    # yaw, pitch of the eyes
 CAMERA_AXES = np.diag([1.0, -1.0, -1.0])  # head space (y up, z to the viewer) to camera axes
 
 VISEMES: tuple[dict[str, float], ...] = (

@@ -25,7 +25,7 @@ BASE = np.array([0.70, 0.425, 0.315], np.float32)      # linear RGB of the skin 
 MELANIN = np.array([0.35, 0.75, 1.15], np.float32)     # how strongly pigment absorbs R, G, B
 HAEMOGLOBIN = np.array([0.12, 1.0, 0.80], np.float32)  # how strongly blood absorbs R, G, B
 LIP = np.array([0.42, 0.135, 0.125], np.float32)
-SCALP = np.array([0.035, 0.020, 0.012], np.float32)    # scalp between the hairs, mostly hair itself
+SCALP = np.array([0.026, 0.014, 0.008], np.float32)    # scalp between the hairs, mostly hair itself
 
 # Hairline: height (metres) over the angle from the front (degrees): forehead, temple, sideburn, ear, nape.
 HAIRLINE_ANGLE = np.array([0, 18, 34, 46, 55, 62, 68, 80, 86, 96, 112, 124, 138, 160, 180], np.float32)
@@ -57,7 +57,7 @@ def make_skin(marks: Landmarks, rng: np.random.Generator) -> Skin:
     hair = hair_mask(SKIN, rng)
     for side in (-1, 1):
         hair = np.maximum(hair, 0.55 * paint_polygon(SKIN, *marks.brow(side), 0.0014))
-    strands = SCALP * (1 + 0.35 * noise(SKIN, 0.0006, rng))[..., None]
+    strands = SCALP * np.exp(0.5 * noise(SKIN, 0.0006, rng) + 0.3 * noise(SKIN, 0.003, rng))[..., None]
     albedo += (strands - albedo) * (0.93 * hair[..., None])
     relief, oil = _relief(marks, lips, rng)
     wrinkles, drivers = make_wrinkles(marks, rng)

@@ -17,7 +17,7 @@ Group = tuple[Ints, Floats, Floats, Floats]  # triangle, barycentric, points in 
 
 HAIR_STRANDS = 5200
 HAIR_POINTS = 22
-BROW_STRANDS = 620    # a side
+BROW_STRANDS = 900    # a side
 LASH_STRANDS = {"upper": 80, "lower": 40}
 STUBBLE_STRANDS = 4600
 SKIN_POINTS = 5       # points of a brow hair, a lash or a stubble hair
