@@ -36,18 +36,20 @@ def render_on_black(world: World, avatar: Avatar, sh_degree: int, frames: Sequen
 def frames_of(world: World, split: str) -> list[int]:
     """Frame indices of a split; ValueError when it is empty."""
     dataset = world.dataset
-    frames = {"test": dataset.test_indices, "train": dataset.train_indices, "all": range(dataset.frame_count)}[split]
-    if len(frames) == 0:
-        raise ValueError(f"--split {split}: the run held out no such frames; choose another split")
-    return [int(i) for i in frames]
+    if split == "all":
+        return list(range(dataset.frame_count))
+    frames: list[int] = (dataset.test_indices if split == "test" else dataset.train_indices).tolist()
+    if not frames:
+        raise ValueError(f"--split {split}: the run has no such frames; choose another split")
+    return frames
 
 
 def head_meshes(world: World) -> PosedMeshes:
     """The posed head mesh of every frame, with the regions that are scored on their own."""
     head = world.head
     regions = {name: ids.numpy() for name, ids in head.regions.items() if name in ("face", "eyes", "mouth")}
-    return PosedMeshes(head.faces.numpy(), lambda frame: world.rig.posed.vertices_at(slice(frame, frame + 1))[0].numpy(),
-                       regions)
+    posed = world.rig.posed
+    return PosedMeshes(head.faces.numpy(), lambda i: posed.vertices_at(slice(i, i + 1))[0].numpy(), regions)
 
 
 def print_scores(metrics: dict, split: str) -> None:
@@ -78,12 +80,13 @@ def test(settings: TestSettings) -> None:
                                  lpips_every=settings.lpips_every, background=settings.background,
                                  pictures=settings.pictures, fps=settings.fps, video=settings.video)
     metrics = evaluate(lambda frames: render_on_black(world, avatar, degree, frames), world.dataset,
-                       frames_of(world, settings.split), settings.model_path, options, head_meshes(world), settings.split)
+                       frames_of(world, settings.split), settings.model_path, options, head_meshes(world),
+                       settings.split)
     if settings.without_blendshapes is not None:
         merge_without_blendshapes(settings.model_path / "metrics.json", settings.without_blendshapes / "metrics.json")
     print_scores(metrics, settings.split)
     if settings.report:
-        log.info("Report: %s", write_report(settings.model_path))
+        log.info("Report: %s", write_report(settings.model_path, settings.split))
 
 
 def main() -> None:

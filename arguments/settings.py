@@ -48,7 +48,9 @@ class ModelSettings:
     sh_degree: Literal[0, 1, 2, 3] = 3
     """Highest degree of the spherical harmonics of colour."""
     num_expressions: int = 50
-    """Expressions that get differences (the first of the head model); 0 trains a plain skinned Gaussian head."""
+    """Expressions that move the Gaussians: the first of the head model's."""
+    blendshapes: bool = True
+    """Learn differences per expression; False leaves the expressions only the motion of the head model's mesh."""
     num_face_gaussians: int = 50_000
     """Gaussians sampled on the head at the start."""
     num_teeth_gaussians: int = 5_000
@@ -186,7 +188,7 @@ class TestSettings:
     split: Literal["test", "train", "all"] = "test"
     """Frames to render and score."""
     without_blendshapes: Path | None = None
-    """Run (already tested) of the same data trained with --num_expressions 0, for the comparison in the report."""
+    """Run (already tested) of the same data trained with --blendshapes False, for the comparison in the report."""
     lpips: tuple[Literal["alex", "vgg"], ...] = ("alex", "vgg")
     """LPIPS networks to score with."""
     lpips_weights: Path | None = None

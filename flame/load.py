@@ -17,7 +17,12 @@ from flame.region_files import region_overrides
 from flame.regions import Floats, Geometry, Indices, derive_regions, labelled_regions
 from utils.safe_pickle import load_flame_pickle
 
-OPEN_HEAD = Path(__file__).resolve().parent.parent / "data" / "open_head" / "open_head.npz"
+_DATA = Path(__file__).resolve().parent.parent / "data"
+OPEN_HEAD = _DATA / "open_head" / "open_head.npz"
+FLAME_FOLDER = _DATA / "FLAME"
+FLAME_FILES = ("generic_model.pkl", "flame2020.pkl", "flame2023.pkl", "flame2023_Open.pkl")
+"""What "flame" stands for: the first of these that the user has put in data/FLAME."""
+
 FLAME_IDENTITIES = 300
 """FLAME's shapedirs hold 300 identity columns, then the expressions (100)."""
 
@@ -32,15 +37,16 @@ _log = logging.getLogger(__name__)
 def load_head(source: str | Path, regions: str | Path | None = None) -> Head:
     """Load a parametric head as float32 CPU tensors.
 
-    source: "open" (the head that ships in data/open_head), a path of a .npz in that head's layout (its README lists the
-    keys), or of a FLAME 2020 or 2023 .pkl. FLAME pickles hold no eyelids: `l_eyelid.npy` and `r_eyelid.npy` [V,3]
-    beside the pickle are used if they exist, zeros otherwise. Pickles are read without executing them.
+    source: "open" (the head that ships in data/open_head), "flame" (the first of `FLAME_FILES` in data/FLAME), a path
+    of a .npz in that head's layout (its README lists the keys), or of a FLAME 2020 or 2023 .pkl. FLAME pickles hold
+    no eyelids: `l_eyelid.npy` and `r_eyelid.npy` [V,3] beside the pickle are used if they exist, zeros otherwise.
+    Pickles are read without executing them.
     regions: a masks pickle or a folder that replaces regions, see `flame.region_files.region_overrides`.
 
     Raises FileNotFoundError, ValueError naming the file and the key that is missing or has a wrong shape, and
     `utils.safe_pickle`'s UnsafePickleError and DamagedFileError.
     """
-    path = OPEN_HEAD if str(source) == "open" else Path(source)
+    path = OPEN_HEAD if str(source) == "open" else _installed_flame() if str(source) == "flame" else Path(source)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a head is 'open', an .npz or a .pkl (see data/FLAME/README.md)")
     if path.suffix == ".npz":
@@ -48,6 +54,14 @@ def load_head(source: str | Path, regions: str | Path | None = None) -> Head:
     if path.suffix == ".pkl":
         return _from_flame(path, regions)
     raise ValueError(f"{path}: a head model is an .npz or a .pkl file, got '{path.suffix}'")
+
+
+def _installed_flame() -> Path:
+    for name in FLAME_FILES:
+        if (FLAME_FOLDER / name).is_file():
+            return FLAME_FOLDER / name
+    raise FileNotFoundError(f"no FLAME model in data/FLAME (looked for {', '.join(FLAME_FILES)}); "
+                            "data/FLAME/README.md says how to get one, --head names another file")
 
 
 def _from_npz(path: Path, regions: str | Path | None) -> Head:

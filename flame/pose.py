@@ -28,7 +28,7 @@ class PosedHead:
 
     head: in the dtype and on the device of the codes. neutral [V,3]: identity alone, every other code at rest.
     expression [T,E], eyelids [T,2]: the codes. joints [T,J,3]: joint positions before posing.
-    joints_transforms [T,J,3,4]: A = [R|t], rest to posed, per joint. pose_feature [T,9*(J-1)]: R_j - I, j >= 1,
+    joint_transforms [T,J,3,4]: A = [R|t], rest to posed, per joint. pose_feature [T,9*(J-1)]: R_j - I, j >= 1,
     row-major. head_rigid [T,3,4]: rigid motion of the skull, neutral to frame (upper teeth). lower_teeth [T,3,4]: the
     blend of the joint transforms at the lower teeth (rigid only when one joint carries them alone).
 
@@ -41,7 +41,7 @@ class PosedHead:
     expression: Tensor
     eyelids: Tensor
     joints: Tensor
-    joints_transforms: Tensor
+    joint_transforms: Tensor
     pose_feature: Tensor
     head_rigid: Tensor
     lower_teeth: Tensor
@@ -68,7 +68,7 @@ class PosedHead:
         """`vertices` of some frames (slice or int64 indices), [T',V,3], in chunks of at most `CHUNK_BYTES`."""
         return _posed_vertices(
             self.head, self.neutral, self.expression[frames], self.pose_feature[frames],
-            self.joints_transforms[frames], self.eyelids[frames],
+            self.joint_transforms[frames], self.eyelids[frames],
         )  # fmt: skip
 
     def pose_offsets_at(self, frames: slice | Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def pose_head(
         expression=expression,
         eyelids=eyelids,
         joints=joints,
-        joints_transforms=transforms,
+        joint_transforms=transforms,
         pose_feature=feature,
         head_rigid=rigid_align(neutral[anchor], moved),
         lower_teeth=torch.einsum("j,tjab->tab", head.mouth.lower_weights, transforms),

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
-
 from diff_gaussian_rasterization import DensifyStats, RasterizeOutput, rasterize
+from torch import Tensor
 
 __all__ = ["Cameras", "DensifyStats", "RenderOutput", "Splats", "render"]
 

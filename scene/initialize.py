@@ -86,7 +86,9 @@ def create_avatar(head: Head, rig: Rig, mouth: Mouth, settings: ModelSettings, s
             parts.append(torch.full((len(points),), part))
     table = torch.cat(tables)
     teeth = len(table) - len(triangle)
-    mask = consistency_mask(head, neutral, triangle, barycentric, rig.num_expressions, settings)
+    mask = torch.zeros(len(triangle), rig.num_expressions)
+    if settings.blendshapes:
+        mask = consistency_mask(head, neutral, triangle, barycentric, rig.num_expressions, settings)
     binding = Binding(
         triangle=torch.cat([triangle, torch.full((teeth,), -1)]).int(),
         anchor=table[:, layout.MEANS].clone(),

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flame import Head
+from flame import Head, subject_mouth
 from scene.sampling import sample_surface
 
 
@@ -76,7 +76,7 @@ def teeth_surfaces(head: Head, neutral: np.ndarray, offset: np.ndarray) -> list[
     if "upper_teeth_faces" in head.regions and "lower_teeth_faces" in head.regions:
         names = ("upper_teeth_faces", "lower_teeth_faces")
         return [(neutral + offset, head.faces[head.regions[name]].numpy()) for name in names]
-    place = head.mouth
+    place = subject_mouth(head, torch.from_numpy(neutral).float())
     center = place.center.numpy() + offset
     columns = ARCH_COLUMNS * (place.width / 2, place.depth) + center[[0, 2]]
     upper = half_ring(columns, center[1] - OVERLAP * place.upper_height, center[1] + place.upper_height)

@@ -79,7 +79,7 @@ class Rig:
         self.faces = head.faces.int().to(device)
         self.beta = codes.expression[:, :self.num_expressions].contiguous().to(device)
         extra = torch.stack([posed.head_rigid, posed.lower_teeth], dim=1)
-        self.bones = torch.cat([posed.joints_transforms, extra], dim=1).to(device)
+        self.bones = torch.cat([posed.joint_transforms, extra], dim=1).to(device)
         self._maps = expression_triangle_maps(head, posed.neutral, self.num_expressions).flatten(1).to(device)
         self._pose_feature = posed.pose_feature.to(device) if head.has_pose_correctives else None
         self._pose_dirs = head.pose_dirs.flatten(0, 1).T.contiguous().to(device) if head.has_pose_correctives else None

@@ -51,7 +51,7 @@ def steps(out: Path, lpips_weights: Path | None) -> list[Step]:
     return [
         Step("generate the subject", ("-m", "data.demo", "--out", str(data), *SUBJECT), (data,)),
         Step("train with blendshapes", (*train, "--model_path", str(out)), run_products(out), trains=out),
-        Step("train without blendshapes", (*train, "--model_path", str(plain), "--num_expressions", "0"),
+        Step("train without blendshapes", (*train, "--model_path", str(plain), "--blendshapes", "False"),
              (plain,), trains=plain),
         Step("test without blendshapes", (*test, "--model_path", str(plain), "--video", "False", "--report", "False"),
              (plain / "metrics.json",)),

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from avatars import small_avatar
 from safetensors.torch import load_file, save_file
 
 import scene.checkpoint as module
@@ -21,6 +20,7 @@ from scene.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
+from tests.avatars import small_avatar
 
 
 def saved(folder: Path, iteration: int = 7, keep: int = 0) -> Path:

@@ -6,13 +6,13 @@ import dataclasses
 
 import blendshape_ops as layout
 import torch
-from avatars import small_avatar
 from blendshape_ops import FactoredAdam
 
 from arguments import OptimizationSettings
 from gaussian_renderer import DensifyStats
 from scene.avatar import Avatar
 from scene.densify import SPLIT_SHRINK, collects_stats, densify, is_densify_step
+from tests.avatars import small_avatar
 
 SETTINGS = OptimizationSettings()
 
@@ -29,7 +29,7 @@ def sized(avatar: Avatar, rows: list[int], scale: float) -> Avatar:
     return avatar
 
 
-def run(avatar: Avatar, stats: DensifyStats, iteration: int = 600, **changes: float):  # noqa: ANN202
+def run(avatar: Avatar, stats: DensifyStats, iteration: int = 600, **changes: float):
     settings = dataclasses.replace(SETTINGS, **changes)  # type: ignore[arg-type]
     return densify(avatar, stats, settings, iteration, torch.Generator().manual_seed(0))
 

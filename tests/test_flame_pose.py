@@ -65,7 +65,7 @@ def test_matches_the_plain_transcription():
         # same double-precision sums in another order
         for got, want in (
             (posed.vertices[t], vertices),
-            (posed.joints_transforms[t], transforms),
+            (posed.joint_transforms[t], transforms),
             (posed.pose_feature[t], feature),
             (posed.pose_offsets[t], offsets),
             (posed.eyelid_offsets[t], lids),
@@ -81,7 +81,7 @@ def test_parts_compose_to_the_vertices():
     codes = random_codes(head, 3)
     posed = pose_head(head, **codes)
     shaped = posed.neutral + torch.einsum("vce,te->tvc", head.expression_dirs, codes["expression"]) + posed.pose_offsets
-    blend = torch.einsum("vj,tjab->tvab", head.weights, posed.joints_transforms)
+    blend = torch.einsum("vj,tjab->tvab", head.weights, posed.joint_transforms)
     composed = torch.einsum("tvab,tvb->tva", blend[..., :3], shaped) + blend[..., 3] + posed.eyelid_offsets
     torch.testing.assert_close(posed.vertices, composed, rtol=0, atol=1e-12)
 
@@ -92,7 +92,7 @@ def test_rest_is_the_identity(open_head):
     torch.testing.assert_close(posed.vertices[0], open_head.v_template.double(), rtol=0, atol=1e-8)
     eye = torch.eye(3, 4, dtype=torch.float64)
     # 1e-7: the float32 skinning weights and regressor rows sum to one only to that
-    for transform in (*posed.joints_transforms[0], posed.head_rigid[0], posed.lower_teeth[0]):
+    for transform in (*posed.joint_transforms[0], posed.head_rigid[0], posed.lower_teeth[0]):
         torch.testing.assert_close(transform, eye, rtol=0, atol=1e-7)
 
 
@@ -101,7 +101,7 @@ def test_skull_follows_the_neck_and_nothing_else(open_head):
     codes = random_codes(open_head, 5)
     codes["expression"] = codes["expression"].abs() * 0.3
     posed = pose_head(open_head, **codes)
-    torch.testing.assert_close(posed.head_rigid, posed.joints_transforms[:, 1], rtol=0, atol=1e-6)
+    torch.testing.assert_close(posed.head_rigid, posed.joint_transforms[:, 1], rtol=0, atol=1e-6)
     del codes["neck"]
     still = pose_head(open_head, **codes)
     torch.testing.assert_close(still.head_rigid, torch.eye(3, 4).double().expand(5, 3, 4), rtol=0, atol=1e-6)

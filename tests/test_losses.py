@@ -6,11 +6,11 @@ import dataclasses
 
 import pytest
 import torch
-from avatars import small_avatar
 
 from arguments import OptimizationSettings
 from gaussian_renderer import RenderOutput
 from scene.mouth import Cylinder
+from tests.avatars import small_avatar
 from training.losses import target_image, weighted_losses
 
 CYLINDER = Cylinder(torch.zeros(3), 10.0, 10.0)
@@ -48,10 +48,11 @@ def test_terms_have_their_weights() -> None:
     target = rgba()
     image, alpha = target_image(target, None, False), target[..., 3].float() / 255
     only_alpha = dataclasses.replace(OptimizationSettings(), alpha_loss=3.0, cylinder_loss=0)
-    losses = weighted_losses(output_like(image, alpha + 0.5), target, None, False, small_avatar(), CYLINDER, only_alpha, None)
+    rest = (target, None, False, small_avatar(), CYLINDER)
+    losses = weighted_losses(output_like(image, alpha + 0.5), *rest, only_alpha, None)
     assert float(losses["image"]) == pytest.approx(3 * 0.25, rel=1e-5)
     only_l1 = dataclasses.replace(OptimizationSettings(), lambda_dssim=0.0, cylinder_loss=0)
-    losses = weighted_losses(output_like(image + 0.1, alpha), target, None, False, small_avatar(), CYLINDER, only_l1, None)
+    losses = weighted_losses(output_like(image + 0.1, alpha), *rest, only_l1, None)
     assert float(losses["image"]) == pytest.approx(0.1, rel=1e-5)
 
 

@@ -83,7 +83,9 @@ def test_training_learns_densifies_and_leaves_its_files(trained: Path) -> None:
     ("nerfbs", ["--use_nerfBS", "True", "--alpha_loss", "1"]),
     ("hr", ["--use_HR", "True"]),
 ])
-def test_reference_commands_of_the_other_modes(subjects: dict[str, Path], tmp_path: Path, mode: str, flags: list[str]) -> None:
+def test_reference_commands_of_the_other_modes(
+    subjects: dict[str, Path], tmp_path: Path, mode: str, flags: list[str],
+) -> None:
     succeed("train.py", "--source_path", str(subjects[mode]), "--model_path", str(tmp_path), *flags, *SMALL,
             "--iterations", "20")
     rows = losses(tmp_path)
@@ -114,7 +116,8 @@ def test_stopping_and_resuming_changes_nothing(subjects: dict[str, Path], traine
     out = tmp_path / "killed"
     command = ["train.py", "--source_path", str(subjects["insta"]), "--model_path", str(out), *SMALL,
                "--iterations", "60", "--checkpoint_interval", "20", "--keep_checkpoints", "0"]
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, **silent)
     checkpoint = out / "checkpoints" / "iteration_00000020"
     deadline = time.monotonic() + 120
     while not checkpoint.is_dir() and time.monotonic() < deadline:

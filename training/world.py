@@ -76,7 +76,8 @@ def clip_codes(head: Head, dataset: Dataset, where: str) -> Codes:
         return torch.from_numpy(fit_code(codes.numpy(), length, name, where))
 
     return Codes(shape=fitted(dataset.shape[0], head.n_shape, "shape"),
-                 expression=fitted(dataset.expression, head.n_expression, "expression"), jaw=dataset.jaw, eyes=dataset.eyes, eyelids=dataset.eyelids)
+                 expression=fitted(dataset.expression, head.n_expression, "expression"),
+                 jaw=dataset.jaw, eyes=dataset.eyes, eyelids=dataset.eyelids)
 
 
 def open_world(data: DataSettings, model: ModelSettings, seed: int, device: torch.device) -> World:

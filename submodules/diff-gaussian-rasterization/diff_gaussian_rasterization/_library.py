@@ -143,5 +143,6 @@ def empty_gradients(scene: Scene, want_camera: bool, want_background: bool, want
     names = DIFFERENTIABLE if want_camera else DIFFERENTIABLE[:5]
     background = torch.empty_like(scene.background) if want_background and scene.background is not None else None
     means2d = scene.means.new_empty(scene.batch, scene.count, 2) if want_means2d else None
-    alike: dict[str, Any] = {name: torch.empty_like(getattr(scene, name)) for name in names}
-    return Gradients(**(dict.fromkeys(DIFFERENTIABLE) | alike), background=background, means2d=means2d)
+    alike: dict[str, Any] = dict.fromkeys(DIFFERENTIABLE)
+    alike |= {name: torch.empty_like(getattr(scene, name)) for name in names}
+    return Gradients(**alike, background=background, means2d=means2d)
