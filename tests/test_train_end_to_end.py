@@ -116,8 +116,8 @@ def test_stopping_and_resuming_changes_nothing(subjects: dict[str, Path], traine
     out = tmp_path / "killed"
     command = ["train.py", "--source_path", str(subjects["insta"]), "--model_path", str(out), *SMALL,
                "--iterations", "60", "--checkpoint_interval", "20", "--keep_checkpoints", "0"]
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, **silent)
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
     checkpoint = out / "checkpoints" / "iteration_00000020"
     deadline = time.monotonic() + 120
     while not checkpoint.is_dir() and time.monotonic() < deadline:
