@@ -44,6 +44,9 @@ def setup_package(
     extensions = [NativeExtension(f"{package}._native_cpu", cpu_sources, cpu_flags)] if cpu_sources else []
     if cuda_sources and _cuda_wanted(package):
         extensions.append(NativeExtension(f"{package}._native_cuda", cuda_sources, ()))
+    else:
+        # One of an earlier build would be called with today's arguments.
+        (Path(package) / "_native_cuda.so").unlink(missing_ok=True)
     setup(packages=[package], ext_modules=extensions, cmdclass={"build_ext": BuildNative})
 
 
