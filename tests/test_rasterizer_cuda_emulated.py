@@ -1,0 +1,120 @@
+"""The CUDA kernels, run thread by thread on the CPU (submodules/native/emulation), against the C++ rasterizer.
+
+This proves their logic where there is no GPU; test_rasterizer_cuda.py runs the same kernels on one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diff_gaussian_rasterization import _native, _passes
+from torch import Tensor
+
+from tests.rasterizer_scenes import INPUTS, backgrounds, random_scene
+from tests.test_rasterizer_cuda import assert_same, gradients
+
+SUBMODULES = Path(__file__).resolve().parents[1] / "submodules"
+# The module, which the package's function of the same name hides.
+RASTERIZE = importlib.import_module("diff_gaussian_rasterization.rasterize")
+
+# Single precision in another order of summation, and cuts at alpha = 1/255 that rounding decides: measured below 4e-4.
+TOLERANCE = 5e-3
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The CUDA sources compiled as C++ for the emulation."""
+    path = tmp_path_factory.mktemp("emulation") / "rasterize.so"
+    package = SUBMODULES / "diff-gaussian-rasterization"
+    folders = (SUBMODULES / "native/emulation", package / "include", SUBMODULES / "native/include")
+    command = [*shlex.split(os.environ.get("CXX", "g++")), "-std=c++17", "-O2", "-fPIC", "-shared", "-Wno-psabi"]
+    command += [argument for folder in folders for argument in ("-I", str(folder))]
+    command += ["-x", "c++", str(package / "src/rasterize_cuda.cu"), "-o", str(path)]
+    subprocess.run(command, check=True)
+    return ctypes.CDLL(str(path))
+
+
+@contextlib.contextmanager
+def emulated(library: ctypes.CDLL) -> Iterator[pytest.MonkeyPatch]:
+    """Within, CPU tensors are drawn by the CUDA kernels."""
+    load = _native.load
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_native, "load", lambda kind: library if kind == "cuda" else load(kind))
+        patch.setattr(RASTERIZE, "CpuPass", _passes.CudaPass)
+        patch.setattr(torch.cuda, "device", lambda _device: contextlib.nullcontext())
+        patch.setattr(torch.cuda, "current_stream", lambda _device: SimpleNamespace(cuda_stream=0))
+        patch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+        yield patch
+    _passes._capacity.cache_clear()
+
+
+def compare(
+    library: ctypes.CDLL, scene: dict[str, Any], size: tuple[int, int], background: Tensor | None = None, **options: Any
+) -> dict[str, Tensor]:
+    """Draws a scene both ways, holds one against the other, and returns the emulated results."""
+    with emulated(library) as patch:
+        if "pairs" in options:
+            pairs = options.pop("pairs")
+            patch.setattr(_passes._Capacity, "pairs", lambda _self, guess: pairs)
+        got = gradients(scene, size, background, "cpu", **options)
+    assert_same(got, gradients(scene, size, background, "cpu", **options), TOLERANCE)
+    return got
+
+
+@pytest.mark.parametrize(
+    "shape, kind",
+    [((1, 0, 20, 9), "color"), ((2, 7, 1, 1), "color"), ((3, 40, 15, 50), "black"), ((2, 500, 40, 24), "black")]
+    + [((2, 60, 33, 17), kind) for kind in ("black", "color", "per frame", "image")],
+)
+@pytest.mark.parametrize("with_alpha", [True, False])
+def test_matches_the_cpu(library, shape, kind, with_alpha):
+    batch, count, *size = shape
+    compare(library, random_scene(batch, count, *size), size, backgrounds(batch, *size)[kind], with_alpha=with_alpha)
+
+
+@pytest.mark.parametrize("pairs", [1, 300])
+def test_too_little_memory_costs_time_but_no_pixel(library, pairs):
+    scene = random_scene(2, 900, 33, 16)
+    scene["opacities"] = scene["opacities"] * 0.2
+    got = compare(library, scene, (33, 16), pairs=pairs)
+    assert torch.equal(got["image"], compare(library, scene, (33, 16))["image"])
+
+
+@pytest.mark.parametrize("count, pairs", [(1000, None), (7500, None), (1500, 1)])
+def test_long_lists_are_sorted(library, count, pairs):
+    """Below and above what fits in shared memory; and searched for in several rounds."""
+    scene = random_scene(1, count, 16, 16)
+    scene["scales"], scene["opacities"] = scene["scales"] * 8, scene["opacities"] * 0.03
+    compare(library, scene, (16, 16), **({} if pairs is None else {"pairs": pairs}))
+
+
+@pytest.mark.parametrize("name", ["means", "quats", "scales", "opacities", "colors"])
+def test_non_finite_gaussians_are_skipped(library, name):
+    scene = random_scene(1, 50, 32, 20)
+    scene[name][0, 49:] = float("nan")
+    got = compare(library, scene, (32, 20))
+    assert all((got[key][:, 49] == 0).all() for key in INPUTS[:5])
+
+
+def test_memory_grows_to_what_was_needed(library):
+    scene = {name: value.float() for name, value in random_scene(1, 3000, 33, 17).items()}
+    scene["scales"] = scene["scales"] * 4
+    with emulated(library):
+        RASTERIZE.rasterize(**scene, width=33, height=17)
+        capacity = _passes._capacity(None, 1, 33, 17)
+        needed = int(capacity.needed[0])
+        assert needed > 3000
+        assert capacity.pairs(guess=0) >= 1.5 * needed - 1
+        capacity.needed[0] = 10
+        assert capacity.pairs(guess=0) == 4096, "memory shrinks again, to a floor"
