@@ -41,6 +41,7 @@ def setup_package(
     headers are found in its `include/` and in `submodules/native/include/`.
     """
     shutil.copyfile(NATIVE / "_native.py", Path(package) / "_native.py")
+    shutil.rmtree("build", ignore_errors=True)  # setuptools would pack libraries of an earlier build
     extensions = [NativeExtension(f"{package}._native_cpu", cpu_sources, cpu_flags)] if cpu_sources else []
     if cuda_sources and _cuda_wanted(package):
         extensions.append(NativeExtension(f"{package}._native_cuda", cuda_sources, ()))
@@ -145,7 +146,10 @@ def _gencode_flags(nvcc: str) -> list[str]:
 
 def _run(command: list[str]) -> None:
     _say(shlex.join(command))
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise SystemExit(f"{command[0]} was not found: install it, or set CXX to another compiler") from error
     sys.stderr.write(result.stdout + result.stderr)
     if result.returncode:
         raise SystemExit(f"{command[0]} failed with status {result.returncode}: {result.stderr.strip()[-2000:]}")
