@@ -12,7 +12,10 @@ struct ScalarOf {
     using type = V;
 };
 
-template <typename T> HD T select(bool condition, T yes, T no) { return condition ? yes : no; }
+template <typename T>
+HD T select(bool condition, T yes, T no) {
+    return condition ? yes : no;
+}
 
 #ifndef __CUDACC__
 #ifdef LANE_BYTES
@@ -27,23 +30,39 @@ template <typename T>
 struct LaneVector {
     typedef T type __attribute__((vector_size(LANE_BYTES)));
 };
-template <typename T> using Lanes = typename LaneVector<T>::type;
-template <typename T> constexpr int LANES = LANE_BYTES / sizeof(T);
+template <typename T>
+using Lanes = typename LaneVector<T>::type;
+template <typename T>
+constexpr int LANES = LANE_BYTES / sizeof(T);
 
-template <> struct ScalarOf<Lanes<float>> { using type = float; };
-template <> struct ScalarOf<Lanes<double>> { using type = double; };
+template <>
+struct ScalarOf<Lanes<float>> {
+    using type = float;
+};
+template <>
+struct ScalarOf<Lanes<double>> {
+    using type = double;
+};
 
-template <typename V, typename Mask> inline V select(Mask condition, V yes, V no) { return condition ? yes : no; }
+template <typename V, typename Mask>
+inline V select(Mask condition, V yes, V no) {
+    return condition ? yes : no;
+}
 
-template <typename T> inline Lanes<T> load_lanes(const T* p) {
+template <typename T>
+inline Lanes<T> load_lanes(const T* p) {
     Lanes<T> v;
     std::memcpy(&v, p, sizeof(v));
     return v;
 }
-template <typename T> inline void store_lanes(T* p, Lanes<T> v) { std::memcpy(p, &v, sizeof(v)); }
+template <typename T>
+inline void store_lanes(T* p, Lanes<T> v) {
+    std::memcpy(p, &v, sizeof(v));
+}
 
 // In a fixed order that depends on nothing but the width.
-template <typename T> inline T sum_lanes(Lanes<T> v) {
+template <typename T>
+inline T sum_lanes(Lanes<T> v) {
     T values[LANES<T>];
     store_lanes(values, v);
     for (int step = LANES<T> / 2; step > 0; step /= 2) {
@@ -62,12 +81,21 @@ inline Lanes<double> exp2_fast(Lanes<double> e) {
 }
 #endif
 
-template <typename V> HD V quotient(V a, V b) { return a / b; }
+template <typename V>
+HD V quotient(V a, V b) {
+    return a / b;
+}
 #ifdef __CUDA_ARCH__
-template <> HD float quotient(float a, float b) { return __fdividef(a, b); }  // 2 units in the last place
+template <>
+HD float quotient(float a, float b) {
+    return __fdividef(a, b);
+}  // 2 units in the last place
 #endif
 
-template <typename V> HD V broadcast(double value) { return V{} + typename ScalarOf<V>::type(value); }
+template <typename V>
+HD V broadcast(double value) {
+    return V{} + typename ScalarOf<V>::type(value);
+}
 
 inline float add_exponent(float value, float shifted) {
     uint32_t bits, exponent;
@@ -95,7 +123,9 @@ HD V exp2_polynomial(V e) {
     return add_exponent(p, shifted);
 }
 
-HD double exp2_fast(double e) { return std::exp2(e); }
+HD double exp2_fast(double e) {
+    return std::exp2(e);
+}
 #ifdef __CUDACC__
 HD float exp2_fast(float e) {
 #ifdef __CUDA_ARCH__
@@ -107,6 +137,10 @@ HD float exp2_fast(float e) {
 #endif
 }
 #else
-inline float exp2_fast(float e) { return exp2_polynomial(e); }
-inline Lanes<float> exp2_fast(Lanes<float> e) { return exp2_polynomial(e); }
+inline float exp2_fast(float e) {
+    return exp2_polynomial(e);
+}
+inline Lanes<float> exp2_fast(Lanes<float> e) {
+    return exp2_polynomial(e);
+}
 #endif

@@ -39,14 +39,14 @@ struct CameraGradient {
 // rotation, Q the Gaussian's and S its scales.
 template <typename T>
 struct Projection {
-    Vec3<T> point;               // in the camera's frame
-    T inverse_z, u, v;           // u, v: x/z and y/z
-    T clamped_u, clamped_v;      // as the Jacobian uses them
+    Vec3<T> point;                 // in the camera's frame
+    T inverse_z, u, v;             // u, v: x/z and y/z
+    T clamped_u, clamped_v;        // as the Jacobian uses them
     Vec3<T> jacobian0, jacobian1;  // rows of U
-    Mat3<T> rotation;            // Q
-    Mat3<T> axes;                // Q S
-    Vec3<T> m0, m1;              // rows of M
-    T xx, xy, yy, determinant;   // 2D covariance, dilated
+    Mat3<T> rotation;              // Q
+    Mat3<T> axes;                  // Q S
+    Vec3<T> m0, m1;                // rows of M
+    T xx, xy, yy, determinant;     // 2D covariance, dilated
 };
 
 template <typename T>
@@ -123,12 +123,13 @@ HD int splat_radius(const Camera<T>& camera, const Projection<T>& p, const Splat
     const T middle = T(0.5) * (p.xx + p.yy);
     const T discriminant = middle * middle - p.determinant;
     const T floor = T(constants::DISCRIMINANT_MIN);
-    const T radius = ceil(T(constants::RADIUS_SIGMAS) * sqrt(middle + sqrt(discriminant > floor ? discriminant : floor)));
+    const T radius =
+        ceil(T(constants::RADIUS_SIGMAS) * sqrt(middle + sqrt(discriminant > floor ? discriminant : floor)));
     return radius < T(1 << 30) ? static_cast<int>(radius) : 1 << 30;
 }
 
-// Sums over a splat's pixels of g, g d, g d d^T, where g is the gradient with respect to log alpha and d = pixel - mean,
-// and of the gradient with respect to its colour. `screen` is the sum of g d without the alpha output's part.
+// Sums over a splat's pixels of g, g d, g d d^T, where g is the gradient with respect to log alpha and d = pixel -
+// mean, and of the gradient with respect to its colour. `screen` is the sum of g d without the alpha output's part.
 template <typename T>
 struct SplatGradient {
     T g, x, y, xx, xy, yy;
@@ -157,8 +158,9 @@ struct GaussianGradient {
 
 // Gradient with respect to the rows of U, given that with respect to M = U R Q S; also scales, quaternion, R.
 template <typename T>
-HD void covariance_backward(const Camera<T>& camera, const Gaussian<T>& g, const Projection<T>& p, Vec3<T> v_m0, Vec3<T> v_m1,
-                            GaussianGradient<T>& out, CameraGradient<T>& v_camera, Vec3<T>& v_jacobian0, Vec3<T>& v_jacobian1) {
+HD void covariance_backward(const Camera<T>& camera, const Gaussian<T>& g, const Projection<T>& p, Vec3<T> v_m0,
+                            Vec3<T> v_m1, GaussianGradient<T>& out, CameraGradient<T>& v_camera, Vec3<T>& v_jacobian0,
+                            Vec3<T>& v_jacobian1) {
     const Vec3<T> n0 = transpose_times(camera.R, p.jacobian0), n1 = transpose_times(camera.R, p.jacobian1);
     const Mat3<T> v_axes = outer(n0, v_m0) + outer(n1, v_m1);
     Mat3<T> v_rotation;
@@ -197,8 +199,8 @@ HD GaussianGradient<T> project_backward(const Camera<T>& camera, const Gaussian<
     out.opacity = v.g / g.opacity;
     const Conic<T> q = conic_of(p);
     const T v_x = q.xx * v.x + q.xy * v.y, v_y = q.xy * v.x + q.yy * v.y;
-    // d log(alpha) = 1/2 (Q d)^T dCov (Q d), so the gradient of Cov is 1/2 Q E Q with E = sum g d d^T; twice that times M
-    // is the gradient of M.
+    // d log(alpha) = 1/2 (Q d)^T dCov (Q d), so the gradient of Cov is 1/2 Q E Q with E = sum g d d^T; twice that times
+    // M is the gradient of M.
     const T a = q.xx * v.xx + q.xy * v.xy, b = q.xx * v.xy + q.xy * v.yy;
     const T c = q.xy * v.xx + q.yy * v.xy, d = q.xy * v.xy + q.yy * v.yy;
     const T w_xx = a * q.xx + b * q.xy, w_xy = a * q.xy + b * q.yy, w_yy = c * q.xy + d * q.yy;

@@ -8,7 +8,7 @@ enum BackgroundKind : int32_t { BACKGROUND_BLACK, BACKGROUND_COLOR, BACKGROUND_C
 struct DgrScene {
     int32_t batch, count, width, height;
     int32_t background_kind;
-    int32_t threads;  // CPU library: 0 for the default
+    int32_t threads;                                          // CPU library: 0 for the default
     const void *means, *quats, *scales, *opacities, *colors;  // [B,N,3], [B,N,4], [B,N,3], [B,N], [B,N,3]
     const void *R, *t, *K;                                    // [B,3,3], [B,3], [B,3,3]
     const void* background;                                   // null, [3], [B,3], [B,3,H,W]
@@ -27,10 +27,10 @@ struct DgrUpstream {
 
 struct DgrGradients {
     void *means, *quats, *scales, *opacities, *colors;
-    void *R, *t, *K;                           // all null or none
-    void* background;                          // like the background; may be null
-    void* means2d;                             // [B,N,2], NDC scale, without the alpha output's part; may be null
-    float *grad_sum, *count, *max_radius;      // [N] each, added to; all null or none
+    void *R, *t, *K;                       // all null or none
+    void* background;                      // like the background; may be null
+    void* means2d;                         // [B,N,2], NDC scale, without the alpha output's part; may be null
+    float *grad_sum, *count, *max_radius;  // [N] each, added to; all null or none
 };
 
 // Device memory of the CUDA library, allocated by the caller; the backward pass needs all of the forward pass's.

@@ -22,9 +22,13 @@ template <typename T>
 HD T background_at(const DgrScene& scene, int frame, int channel, size_t pixel) {
     const T* values = static_cast<const T*>(scene.background);
     switch (scene.background_kind) {
-        case BACKGROUND_COLOR: return values[channel];
-        case BACKGROUND_COLOR_PER_FRAME: return values[3 * frame + channel];
-        case BACKGROUND_IMAGE: return values[(3 * size_t(frame) + channel) * scene.width * scene.height + pixel];
-        default: return T(0);
+        case BACKGROUND_COLOR:
+            return values[channel];
+        case BACKGROUND_COLOR_PER_FRAME:
+            return values[3 * frame + channel];
+        case BACKGROUND_IMAGE:
+            return values[(3 * size_t(frame) + channel) * scene.width * scene.height + pixel];
+        default:
+            return T(0);
     }
 }

@@ -11,7 +11,7 @@ template <typename T>
 struct Splat {
     T x, y;  // mean in pixels; pixel (i, j) lies at x = i, y = j
     T shear_x, shear_y, fall;
-    T peak;  // log2(opacity)
+    T peak;                     // log2(opacity)
     T half_width, half_height;  // |dx|, |dy| beyond which alpha < ALPHA_MIN
     T color[3];
 };
@@ -50,8 +50,8 @@ struct PixelGradient {
 };
 
 // One splat of a pixel, front to back. v_dot_color: upstream gradient . colour; behind: upstream . (everything behind
-// this splat), updated here, of which through_alpha = -v_alpha_output * final transmittance comes from the alpha output.
-// With S = sum_j>i T_j alpha_j c_j + T_final background:  dC/dalpha_i = T_i c_i - S / (1 - alpha_i).
+// this splat), updated here, of which through_alpha = -v_alpha_output * final transmittance comes from the alpha
+// output. With S = sum_j>i T_j alpha_j c_j + T_final background:  dC/dalpha_i = T_i c_i - S / (1 - alpha_i).
 template <typename V>
 HD PixelGradient<V> blend_backward(PixelAlpha<V> a, V weight, V v_dot_color, V through_alpha, V& behind) {
     const V through_color = weight * v_dot_color;

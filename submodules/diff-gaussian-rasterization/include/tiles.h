@@ -8,7 +8,9 @@
 struct TileGrid {
     int width, height, columns, rows;
     HD TileGrid(int w, int h)
-        : width(w), height(h), columns((w + constants::TILE - 1) / constants::TILE),
+        : width(w),
+          height(h),
+          columns((w + constants::TILE - 1) / constants::TILE),
           rows((h + constants::TILE - 1) / constants::TILE) {}
     HD int tiles() const { return columns * rows; }
 };
@@ -38,9 +40,13 @@ struct Ellipse {
     T dy_at_right, dx_at_bottom;  // where its extremes lie; those on the other side are their negatives
 
     HD explicit Ellipse(const Splat<T>& s)
-        : xx(s.shear_x * s.shear_x), xy(s.shear_x * s.shear_y), yy(s.shear_y * s.shear_y + s.fall),
-          determinant(xx * s.fall), level(s.peak - T(constants::LOG2_ALPHA_MIN)),
-          dy_at_right(-xy / yy * s.half_width), dx_at_bottom(-s.shear_y / s.shear_x * s.half_height) {}
+        : xx(s.shear_x * s.shear_x),
+          xy(s.shear_x * s.shear_y),
+          yy(s.shear_y * s.shear_y + s.fall),
+          determinant(xx * s.fall),
+          level(s.peak - T(constants::LOG2_ALPHA_MIN)),
+          dy_at_right(-xy / yy * s.half_width),
+          dx_at_bottom(-s.shear_y / s.shear_x * s.half_height) {}
 };
 
 template <typename T>
@@ -88,8 +94,8 @@ HD Span touched_rows(const Splat<T>& s, const Ellipse<T>& ellipse, int left, int
     return clipped_span(s.y + y.low, s.y + y.high, first, last);
 }
 
-// A tile is drawn in blocks of 8x4 pixels, numbered left to right, then down. Returns a bit for each block that the splat
-// touches; (left, top) is the tile's first pixel.
+// A tile is drawn in blocks of 8x4 pixels, numbered left to right, then down. Returns a bit for each block that the
+// splat touches; (left, top) is the tile's first pixel.
 constexpr int BLOCK_WIDTH = 8, BLOCK_HEIGHT = 4;
 constexpr int TILE_BLOCKS = constants::TILE * constants::TILE / (BLOCK_WIDTH * BLOCK_HEIGHT);
 

@@ -70,8 +70,14 @@ template <typename T>
 class Backward {
   public:
     Backward(const DgrScene& scene, const CpuState<T>& state, const DgrUpstream& upstream, const DgrGradients& out)
-        : scene_(scene), state_(state), upstream_(upstream), out_(out), grid_(scene.width, scene.height),
-          area_(size_t(scene.width) * scene.height), threads_(thread_count(scene.threads)), slots_(state.entries.size()),
+        : scene_(scene),
+          state_(state),
+          upstream_(upstream),
+          out_(out),
+          grid_(scene.width, scene.height),
+          area_(size_t(scene.width) * scene.height),
+          threads_(thread_count(scene.threads)),
+          slots_(state.entries.size()),
           // Without an upstream gradient of alpha the two screen gradients are the same.
           with_screen_((out.means2d || out.grad_sum) && upstream.v_alpha) {}
 
@@ -83,16 +89,19 @@ class Backward {
         const int64_t blocks = (scene_.count + BLOCK - 1) / BLOCK;
         Buffer<CameraGradient<double>> cameras(scene_.batch * blocks);
         parallel_for(scene_.batch * blocks, 4, threads_, [&](int64_t i) {
-            cameras[i] = gaussians(i / blocks, i % blocks * BLOCK, std::min<int64_t>(scene_.count, (i % blocks + 1) * BLOCK));
+            cameras[i] =
+                gaussians(i / blocks, i % blocks * BLOCK, std::min<int64_t>(scene_.count, (i % blocks + 1) * BLOCK));
         });
-        for (int64_t frame = 0; frame < scene_.batch; ++frame) store_camera(frame, cameras.data() + frame * blocks, blocks);
+        for (int64_t frame = 0; frame < scene_.batch; ++frame)
+            store_camera(frame, cameras.data() + frame * blocks, blocks);
         if (out_.grad_sum) parallel_for(scene_.count, BLOCK, threads_, [&](int64_t i) { add_statistics(i); });
     }
 
   private:
     void load_tile(const TileRect& rect, int64_t tile, TileBackward<T>& pixels) {
         double v_background[3] = {0, 0, 0};
-        const T *v_image = static_cast<const T*>(upstream_.v_image), *v_alpha = static_cast<const T*>(upstream_.v_alpha);
+        const T *v_image = static_cast<const T*>(upstream_.v_image),
+                *v_alpha = static_cast<const T*>(upstream_.v_alpha);
         const T* image = static_cast<const T*>(upstream_.image);
         T* v_background_image = scene_.background_kind == BACKGROUND_IMAGE ? static_cast<T*>(out_.background) : nullptr;
         for (int row = 0; row < TILE; ++row) {
@@ -197,7 +206,9 @@ class Backward {
     static Vec3<double> to_double(Vec3<T> a) { return {double(a.x), double(a.y), double(a.z)}; }
 
     static CameraGradient<double> to_double(const CameraGradient<T>& v) {
-        return {{{to_double(v.R.row[0]), to_double(v.R.row[1]), to_double(v.R.row[2])}}, to_double(v.t), to_double(v.k0),
+        return {{{to_double(v.R.row[0]), to_double(v.R.row[1]), to_double(v.R.row[2])}},
+                to_double(v.t),
+                to_double(v.k0),
                 to_double(v.k1)};
     }
 
@@ -246,7 +257,8 @@ class Backward {
 }  // namespace
 
 template <typename T>
-void cpu_backward(const DgrScene& scene, const CpuState<T>& state, const DgrUpstream& upstream, const DgrGradients& out) {
+void cpu_backward(const DgrScene& scene, const CpuState<T>& state, const DgrUpstream& upstream,
+                  const DgrGradients& out) {
     Backward<T>(scene, state, upstream, out).run();
 }
 

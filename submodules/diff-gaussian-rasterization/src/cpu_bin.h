@@ -24,7 +24,11 @@ template <typename T>
 class Binner {
   public:
     Binner(const DgrScene& scene, const DgrPicture& picture, CpuState<T>& state, int threads)
-        : scene_(scene), picture_(picture), state_(state), grid_(scene.width, scene.height), threads_(threads),
+        : scene_(scene),
+          picture_(picture),
+          state_(state),
+          grid_(scene.width, scene.height),
+          threads_(threads),
           total_(int64_t(scene.batch) * scene.count) {}
 
     void run() {
@@ -75,7 +79,8 @@ class Binner {
             picture_.radii[i] = splat_radius(camera, projection, state_.splats[i]);
             const uint32_t first_tile = static_cast<uint32_t>(frame * grid_.tiles());
             visit_tiles(state_.splats[i], grid_, [&](int row, int first, int last) {
-                for (int column = first; column <= last; ++column) tiles.push_back(first_tile + row * grid_.columns + column);
+                for (int column = first; column <= last; ++column)
+                    tiles.push_back(first_tile + row * grid_.columns + column);
             });
         }
         state_.slots[i] = static_cast<uint32_t>(tiles.size() - before);
@@ -123,7 +128,8 @@ class Binner {
         }
         state_.tile_begin[tiles] = begin;
         state_.entries = Buffer<TileEntry>(begin);
-        each_slot([&](uint32_t& cursor, uint32_t gaussian, uint32_t slot) { state_.entries[cursor++] = {gaussian, slot}; });
+        each_slot(
+            [&](uint32_t& cursor, uint32_t gaussian, uint32_t slot) { state_.entries[cursor++] = {gaussian, slot}; });
     }
 
     const DgrScene& scene_;

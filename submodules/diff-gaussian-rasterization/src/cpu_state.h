@@ -14,12 +14,12 @@ struct TileEntry {
 
 template <typename T>
 struct CpuState {
-    Buffer<Splat<T>> splats;       // [B N]; undefined where the Gaussian touches no tile
-    Buffer<uint32_t> slots;        // [B N + 1] first slot of each Gaussian
-    Buffer<TileEntry> entries;     // by frame and tile, then front to back
-    Buffer<uint32_t> tile_begin;   // [B tiles + 1]
-    Buffer<uint32_t> blended;      // [B tiles] entries up to where every pixel of the tile has stopped
-    Buffer<T> transmittance;       // [B H W] final
+    Buffer<Splat<T>> splats;      // [B N]; undefined where the Gaussian touches no tile
+    Buffer<uint32_t> slots;       // [B N + 1] first slot of each Gaussian
+    Buffer<TileEntry> entries;    // by frame and tile, then front to back
+    Buffer<uint32_t> tile_begin;  // [B tiles + 1]
+    Buffer<uint32_t> blended;     // [B tiles] entries up to where every pixel of the tile has stopped
+    Buffer<T> transmittance;      // [B H W] final
 };
 
 // A tile's pixels within the picture.
@@ -68,4 +68,5 @@ Lanes<T> lane_indices() {
 template <typename T>
 void cpu_forward(const DgrScene& scene, const DgrPicture& picture, CpuState<T>& state);
 template <typename T>
-void cpu_backward(const DgrScene& scene, const CpuState<T>& state, const DgrUpstream& upstream, const DgrGradients& out);
+void cpu_backward(const DgrScene& scene, const CpuState<T>& state, const DgrUpstream& upstream,
+                  const DgrGradients& out);

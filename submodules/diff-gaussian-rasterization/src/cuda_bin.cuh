@@ -1,5 +1,6 @@
-// From Gaussians to lists of keys, one per tile, front to back. The number of pairs of a tile and a Gaussian stays on the
-// device: lists that do not fit `capacity` are left out here, and the render kernels search those tiles' splats anew.
+// From Gaussians to lists of keys, one per tile, front to back. The number of pairs of a tile and a Gaussian stays on
+// the device: lists that do not fit `capacity` are left out here, and the render kernels search those tiles' splats
+// anew.
 #pragma once
 
 #include "cuda_common.cuh"
@@ -101,8 +102,8 @@ __device__ inline void order_pair(uint64_t* keys, uint32_t low, uint32_t high, u
     }
 }
 
-// Ascending bitonic sort by one block of THREADS, in the variant whose every exchange puts the smaller key first, so that
-// the missing keys of a count that is no power of two act as infinities without being there.
+// Ascending bitonic sort by one block of THREADS, in the variant whose every exchange puts the smaller key first, so
+// that the missing keys of a count that is no power of two act as infinities without being there.
 __device__ inline void block_sort(uint64_t* keys, uint32_t count) {
     uint32_t half_size = 1, log_half = 0;  // half of the smallest power of two that is at least count
     while (2 * half_size < count) half_size *= 2;

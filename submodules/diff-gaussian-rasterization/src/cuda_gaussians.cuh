@@ -27,7 +27,8 @@ __device__ inline SplatGradient<float> load_splat_gradient(const float* p, bool 
     return {a.x, a.y, a.z, a.w, b.x, b.y, {b.z, b.w, c.x}, with_screen ? c.y : a.y, with_screen ? c.z : a.z};
 }
 
-__device__ inline void store_gradient(const DgrGradients& out, size_t i, const GaussianGradient<float>& v, const float* v_color) {
+__device__ inline void store_gradient(const DgrGradients& out, size_t i, const GaussianGradient<float>& v,
+                                      const float* v_color) {
     store3(static_cast<float*>(out.means) + 3 * i, v.mean);
     store_quat(static_cast<float*>(out.quats) + 4 * i, v.quat);
     store3(static_cast<float*>(out.scales) + 3 * i, v.scale);
@@ -36,8 +37,9 @@ __device__ inline void store_gradient(const DgrGradients& out, size_t i, const G
 }
 
 // One thread a Gaussian of a frame.
-__global__ void __launch_bounds__(THREADS) gaussian_backward_kernel(DgrScene scene, DgrCudaWork work, const int32_t* radii, bool with_screen,
-                                                                    DgrGradients out) {
+__global__ void __launch_bounds__(THREADS)
+    gaussian_backward_kernel(DgrScene scene, DgrCudaWork work, const int32_t* radii, bool with_screen,
+                             DgrGradients out) {
     const int n = blockIdx.x * THREADS + threadIdx.x, frame = blockIdx.y;
     const size_t i = size_t(frame) * scene.count + n;
     CameraGradient<float> v_camera{};

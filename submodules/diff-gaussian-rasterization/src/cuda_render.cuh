@@ -44,8 +44,10 @@ __global__ void __launch_bounds__(THREADS) render_kernel(DgrScene scene, DgrCuda
 __device__ inline float warp_sum_8(const float* v) {
     const bool upper = threadIdx.x & 16, right = threadIdx.x & 8, odd = threadIdx.x & 4;
     float a[4], b[2];
-    for (int i = 0; i < 4; ++i) a[i] = (upper ? v[i + 4] : v[i]) + __shfl_xor_sync(FULL_WARP, upper ? v[i] : v[i + 4], 16);
-    for (int i = 0; i < 2; ++i) b[i] = (right ? a[i + 2] : a[i]) + __shfl_xor_sync(FULL_WARP, right ? a[i] : a[i + 2], 8);
+    for (int i = 0; i < 4; ++i)
+        a[i] = (upper ? v[i + 4] : v[i]) + __shfl_xor_sync(FULL_WARP, upper ? v[i] : v[i + 4], 16);
+    for (int i = 0; i < 2; ++i)
+        b[i] = (right ? a[i + 2] : a[i]) + __shfl_xor_sync(FULL_WARP, right ? a[i] : a[i + 2], 8);
     float c = (odd ? b[1] : b[0]) + __shfl_xor_sync(FULL_WARP, odd ? b[0] : b[1], 4);
     c += __shfl_xor_sync(FULL_WARP, c, 2);
     return c + __shfl_xor_sync(FULL_WARP, c, 1);
@@ -55,7 +57,8 @@ __device__ inline float warp_sum_8(const float* v) {
 __device__ inline float warp_sum_4(const float* v) {
     const bool upper = threadIdx.x & 16, right = threadIdx.x & 8;
     float a[2];
-    for (int i = 0; i < 2; ++i) a[i] = (upper ? v[i + 2] : v[i]) + __shfl_xor_sync(FULL_WARP, upper ? v[i] : v[i + 2], 16);
+    for (int i = 0; i < 2; ++i)
+        a[i] = (upper ? v[i + 2] : v[i]) + __shfl_xor_sync(FULL_WARP, upper ? v[i] : v[i + 2], 16);
     float c = (right ? a[1] : a[0]) + __shfl_xor_sync(FULL_WARP, right ? a[0] : a[1], 8);
     for (int step = 4; step > 0; step /= 2) c += __shfl_xor_sync(FULL_WARP, c, step);
     return c;
@@ -86,10 +89,12 @@ struct PixelUpstream {
     float through_alpha = 0.0f;  // minus the upstream gradient of alpha times the final transmittance
     float behind = 0.0f;         // upstream . (everything behind)
 
-    __device__ PixelUpstream(const DgrScene& scene, const DgrCudaWork& work, const DgrUpstream& upstream, const TilePixel& pixel) {
+    __device__ PixelUpstream(const DgrScene& scene, const DgrCudaWork& work, const DgrUpstream& upstream,
+                             const TilePixel& pixel) {
         if (!pixel.inside) return;
         const size_t area = size_t(scene.width) * scene.height;
-        const float *v_image = static_cast<const float*>(upstream.v_image), *v_alpha = static_cast<const float*>(upstream.v_alpha);
+        const float *v_image = static_cast<const float*>(upstream.v_image),
+                    *v_alpha = static_cast<const float*>(upstream.v_alpha);
         const float* image = static_cast<const float*>(upstream.image) + 3 * pixel.frame * area + pixel.index;
         if (v_alpha) {
             const size_t at = pixel.frame * area + pixel.index;
@@ -105,7 +110,8 @@ struct PixelUpstream {
 };
 
 template <bool WITH_SCREEN>
-__global__ void __launch_bounds__(THREADS) render_backward_kernel(DgrScene scene, DgrCudaWork work, DgrUpstream upstream) {
+__global__ void __launch_bounds__(THREADS)
+    render_backward_kernel(DgrScene scene, DgrCudaWork work, DgrUpstream upstream) {
     __shared__ Batch batch;
     __shared__ TileKeys::Search search;
     const TilePixel pixel(scene);
@@ -135,7 +141,8 @@ __global__ void __launch_bounds__(THREADS) render_backward_kernel(DgrScene scene
 }
 
 // Gradient of the background: final transmittance times upstream; colours are summed over the frame's pixels.
-__global__ void __launch_bounds__(THREADS) background_kernel(DgrScene scene, DgrCudaWork work, const float* v_image, float* v_background) {
+__global__ void __launch_bounds__(THREADS)
+    background_kernel(DgrScene scene, DgrCudaWork work, const float* v_image, float* v_background) {
     const size_t area = size_t(scene.width) * scene.height, pixel = size_t(blockIdx.x) * THREADS + threadIdx.x;
     const int frame = blockIdx.y;
     const float light = pixel < area ? work.transmittance[frame * area + pixel] : 0.0f;

@@ -10,7 +10,9 @@ struct TilePixel {
     size_t index;  // within the frame
 
     __device__ TilePixel(const DgrScene& scene)
-        : frame(blockIdx.z), tile(blockIdx.y * gridDim.x + blockIdx.x), left(blockIdx.x * constants::TILE),
+        : frame(blockIdx.z),
+          tile(blockIdx.y * gridDim.x + blockIdx.x),
+          left(blockIdx.x * constants::TILE),
           top(blockIdx.y * constants::TILE) {
         const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
         x = left + warp % 2 * BLOCK_WIDTH + lane % BLOCK_WIDTH;
@@ -67,8 +69,12 @@ class TileKeys {
     };
 
     __device__ TileKeys(const DgrScene& scene, const DgrCudaWork& work, const TilePixel& pixel, Search& search)
-        : splats_(work.splats + size_t(RECORD) * pixel.frame * scene.count), list_(work.keys), count_(scene.count),
-          left_(pixel.left), top_(pixel.top), search_(search) {
+        : splats_(work.splats + size_t(RECORD) * pixel.frame * scene.count),
+          list_(work.keys),
+          count_(scene.count),
+          left_(pixel.left),
+          top_(pixel.top),
+          search_(search) {
         const size_t tile = size_t(pixel.frame) * gridDim.x * gridDim.y + pixel.tile;
         next_ = work.tile_begin[tile];
         end_ = work.tile_begin[tile + 1];

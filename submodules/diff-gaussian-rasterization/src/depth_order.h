@@ -6,7 +6,6 @@
 #include <cstring>
 #include <vector>
 
-
 template <typename Key>
 struct DepthItem {
     Key key;  // bits of a positive floating-point number: they order as it does

@@ -2,14 +2,16 @@
 #include "c_abi.h"
 #include "cpu_state.h"
 
-NATIVE_EXPORT const char* dgr_last_error() { return c_abi::last_error().c_str(); }
+NATIVE_EXPORT const char* dgr_last_error() {
+    return c_abi::last_error().c_str();
+}
 
 // out: tile, near plane, dilation, alpha min, alpha max, transmittance min, Jacobian limit, radius sigmas, discriminant
 // min; the order is that of RasterConstants in _library.py.
 NATIVE_EXPORT void dgr_constants(double* out) {
     using namespace constants;
-    const double values[] = {TILE,      NEAR_PLANE,        DILATION,       ALPHA_MIN,     ALPHA_MAX,
-                             TRANSMITTANCE_MIN, JACOBIAN_LIMIT, RADIUS_SIGMAS, DISCRIMINANT_MIN};
+    const double values[] = {TILE,           NEAR_PLANE,    DILATION,        ALPHA_MIN, ALPHA_MAX, TRANSMITTANCE_MIN,
+                             JACOBIAN_LIMIT, RADIUS_SIGMAS, DISCRIMINANT_MIN};
     std::copy(std::begin(values), std::end(values), out);
 }
 
@@ -30,13 +32,19 @@ NATIVE_EXPORT int dgr_forward_f64(const DgrScene* scene, const DgrPicture* pictu
     });
 }
 
-NATIVE_EXPORT int dgr_backward_f32(const DgrScene* scene, void* state, const DgrUpstream* upstream, const DgrGradients* out) {
+NATIVE_EXPORT int dgr_backward_f32(const DgrScene* scene, void* state, const DgrUpstream* upstream,
+                                   const DgrGradients* out) {
     return c_abi::guarded([&] { cpu_backward(*scene, *static_cast<CpuState<float>*>(state), *upstream, *out); });
 }
 
-NATIVE_EXPORT int dgr_backward_f64(const DgrScene* scene, void* state, const DgrUpstream* upstream, const DgrGradients* out) {
+NATIVE_EXPORT int dgr_backward_f64(const DgrScene* scene, void* state, const DgrUpstream* upstream,
+                                   const DgrGradients* out) {
     return c_abi::guarded([&] { cpu_backward(*scene, *static_cast<CpuState<double>*>(state), *upstream, *out); });
 }
 
-NATIVE_EXPORT void dgr_free_f32(void* state) { delete static_cast<CpuState<float>*>(state); }
-NATIVE_EXPORT void dgr_free_f64(void* state) { delete static_cast<CpuState<double>*>(state); }
+NATIVE_EXPORT void dgr_free_f32(void* state) {
+    delete static_cast<CpuState<float>*>(state);
+}
+NATIVE_EXPORT void dgr_free_f64(void* state) {
+    delete static_cast<CpuState<double>*>(state);
+}

@@ -4,7 +4,9 @@
 
 namespace {
 
-dim3 gaussian_grid(const DgrScene& scene) { return dim3((scene.count + THREADS - 1) / THREADS, scene.batch); }
+dim3 gaussian_grid(const DgrScene& scene) {
+    return dim3((scene.count + THREADS - 1) / THREADS, scene.batch);
+}
 
 void clear(void* memory, size_t bytes, cudaStream_t stream) {
     if (bytes) check_cuda(cudaMemsetAsync(memory, 0, bytes, stream), "cudaMemsetAsync");
@@ -14,15 +16,17 @@ void forward(const DgrScene& scene, const DgrPicture& picture, const DgrCudaWork
     const TileGrid grid(scene.width, scene.height);
     const int tiles = scene.batch * grid.tiles();
     clear(work.tile_cursor, sizeof(uint32_t) * tiles, stream);
-    if (scene.count) launch("project_kernel", project_kernel, gaussian_grid(scene), THREADS, stream, scene, work, picture.radii);
+    if (scene.count)
+        launch("project_kernel", project_kernel, gaussian_grid(scene), THREADS, stream, scene, work, picture.radii);
     launch("scan_kernel", scan_kernel, dim3(1), SCAN_THREADS, stream, work, tiles);
     if (scene.count) launch("scatter_kernel", scatter_kernel, gaussian_grid(scene), THREADS, stream, scene, work);
     launch("sort_kernel", sort_kernel, dim3(tiles), THREADS, stream, work);
-    launch("render_kernel", render_kernel, dim3(grid.columns, grid.rows, scene.batch), THREADS, stream, scene, work, picture);
+    launch("render_kernel", render_kernel, dim3(grid.columns, grid.rows, scene.batch), THREADS, stream, scene, work,
+           picture);
 }
 
-void background_backward(const DgrScene& scene, const DgrCudaWork& work, const DgrUpstream& upstream, const DgrGradients& out,
-                         cudaStream_t stream) {
+void background_backward(const DgrScene& scene, const DgrCudaWork& work, const DgrUpstream& upstream,
+                         const DgrGradients& out, cudaStream_t stream) {
     const size_t area = size_t(scene.width) * scene.height;
     const int numbers = 3 * (scene.background_kind == BACKGROUND_COLOR_PER_FRAME ? scene.batch : 1);
     const bool is_color = scene.background_kind != BACKGROUND_IMAGE;
@@ -33,9 +37,11 @@ void background_backward(const DgrScene& scene, const DgrCudaWork& work, const D
         clear(v_background, sizeof(float) * (is_color ? numbers : 3 * area * scene.batch), stream);
         return;
     }
-    launch("background_kernel", background_kernel, blocks, THREADS, stream, scene, work, static_cast<const float*>(upstream.v_image),
-           v_background);
-    if (is_color) launch("background_color_kernel", background_color_kernel, dim3(1), THREADS, stream, work, numbers, v_background);
+    launch("background_kernel", background_kernel, blocks, THREADS, stream, scene, work,
+           static_cast<const float*>(upstream.v_image), v_background);
+    if (is_color)
+        launch("background_color_kernel", background_color_kernel, dim3(1), THREADS, stream, work, numbers,
+               v_background);
 }
 
 void backward(const DgrScene& scene, const DgrCudaWork& work, const DgrUpstream& upstream, const DgrGradients& out,
@@ -49,23 +55,28 @@ void backward(const DgrScene& scene, const DgrCudaWork& work, const DgrUpstream&
     const auto render = with_screen ? render_backward_kernel<true> : render_backward_kernel<false>;
     launch("render_backward_kernel", render, tiles, THREADS, stream, scene, work, upstream);
     if (scene.count) {
-        launch("gaussian_backward_kernel", gaussian_backward_kernel, gaussian_grid(scene), THREADS, stream, scene, work, upstream.radii,
-               with_screen, out);
+        launch("gaussian_backward_kernel", gaussian_backward_kernel, gaussian_grid(scene), THREADS, stream, scene, work,
+               upstream.radii, with_screen, out);
     }
-    if (out.R) launch("camera_kernel", camera_kernel, dim3((scene.batch + THREADS - 1) / THREADS), THREADS, stream, scene, work, out);
+    if (out.R)
+        launch("camera_kernel", camera_kernel, dim3((scene.batch + THREADS - 1) / THREADS), THREADS, stream, scene,
+               work, out);
     if (out.background) background_backward(scene, work, upstream, out, stream);
 }
 
 }  // namespace
 
-NATIVE_EXPORT const char* dgr_last_error() { return c_abi::last_error().c_str(); }
+NATIVE_EXPORT const char* dgr_last_error() {
+    return c_abi::last_error().c_str();
+}
 
 // `stream` belongs to the current device, which holds all memory.
-NATIVE_EXPORT int dgr_cuda_forward(const DgrScene* scene, const DgrPicture* picture, const DgrCudaWork* work, void* stream) {
+NATIVE_EXPORT int dgr_cuda_forward(const DgrScene* scene, const DgrPicture* picture, const DgrCudaWork* work,
+                                   void* stream) {
     return c_abi::guarded([&] { forward(*scene, *picture, *work, static_cast<cudaStream_t>(stream)); });
 }
 
-NATIVE_EXPORT int dgr_cuda_backward(const DgrScene* scene, const DgrCudaWork* work, const DgrUpstream* upstream, const DgrGradients* out,
-                                    void* stream) {
+NATIVE_EXPORT int dgr_cuda_backward(const DgrScene* scene, const DgrCudaWork* work, const DgrUpstream* upstream,
+                                    const DgrGradients* out, void* stream) {
     return c_abi::guarded([&] { backward(*scene, *work, *upstream, *out, static_cast<cudaStream_t>(stream)); });
 }

@@ -1,6 +1,6 @@
 // Runs CUDA kernels on the CPU, for tests on machines without a GPU: found in place of the toolkit's header when a .cu
-// file is compiled as C++ (g++ -x c++ -I submodules/native/emulation). Every thread of a block is a fiber; blocks run one
-// after another. Only what our kernels use is here.
+// file is compiled as C++ (g++ -x c++ -I submodules/native/emulation). Every thread of a block is a fiber; blocks run
+// one after another. Only what our kernels use is here.
 //
 // It proves logic, not speed, and finds some races: threads run in ascending and in descending order on alternate
 // blocks, a collective that some lanes of a warp never reach is an error, and so is a barrier that cannot be passed.
@@ -163,7 +163,9 @@ struct ThreadIndex {
     unsigned x = 0, y = 0, z = 0;
 };
 inline ThreadIndex block_index;
-inline ThreadIndex thread_index() { return {current, 0, 0}; }
+inline ThreadIndex thread_index() {
+    return {current, 0, 0};
+}
 
 }  // namespace emulation
 
@@ -172,13 +174,19 @@ inline ThreadIndex thread_index() { return {current, 0, 0}; }
 
 inline emulation::ThreadIndex gridDim, blockDim;
 
-inline void __syncthreads() { emulation::wait(emulation::block); }
-inline int __syncthreads_and(int predicate) { return emulation::wait(emulation::block, predicate); }
+inline void __syncthreads() {
+    emulation::wait(emulation::block);
+}
+inline int __syncthreads_and(int predicate) {
+    return emulation::wait(emulation::block, predicate);
+}
 
-template <typename V> V __shfl_xor_sync(unsigned, V value, int mask) {
+template <typename V>
+V __shfl_xor_sync(unsigned, V value, int mask) {
     return emulation::from_lane(value, emulation::current % emulation::WARP ^ mask);
 }
-template <typename V> V __shfl_up_sync(unsigned, V value, int step) {
+template <typename V>
+V __shfl_up_sync(unsigned, V value, int step) {
     const int lane = emulation::current % emulation::WARP;
     return emulation::from_lane(value, lane >= step ? lane - step : lane);
 }
@@ -188,17 +196,24 @@ inline unsigned __ballot_sync(unsigned, int predicate) {
     for (int i = 0; i < emulation::WARP; ++i) bits |= unsigned(values[i] != 0) << i;
     return bits;
 }
-inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
+inline int __any_sync(unsigned mask, int predicate) {
+    return __ballot_sync(mask, predicate) != 0;
+}
 
-inline int __ffs(int value) { return __builtin_ffs(value); }
+inline int __ffs(int value) {
+    return __builtin_ffs(value);
+}
 inline unsigned __float_as_uint(float value) {
     unsigned bits;
     std::memcpy(&bits, &value, 4);
     return bits;
 }
-inline int __float_as_int(float value) { return static_cast<int>(__float_as_uint(value)); }
+inline int __float_as_int(float value) {
+    return static_cast<int>(__float_as_uint(value));
+}
 
-template <typename T, typename U> T atomicAdd(T* address, U value) {
+template <typename T, typename U>
+T atomicAdd(T* address, U value) {
     const T before = *address;
     *address = before + value;
     return before;
@@ -209,14 +224,17 @@ inline int atomicMax(int* address, int value) {
     return before;
 }
 
-inline const char* cudaGetErrorString(cudaError_t) { return "no error"; }
+inline const char* cudaGetErrorString(cudaError_t) {
+    return "no error";
+}
 inline cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
     std::memset(memory, value, bytes);
     return cudaSuccess;
 }
 
 template <typename... Parameters, typename... Arguments>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*function)(Parameters...), Arguments... arguments) {
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*function)(Parameters...),
+                               Arguments... arguments) {
     const dim3 grid = config->gridDim, threads = config->blockDim;
     emulation::kernel = [=] { function(arguments...); };
     ::gridDim = {grid.x, grid.y, grid.z};

@@ -42,7 +42,8 @@ void run_threads(int threads, Body body) {
 // loops do not pay for starting threads.
 template <typename Body>
 void parallel_chunks(int64_t count, int64_t grain, int threads, Body body) {
-    const int chunks = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, count / std::max<int64_t>(grain, 1))));
+    const int chunks =
+        static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, count / std::max<int64_t>(grain, 1))));
     run_threads(chunks, [&](int chunk) { body(count * chunk / chunks, count * (chunk + 1) / chunks, chunk); });
 }
 

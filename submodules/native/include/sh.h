@@ -1,4 +1,5 @@
-// Real spherical harmonics up to degree 3 in the basis and signs of 3D Gaussian splatting, as polynomials of a direction.
+// Real spherical harmonics up to degree 3 in the basis and signs of 3D Gaussian splatting, as polynomials of a
+// direction.
 #pragma once
 
 #include "vec.h"
@@ -6,7 +7,9 @@
 constexpr int SH_MAX_DEGREE = 3;
 constexpr int SH_MAX_COEFFICIENTS = 16;
 
-HD constexpr int sh_coefficients(int degree) { return (degree + 1) * (degree + 1); }
+HD constexpr int sh_coefficients(int degree) {
+    return (degree + 1) * (degree + 1);
+}
 
 namespace sh_constants {
 constexpr double C0 = 0.28209479177387814;  // 1 / (2 sqrt(pi))
