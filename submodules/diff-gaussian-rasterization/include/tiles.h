@@ -36,17 +36,19 @@ HD Span clipped_span(T low, T high, int first, int last) {
 // The ellipse alpha >= ALPHA_MIN as xx dx^2 + 2 xy dx dy + yy dy^2 <= level.
 template <typename T>
 struct Ellipse {
-    T xx, xy, yy, determinant, level;
+    T xx, xy, yy, inverse_xx, inverse_yy, determinant, level;
     T dy_at_right, dx_at_bottom;  // where its extremes lie; those on the other side are their negatives
 
     HD explicit Ellipse(const Splat<T>& s)
         : xx(s.shear_x * s.shear_x),
           xy(s.shear_x * s.shear_y),
           yy(s.shear_y * s.shear_y + s.fall),
+          inverse_xx(T(1) / xx),
+          inverse_yy(T(1) / yy),
           determinant(xx * s.fall),
           level(s.peak - T(constants::LOG2_ALPHA_MIN)),
-          dy_at_right(-xy / yy * s.half_width),
-          dx_at_bottom(-s.shear_y / s.shear_x * s.half_height) {}
+          dy_at_right(-xy * inverse_yy * s.half_width),
+          dx_at_bottom(-xy * inverse_xx * s.half_height) {}
 };
 
 template <typename T>
@@ -55,15 +57,14 @@ struct Interval {
 };
 
 // Extent along one axis of the part of the ellipse whose other coordinate lies within [low, high]: the ellipse's own
-// extreme if that lies there, else the nearest edge. along: xx for the extent in x, yy for that in y.
+// extreme if that lies there, else the nearest edge. along: xx for the extent in x, yy for that in y; scale: 1 / along.
 template <typename T>
-HD Interval<T> extent_within(const Ellipse<T>& e, T along, T at_extreme, T low, T high) {
+HD Interval<T> extent_within(const Ellipse<T>& e, T along, T scale, T at_extreme, T low, T high) {
     using std::sqrt;
     const T at_high = at_extreme < low ? low : (at_extreme > high ? high : at_extreme);
     const T at_low = -at_extreme < low ? low : (-at_extreme > high ? high : -at_extreme);
     const T square_high = along * e.level - e.determinant * at_high * at_high;
     const T square_low = along * e.level - e.determinant * at_low * at_low;
-    const T scale = T(1) / along;
     return {scale * (-e.xy * at_low - sqrt(square_low > T(0) ? square_low : T(0))),
             scale * (-e.xy * at_high + sqrt(square_high > T(0) ? square_high : T(0)))};
 }
@@ -78,7 +79,8 @@ HD void visit_tiles(const Splat<T>& s, const TileGrid& grid, Visit visit) {
         const int top = row * constants::TILE, bottom = top + constants::TILE - 1;
         const T dy_top = (top > rows.begin ? top : rows.begin) - s.y;
         const T dy_bottom = (bottom < rows.end ? bottom : rows.end) - s.y;
-        const Interval<T> x = extent_within(ellipse, ellipse.xx, ellipse.dy_at_right, dy_top, dy_bottom);
+        const Interval<T> x =
+            extent_within(ellipse, ellipse.xx, ellipse.inverse_xx, ellipse.dy_at_right, dy_top, dy_bottom);
         const Span columns = clipped_span(s.x + x.low, s.x + x.high, 0, grid.width - 1);
         if (columns.begin <= columns.end) visit(row, columns.begin / constants::TILE, columns.end / constants::TILE);
     }
@@ -90,7 +92,7 @@ HD Span touched_rows(const Splat<T>& s, const Ellipse<T>& ellipse, int left, int
     const T reach = s.half_width + T(TILE_MARGIN), dx_left = left - s.x, dx_right = right - s.x;
     if (dx_left > reach || dx_right < -reach) return {first, first - 1};
     const T low = dx_left > -reach ? dx_left : -reach, high = dx_right < reach ? dx_right : reach;
-    const Interval<T> y = extent_within(ellipse, ellipse.yy, ellipse.dx_at_bottom, low, high);
+    const Interval<T> y = extent_within(ellipse, ellipse.yy, ellipse.inverse_yy, ellipse.dx_at_bottom, low, high);
     return clipped_span(s.y + y.low, s.y + y.high, first, last);
 }
 
@@ -108,7 +110,7 @@ HD uint32_t touched_blocks(const Splat<T>& s, int left, int top) {
         const T dy_first = top + band * BLOCK_HEIGHT - s.y, dy_last = dy_first + (BLOCK_HEIGHT - 1);
         if (dy_first > reach || dy_last < -reach) continue;
         const T low = dy_first > -reach ? dy_first : -reach, high = dy_last < reach ? dy_last : reach;
-        const Interval<T> x = extent_within(ellipse, ellipse.xx, ellipse.dy_at_right, low, high);
+        const Interval<T> x = extent_within(ellipse, ellipse.xx, ellipse.inverse_xx, ellipse.dy_at_right, low, high);
         const Span columns = clipped_span(s.x + x.low, s.x + x.high, left, left + constants::TILE - 1);
         if (columns.begin > columns.end) continue;
         if (columns.begin < left + BLOCK_WIDTH) bits |= 1u << (2 * band);
