@@ -38,7 +38,8 @@ lint: $(STAMPS)/dev
 	@echo "==> ruff"
 	@$(PY) -m ruff check .
 
-types: $(STAMPS)/dev
+# mypy reads the loader that the build copies into each package.
+types: env $(STAMPS)/dev
 	@echo "==> mypy"
 	@$(PY) -m mypy
 
