@@ -41,7 +41,7 @@ def test_perfect_rendering_costs_nothing(whole: bool, background: torch.Tensor |
     losses = weighted_losses(output, target, background, whole, small_avatar(), CYLINDER, settings, None)
     assert set(losses) == {"image", "cylinder"}
     assert float(losses["image"]) == pytest.approx(0, abs=1e-6)  # float32 rounding of a mean of differences
-    assert float(losses["cylinder"]) == 0
+    assert float(losses["cylinder"].detach()) == 0
 
 
 def test_terms_have_their_weights() -> None:

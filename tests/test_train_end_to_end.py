@@ -87,9 +87,10 @@ def test_reference_commands_of_the_other_modes(
     subjects: dict[str, Path], tmp_path: Path, mode: str, flags: list[str],
 ) -> None:
     succeed("train.py", "--source_path", str(subjects[mode]), "--model_path", str(tmp_path), *flags, *SMALL,
-            "--iterations", "20")
-    rows = losses(tmp_path)
-    assert float(rows[-1][1]) < float(rows[0][1])
+            "--iterations", "60")
+    # single frames differ, and the first steps of a grey cloud over a photograph are slow
+    values = [float(loss) for _, loss, _ in losses(tmp_path)]
+    assert sum(values[-2:]) < 0.8 * sum(values[:2])
     succeed("test.py", "--model_path", str(tmp_path), "--lpips", "alex", "--lpips_weights", str(tmp_path))
     assert json.loads((tmp_path / "metrics.json").read_text())["test"]["frames"] == TEST_FRAMES
 
