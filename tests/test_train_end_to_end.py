@@ -16,6 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from flame import load_head
+from scene.avatar import LOWER_TEETH, UPPER_TEETH
+from tests.heads import write_eyelids, write_flame_pickle
+
 ROOT = Path(__file__).resolve().parents[1]
 FRAMES, TEST_FRAMES = 12, 3
 SMALL = ["--test_frames", str(TEST_FRAMES), "--num_face_gaussians", "300", "--num_teeth_gaussians", "20",
@@ -163,6 +167,20 @@ def test_a_data_set_of_another_head_is_refused(subjects: dict[str, Path], tmp_pa
     assert "3 vertices and 1 triangles" in message
     (data / "head.json").unlink()
     assert "FLAME" in refused("train.py", "-s", str(data), "-m", str(tmp_path / "out"), *SMALL)
+
+
+def test_a_flame_pickle_serves_as_the_head_model(subjects: dict[str, Path], tmp_path: Path) -> None:
+    """A pickle with chumpy and SciPy objects inside, as FLAME's, that holds no teeth: panels take their place."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(subjects["insta"], data)
+    (data / "head.json").unlink()
+    head = load_head("open")
+    flame = write_flame_pickle(tmp_path / "generic_model.pkl", head)
+    write_eyelids(tmp_path, head)
+    succeed("train.py", "-s", str(data), "-m", str(out), *SMALL, "--head", str(flame), "--iterations", "10")
+    part = final_tensors(out, 10)["part"]
+    assert int((part == UPPER_TEETH).sum()) > 0
+    assert int((part == LOWER_TEETH).sum()) > 0
 
 
 def test_a_malicious_frame_file_runs_nothing(subjects: dict[str, Path], tmp_path: Path) -> None:
