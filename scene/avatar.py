@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from blendshape_ops import LOG_SCALES, Binding, Differences, Drive, Posed, blend_pose_color
@@ -27,6 +27,7 @@ class Avatar:
     differences: Differences
     binding: Binding
     part: Tensor
+    _teeth: tuple[Tensor, tuple[Tensor, Tensor]] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def count(self) -> int:
@@ -37,6 +38,13 @@ class Avatar:
         """Number of Gaussians of each part."""
         counts = torch.bincount(self.part.long(), minlength=len(PART_NAMES)).tolist()
         return dict(zip(PART_NAMES, counts, strict=True))
+
+    def teeth_rows(self) -> tuple[Tensor, Tensor]:
+        """Row numbers (int64) of the upper and of the lower teeth; found once for each `part`, as a GPU is waited for."""
+        if self._teeth is None or self._teeth[0] is not self.part:
+            upper, lower = ((self.part == part).nonzero()[:, 0] for part in (UPPER_TEETH, LOWER_TEETH))
+            self._teeth = self.part, (upper, lower)
+        return self._teeth[1]
 
     def pose(self, drive: Drive, sh_degree: int) -> Posed:
         """Blend, pose and colour all Gaussians for a batch of frames (differentiable; see blend_pose_color)."""

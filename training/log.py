@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from scene.avatar import Avatar
 from training.trainer import StepResult, Trainer
 from utils.atomic import write_text
 from utils.metrics import psnr
@@ -24,8 +25,8 @@ COLUMNS = ("iteration", "loss", "psnr", "gaussians", "sh_degree", "seconds")
 class TrainingLog:
     """Progress bar, `training.csv` and TensorBoard of one run; a resumed run continues all three.
 
-    Scalars are read from the device every `interval` iterations only, since each reading waits for it.
-    `seconds` counts training time over all sittings of the run.
+    Scalars are computed every `interval` iterations and read from the device one interval later, when they have long
+    arrived, so that nothing waits. `seconds` counts training time over all sittings of the run.
     """
 
     def __init__(self, folder: Path, first: int, last: int, interval: int, tensorboard: bool) -> None:
@@ -36,6 +37,8 @@ class TrainingLog:
         self._start = time.perf_counter()
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1) if tensorboard else None
         self._bar = tqdm(total=last, initial=first, desc="Training", unit="it", dynamic_ncols=True)
+        self._pending: _Pending | None = None
+        self._parts: tuple[Tensor, dict[str, int]] | None = None
 
     @property
     def seconds(self) -> float:
@@ -48,22 +51,40 @@ class TrainingLog:
         iteration = trainer.iteration
         if iteration % self.interval and iteration != self.last:
             return
-        values = {name: float(term) for name, term in result.losses.items()}
-        total = sum(values.values())
+        self._drain()
+        quality = psnr(result.output.image.clamp(0, 1), trainer.target(result.rgba)).mean()
+        names = (*result.losses, "psnr")
+        self._pending = _Pending(iteration, names, torch.stack([*result.losses.values(), quality]), self.seconds,
+                                 trainer.sh_degree, self._part_counts(trainer.avatar))
+        if iteration == self.last:
+            self._drain()
+
+    def _part_counts(self, avatar: Avatar) -> dict[str, int]:
+        """Gaussians of each part, counted when rows change only, since counting waits for the device."""
+        if self._parts is None or self._parts[0] is not avatar.part:
+            self._parts = avatar.part, avatar.part_counts()
+        return self._parts[1]
+
+    def _drain(self) -> None:
+        """Log what was computed at the last logged iteration."""
+        if self._pending is None:
+            return
+        entry, self._pending = self._pending, None
+        values = entry.values()
+        quality = values.pop("psnr")
+        total, count = sum(values.values()), sum(entry.parts.values())
         if total != total:
-            raise FloatingPointError(f"iteration {iteration}: the loss is not a number ({values})")
-        target = trainer.target(result.rgba)
-        quality = float(psnr(result.output.image.detach().clamp(0, 1), target).mean())
-        count = trainer.avatar.count
+            raise FloatingPointError(f"iteration {entry.iteration}: the loss is not a number ({values})")
         self._bar.set_postfix(loss=f"{total:.4f}", psnr=f"{quality:.2f}", gaussians=count, refresh=False)
-        self._rows.append(dict(zip(COLUMNS, (iteration, f"{total:.6g}", f"{quality:.4f}", count, trainer.sh_degree,
-                                             f"{self.seconds:.3f}"), strict=True)))
-        if self._writer is not None:
-            for name, value in {**values, "total": total}.items():
-                self._writer.add_scalar(f"loss/{name}", value, iteration)
-            self._writer.add_scalar("train/psnr", quality, iteration)
-            for name, part in trainer.avatar.part_counts().items():
-                self._writer.add_scalar(f"gaussians/{name.replace(' ', '_')}", part, iteration)
+        self._rows.append(dict(zip(COLUMNS, (entry.iteration, f"{total:.6g}", f"{quality:.4f}", count, entry.sh_degree,
+                                             f"{entry.seconds:.3f}"), strict=True)))
+        if self._writer is None:
+            return
+        for name, value in {**values, "total": total}.items():
+            self._writer.add_scalar(f"loss/{name}", value, entry.iteration)
+        self._writer.add_scalar("train/psnr", quality, entry.iteration)
+        for name, part in entry.parts.items():
+            self._writer.add_scalar(f"gaussians/{name.replace(' ', '_')}", part, entry.iteration)
 
     def evaluation(self, iteration: int, frames: list[int], pictures: Tensor, targets: Tensor) -> None:
         """Scores and pictures of held-out frames: pictures, targets [n,3,H,W] in [0,1]."""
@@ -81,6 +102,7 @@ class TrainingLog:
 
     def flush(self) -> None:
         """Write what was logged to disk; called with every checkpoint, so that --resume finds both in step."""
+        self._drain()
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -98,6 +120,29 @@ class TrainingLog:
         self._bar.close()
         if self._writer is not None:
             self._writer.close()
+
+
+class _Pending:
+    """Scalars on their way from the device, and what belongs to the row that they will make."""
+
+    def __init__(self, iteration: int, names: tuple[str, ...], scalars: Tensor, seconds: float, sh_degree: int,
+                 parts: dict[str, int]) -> None:
+        self.iteration, self.seconds, self.sh_degree, self.parts = iteration, seconds, sh_degree, parts
+        self._names = names
+        self._arrived: torch.cuda.Event | None = None
+        if scalars.is_cuda:
+            self._scalars = torch.empty(scalars.shape, dtype=scalars.dtype, pin_memory=True)
+            self._scalars.copy_(scalars, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+        else:
+            self._scalars = scalars
+
+    def values(self) -> dict[str, float]:
+        """The scalars by name; waits for them."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return dict(zip(self._names, self._scalars.tolist(), strict=True))
 
 
 def _read_rows(path: Path, last: int) -> list[dict[str, object]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from arguments import OptimizationSettings
 from gaussian_renderer import RenderOutput
-from scene.avatar import LOWER_TEETH, UPPER_TEETH, Avatar
+from scene.avatar import Avatar
 from scene.mouth import Cylinder
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
@@ -48,6 +48,6 @@ def weighted_losses(
         terms["isotropy"] = settings.isotropy_loss * avatar.isotropy()
     if settings.cylinder_loss > 0:
         means = avatar.neutral[:, MEANS]
-        upper, lower = (cylinder.penalty(means[avatar.part == part]) for part in (UPPER_TEETH, LOWER_TEETH))
+        upper, lower = (cylinder.penalty(means.index_select(0, rows)) for rows in avatar.teeth_rows())
         terms["cylinder"] = settings.cylinder_loss * (upper + lower)
     return terms

@@ -15,9 +15,12 @@ from scene.avatar import Avatar
 from scene.checkpoint import Checkpoint, CheckpointError, check_names, save_checkpoint
 from scene.densify import RowSelection, collects_stats, densify, is_densify_step
 from scene.initialize import create_avatar
-from scene.schema import active_sh_degree, learning_rates
+from scene.schema import active_sh_degree
 from scene.split import EpochSampler
+from training.capture import CapturedStep
+from training.inputs import StepInputs
 from training.losses import Perceptual, target_image, weighted_losses
+from training.targets import choose_targets
 from training.world import World
 
 _OPTIMIZER = ("steps", "neutral_exp_avg", "neutral_exp_avg_sq", "difference_exp_avg", "difference_exp_avg_sq")
@@ -26,7 +29,10 @@ _STATS = ("grad_sum", "count", "max_radius")
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step did: detached weighted loss terms, the rendering and its target (for logging), row changes if any."""
+    """What a step did: detached weighted loss terms, the rendering and its target (for logging), row changes if any.
+
+    The tensors may be overwritten by the next step.
+    """
 
     losses: dict[str, Tensor]
     output: RenderOutput
@@ -39,18 +45,30 @@ class Trainer:
 
     def __init__(
         self, settings: TrainSettings, world: World, device: torch.device, perceptual: Perceptual | None = None,
+        capture: bool = True,
     ) -> None:
+        """`capture`: on a GPU, replay steps as a CUDA graph (not with a perceptual loss, whose network may refuse)."""
         self.settings, self.world, self.device, self.perceptual = settings, world, device, perceptual
         seed = settings.run.seed
         self.iteration = 0
         self.generator = torch.Generator().manual_seed(seed)
         self.sampler = EpochSampler(world.dataset.train_indices, settings.optimization.batch_size, seed)
         self.avatar = create_avatar(world.head, world.rig, world.mouth, settings.model, seed).to(device)
+        size = (settings.optimization.batch_size, world.dataset.width, world.dataset.height)
+        self._inputs = StepInputs(settings.optimization, *size, device)
+        self._targets = choose_targets(world.dataset, device)
+        captures = capture and device.type == "cuda" and perceptual is None
+        self.captured = CapturedStep(self._compute, (device, *size)) if captures else None
         self._renew_optimizer()
 
     def _renew_optimizer(self) -> None:
         self.optimizer = FactoredAdam(self.avatar.neutral, self.avatar.differences)
+        self._renew_stats()
+
+    def _renew_stats(self) -> None:
         self.stats = DensifyStats.zeros(self.avatar.count, self.device)
+        if self.captured is not None:
+            self.captured.drop()
 
     @property
     def sh_degree(self) -> int:
@@ -76,29 +94,37 @@ class Trainer:
 
     def step(self) -> StepResult:
         """One optimizer update from one batch of training frames, then densification where it is due."""
-        optimization = self.settings.optimization
         self.iteration += 1
-        frames = self.sampler.next()
-        self.world.dataset.prefetch(self.sampler.peek(2 * optimization.batch_size))
-        rgba = self.world.dataset.rgba_batch(frames).to(self.device)
-        collecting = collects_stats(optimization, self.iteration)
-        output = self._render(torch.from_numpy(frames).to(self.device), self.stats if collecting else None, self.avatar)
-        losses = weighted_losses(output, rgba, self.world.flat_background, self.world.whole, self.avatar,
-                                 self.world.mouth.cylinder, optimization, self.perceptual)
-        torch.stack(list(losses.values())).sum().backward()
-        self.optimizer.step(*self._rates(), self.sh_degree)
-        self.optimizer.zero_grad()
-        rows = self._densify() if is_densify_step(optimization, self.iteration) else None
-        return StepResult({name: term.detach() for name, term in losses.items()}, output, rgba, rows)
+        self._inputs.load(self.iteration, self.sampler, self._targets)
+        if self.captured is None:
+            losses, output = self._compute()
+        else:
+            losses, output = self.captured.run((self.sh_degree, self._collecting))
+        rows = self._densify() if is_densify_step(self.settings.optimization, self.iteration) else None
+        return StepResult(losses, output, self._inputs.rgba, rows)
 
-    def _rates(self) -> tuple[Tensor, Tensor]:
-        neutral, difference = learning_rates(self.settings.optimization, self.iteration)
-        return neutral.to(self.device), difference.to(self.device)
+    @property
+    def _collecting(self) -> bool:
+        return collects_stats(self.settings.optimization, self.iteration)
+
+    def _compute(self) -> tuple[dict[str, Tensor], RenderOutput]:
+        """Loss terms (detached) and rendering of the batch in `self._inputs`, and the optimizer's update by them."""
+        inputs = self._inputs
+        output = self._render(inputs.frames, self.stats if self._collecting else None, self.avatar)
+        losses = weighted_losses(output, inputs.rgba, self.world.flat_background, self.world.whole, self.avatar,
+                                 self.world.mouth.cylinder, self.settings.optimization, self.perceptual)
+        total = torch.stack(list(losses.values())).sum()
+        # Not backward(): its accumulation node would tie a captured step to the stream of an earlier one.
+        self.avatar.neutral.grad = torch.autograd.grad(total, self.avatar.neutral)[0]
+        self.optimizer.step(inputs.rates[0], inputs.rates[1], self.sh_degree)
+        self.optimizer.zero_grad()
+        detached = RenderOutput(output.image.detach(), output.alpha.detach(), output.radii)
+        return {name: term.detach() for name, term in losses.items()}, detached
 
     def _densify(self) -> RowSelection:
         rows = densify(self.avatar, self.stats, self.settings.optimization, self.iteration, self.generator)
         self.optimizer.select_rows(rows.index, rows.fresh, self.avatar.neutral, self.avatar.differences)
-        self.stats = DensifyStats.zeros(self.avatar.count, self.device)
+        self._renew_stats()
         return rows
 
     def save(self, folder: Path, keep: int) -> Path:
@@ -127,6 +153,7 @@ class Trainer:
             self.sampler.load_state_dict(checkpoint.state["sampler"])
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{where}: {error}") from error
+        self._inputs.forget()
         self.stats = DensifyStats(*(checkpoint.training[f"stats.{n}"].to(self.device) for n in _STATS))
         self.generator.set_state(checkpoint.training["generator"])
 

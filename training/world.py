@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -91,8 +91,9 @@ def open_world(data: DataSettings, model: ModelSettings, seed: int, device: torc
     rig = Rig(head, clip_codes(head, dataset, str(data.source_path)), model.num_expressions, device)
     offset = np.zeros(3) if source.teeth_offset is None else np.asarray(source.teeth_offset, dtype=np.float64)
     mouth = create_mouth(head, rig.posed.neutral, model.num_teeth_gaussians, offset, seed)
+    cylinder = replace(mouth.cylinder, center=mouth.cylinder.center.to(device))
     cameras = Cameras(dataset.R.to(device), dataset.t.to(device), dataset.K.to(device), dataset.width, dataset.height)
     background = torch.ones(3, device=device) if data.white_background else None
     if dataset.background is not None:
         background = dataset.background.to(device).permute(2, 0, 1).float() / 255
-    return World(dataset, head, rig, mouth, cameras, background, whole=data.use_nerfBS)
+    return World(dataset, head, rig, replace(mouth, cylinder=cylinder), cameras, background, whole=data.use_nerfBS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -87,8 +89,12 @@ def target_image(
     return rgb, alpha
 
 
+@cache
 def ssim_window(dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
-    """The normalised 1D Gaussian [11]; its outer product with itself is the SSIM window."""
+    """The normalised 1D Gaussian [11]; its outer product with itself is the SSIM window. Shared: do not change it.
+
+    Made once for each dtype and device, because moving it to a GPU makes the host wait.
+    """
     distance = torch.arange(SSIM_WINDOW, dtype=torch.float64) - SSIM_WINDOW // 2
     weights = torch.exp(-(distance**2) / (2 * SSIM_SIGMA**2))
     return (weights / weights.sum()).to(device=device, dtype=dtype)

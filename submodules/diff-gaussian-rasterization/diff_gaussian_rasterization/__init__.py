@@ -4,6 +4,7 @@
 """
 
 from ._library import DensifyStats, RasterConstants, constants
+from ._passes import list_usage
 from .familiar import GaussianRasterizationSettings, GaussianRasterizer
 from .rasterize import RasterizeOutput, rasterize
 
@@ -14,5 +15,6 @@ __all__ = [
     "RasterConstants",
     "RasterizeOutput",
     "constants",
+    "list_usage",
     "rasterize",
 ]

@@ -74,15 +74,32 @@ class _Capacity:
 
     def __init__(self) -> None:
         self._pairs = 0
+        self.room = 0
         self.needed = torch.zeros(1, dtype=torch.int32).pin_memory()
 
     def pairs(self, guess: int) -> int:
         """Memory to give now: half as much again as was last needed, `guess` before that is known."""
-        needed = int(self.needed[0]) & 0xFFFFFFFF
+        needed = self.last_needed
         if needed > 0.9 * self._pairs or needed < 0.2 * self._pairs:
             self._pairs = int(1.5 * needed)
         self._pairs = max(self._pairs, guess if needed == 0 else 4096)
         return min(self._pairs, 2**31 - 1)
+
+    @property
+    def last_needed(self) -> int:
+        """Pairs that the last finished pass needed; 0 before the first."""
+        return int(self.needed[0]) & 0xFFFFFFFF
+
+
+def list_usage(device: torch.device, batch: int, width: int, height: int) -> tuple[int, int]:
+    """(pairs of a tile and a Gaussian needed by the last finished CUDA pass of this size, pairs the last one had room for).
+
+    For users of CUDA graphs, whose passes keep the room that they had when they were captured: a graph that needs more
+    draws the same pictures, slowly, and should be captured again after an ordinary pass. Does not wait for the device.
+    """
+    index = torch.cuda.current_device() if device.index is None else device.index
+    capacity = _capacity(index, batch, width, height)
+    return capacity.last_needed, capacity.room
 
 
 @cache
@@ -109,7 +126,7 @@ class CudaPass:
             "transmittance": torch.empty_like(alpha),
             "needed": capacity.needed,
         }
-        self._pairs = pairs
+        self._pairs = capacity.room = pairs
         picture = pack(PictureStructure, image=image, alpha=alpha, radii=radii)
         self._call("forward", device, pack_scene(scene), picture, pack(_Work, **self._memory, capacity=pairs))
 
