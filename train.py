@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -24,9 +25,26 @@ from utils.seeding import seed_everything
 log = logging.getLogger("train")
 
 
+class StopRequest:
+    """Turns the first Ctrl-C or SIGTERM into a wish to stop after the running step; a second one acts at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: object) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def settings_of_run(given: TrainSettings) -> TrainSettings:
     """The settings to train with: the flags, or with --resume the run's saved ones (only run flags may change)."""
     folder = given.run.model_path
+    if given.run.resume and not list_checkpoints(folder / "checkpoints"):
+        log.info("--resume: no checkpoint in %s yet, starting from the beginning", folder)
+        return given
     if given.run.resume:
         saved = load_config(TrainSettings, folder)
         if saved.data != given.data or saved.model != given.model or saved.optimization != given.optimization:
@@ -85,19 +103,22 @@ def train(settings: TrainSettings) -> None:
     seed_everything(run.seed)
     trainer = Trainer(settings, open_world(settings.data, settings.model, run.seed, device), device,
                       perceptual_loss(settings, device))
-    if run.resume:
+    if run.resume and list_checkpoints(run.model_path / "checkpoints"):
         trainer.restore(newest_checkpoint(run.model_path))
         log.info("Resuming after iteration %d", trainer.iteration)
     save_config(settings, run.model_path)
     evaluations = evaluation_iterations(settings)
+    stop = StopRequest()
     with TrainingLog(run.model_path, trainer.iteration, total, run.log_interval, run.tensorboard) as run_log:
-        while trainer.iteration < total:
+        while trainer.iteration < total and not stop.asked:
             result = trainer.step()
             run_log.step(trainer, result)
             if trainer.iteration in evaluations:
                 evaluate_some(trainer, run_log)
-            if trainer.iteration % run.checkpoint_interval == 0 or trainer.iteration == total:
+            if trainer.iteration % run.checkpoint_interval == 0 or trainer.iteration == total or stop.asked:
                 checkpoint(trainer, run_log, run.model_path, run.keep_checkpoints)
+    if trainer.iteration < total:
+        raise SystemExit(f"train.py: stopped after iteration {trainer.iteration}; continue with --resume")
     log.info("Done: %d Gaussians, %.0f s of training; %s", trainer.avatar.count, run_log.seconds, run.model_path)
     log.info("Next: python test.py -m %s", run.model_path)
 

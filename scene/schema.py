@@ -21,7 +21,7 @@ class Attribute:
     """One learnable attribute.
 
     `neutral_rate` and `difference_rate` name the settings that hold the learning rates, each with a factor;
-    `decays` says whether `basis_lr_decay` applies to the differences; `export_name` is its name in splat files.
+    `decays` says whether `basis_lr_decay` applies to the differences.
     """
 
     name: str
@@ -29,7 +29,6 @@ class Attribute:
     neutral_rate: tuple[str, float]
     difference_rate: tuple[str, float]
     decays: bool
-    export_name: str
 
 
 _SH = layout.SH
@@ -37,12 +36,12 @@ _SH_DC = slice(_SH.start, _SH.start + 3)
 _SH_REST = slice(_SH.start + 3, _SH.stop)
 
 ATTRIBUTES = (
-    Attribute("means", layout.MEANS, ("position", 1.0), ("difference_position_lr", 1.0), False, "xyz"),
-    Attribute("quats", layout.QUATS, ("rotation_lr", 1.0), ("difference_rotation_lr", 1.0), True, "rot"),
-    Attribute("log_scales", layout.LOG_SCALES, ("scaling_lr", 1.0), ("difference_scaling_lr", 1.0), True, "scale"),
-    Attribute("opacity", layout.OPACITY, ("opacity_lr", 1.0), ("difference_opacity_lr", 1.0), True, "opacity"),
-    Attribute("sh_dc", _SH_DC, ("feature_lr", 1.0), ("difference_feature_lr", 1.0), True, "f_dc"),
-    Attribute("sh_rest", _SH_REST, ("feature_lr", 1 / 20), ("difference_feature_lr", 1.0), True, "f_rest"),
+    Attribute("means", layout.MEANS, ("position", 1.0), ("difference_position_lr", 1.0), False),
+    Attribute("quats", layout.QUATS, ("rotation_lr", 1.0), ("difference_rotation_lr", 1.0), True),
+    Attribute("log_scales", layout.LOG_SCALES, ("scaling_lr", 1.0), ("difference_scaling_lr", 1.0), True),
+    Attribute("opacity", layout.OPACITY, ("opacity_lr", 1.0), ("difference_opacity_lr", 1.0), True),
+    Attribute("sh_dc", _SH_DC, ("feature_lr", 1.0), ("difference_feature_lr", 1.0), True),
+    Attribute("sh_rest", _SH_REST, ("feature_lr", 1 / 20), ("difference_feature_lr", 1.0), True),
 )
 
 

@@ -141,6 +141,27 @@ def test_stopping_and_resuming_changes_nothing(subjects: dict[str, Path], traine
     assert different == []
 
 
+def test_a_polite_stop_saves_and_resume_without_a_checkpoint_starts_anew(
+    subjects: dict[str, Path], trained: Path, tmp_path: Path,
+) -> None:
+    """SIGTERM (a cluster's preemption) ends after the running step with a checkpoint; --resume works from the start."""
+    out = tmp_path / "stopped"
+    command = ["train.py", "--source_path", str(subjects["insta"]), "--model_path", str(out), *SMALL,
+               "--iterations", "60", "--checkpoint_interval", "1000", "--resume", "True"]
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (out / "tensorboard").is_dir() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate()
+    assert process.returncode != 0
+    assert "continue with --resume" in said, said
+    assert len(list((out / "checkpoints").iterdir())) == 1
+    succeed(*command)
+    assert losses(out) == losses(trained)
+
+
 def test_a_finished_run_is_not_overwritten(subjects: dict[str, Path], trained: Path) -> None:
     assert "continue it with --resume" in refused("train.py", "-s", str(subjects["insta"]), "-m", str(trained))
 
