@@ -27,7 +27,7 @@ class Avatar:
     differences: Differences
     binding: Binding
     part: Tensor
-    _teeth: tuple[Tensor, tuple[Tensor, Tensor]] | None = field(default=None, init=False, repr=False, compare=False)
+    _teeth: tuple[Tensor, Tensor, Tensor] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def count(self) -> int:
@@ -40,11 +40,15 @@ class Avatar:
         return dict(zip(PART_NAMES, counts, strict=True))
 
     def teeth_rows(self) -> tuple[Tensor, Tensor]:
-        """Row numbers (int64) of the upper and of the lower teeth; found once for each `part`, as a GPU is waited for."""
+        """Row numbers (int64) of all teeth, and weights with which a sum over them is mean(upper) + mean(lower).
+
+        Found once for each `part`, because finding them waits for a GPU.
+        """
         if self._teeth is None or self._teeth[0] is not self.part:
-            upper, lower = ((self.part == part).nonzero()[:, 0] for part in (UPPER_TEETH, LOWER_TEETH))
-            self._teeth = self.part, (upper, lower)
-        return self._teeth[1]
+            rows = [(self.part == part).nonzero()[:, 0] for part in (UPPER_TEETH, LOWER_TEETH)]
+            weights = [self.neutral.new_full((len(part),), 1 / max(1, len(part))) for part in rows]
+            self._teeth = self.part, torch.cat(rows), torch.cat(weights)
+        return self._teeth[1:]
 
     def pose(self, drive: Drive, sh_degree: int) -> Posed:
         """Blend, pose and colour all Gaussians for a batch of frames (differentiable; see blend_pose_color)."""

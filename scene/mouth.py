@@ -25,14 +25,22 @@ class Cylinder:
     radius: float
     half_height: float
 
-    def penalty(self, points: Tensor) -> Tensor:
-        """Mean squared distance (m^2) of points [N,3] to the cylinder, 0 inside; 0 for no points."""
-        if len(points) == 0:
-            return points.sum()
+    def squared_distances(self, points: Tensor) -> Tensor:
+        """Squared distance (m^2) [N] of points [N,3] to the cylinder, 0 inside.
+
+        The nearest point of a convex set is a constant for the gradient of the squared distance to it, which keeps the
+        backward pass short.
+        """
         offset = points - self.center.to(points)
-        radial = (offset[:, 0] ** 2 + offset[:, 2] ** 2 + 1e-8).sqrt() - self.radius
-        axial = offset[:, 1].abs() - self.half_height
-        return (radial.clamp(min=0) ** 2 + axial.clamp(min=0) ** 2).mean()
+        nearest = offset.detach().clone()
+        across = nearest[:, ::2]
+        across *= (self.radius / across.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1)
+        nearest[:, 1].clamp_(-self.half_height, self.half_height)
+        return (offset - nearest).square().sum(dim=1)
+
+    def penalty(self, points: Tensor) -> Tensor:
+        """Mean squared distance (m^2) of points [N,3] to the cylinder; 0 for no points."""
+        return self.squared_distances(points).sum() / max(1, len(points))
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def weighted_losses(
     if settings.isotropy_loss > 0:
         terms["isotropy"] = settings.isotropy_loss * avatar.isotropy()
     if settings.cylinder_loss > 0:
-        means = avatar.neutral[:, MEANS]
-        upper, lower = (cylinder.penalty(means.index_select(0, rows)) for rows in avatar.teeth_rows())
-        terms["cylinder"] = settings.cylinder_loss * (upper + lower)
+        rows, weights = avatar.teeth_rows()
+        distances = cylinder.squared_distances(avatar.neutral[:, MEANS].index_select(0, rows))
+        terms["cylinder"] = settings.cylinder_loss * (distances * weights).sum()
     return terms

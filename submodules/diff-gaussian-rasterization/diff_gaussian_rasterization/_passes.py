@@ -92,7 +92,7 @@ class _Capacity:
 
 
 def list_usage(device: torch.device, batch: int, width: int, height: int) -> tuple[int, int]:
-    """(pairs of a tile and a Gaussian needed by the last finished CUDA pass of this size, pairs the last one had room for).
+    """Pairs of a tile and a Gaussian: (needed by the last finished CUDA pass of this size, with room in the last one).
 
     For users of CUDA graphs, whose passes keep the room that they had when they were captured: a graph that needs more
     draws the same pictures, slowly, and should be captured again after an ordinary pass. Does not wait for the device.

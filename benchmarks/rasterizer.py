@@ -1,7 +1,7 @@
-"""Times the rasterizer on captured splats: python benchmark.py CAPTURED.npz [--device cuda] [--batch 8] [--size 512]
+"""Times the rasterizer on captured splats: python -m benchmarks.rasterizer CAPTURED.npz [--batches 1 8] [--size 512]
 
 CAPTURED.npz holds means, quats, scales, opacities, sh, w2c, K and size of one frame. On CUDA it prints wall time of
-eager calls, time of a replayed CUDA graph (the device busy, no host between kernels), and the kernels' own times.
+eager calls, time of a replayed CUDA graph (the device busy, no host between kernels), and with --profile the kernels.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from diff_gaussian_rasterization import DensifyStats, rasterize
 from diff_gaussian_rasterization.familiar import sh_basis
+
+from benchmarks.results import RESULTS, Results, print_kernels
 
 REPEATS = 50
 
@@ -66,30 +68,13 @@ def graph_milliseconds(step: Callable[[], object]) -> float:
     return begin.elapsed_time(end) / REPEATS
 
 
-def print_kernels(step: Callable[[], object]) -> None:
-    """Mean time of each kernel of a step."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        for _ in range(REPEATS):
-            step()
-        torch.cuda.synchronize()
-    for event in sorted(profile.key_averages(), key=lambda event: -event.self_device_time_total):
-        if event.self_device_time_total:
-            each = event.self_device_time_total / REPEATS
-            print(f"  {each:9.1f} us  {event.count / REPEATS:5.1f} launches  {event.key[:90]}")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("captured", type=Path)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--size", type=int, default=512)
-    args = parser.parse_args()
-    scene = load_scene(args.captured, args.device, args.batch, args.size)
+def measure(scene: dict[str, Any], args: argparse.Namespace, results: Results) -> None:
+    """Forward, and forward + backward with statistics, of one batch; milliseconds a frame."""
     leaves = [scene[name].requires_grad_() for name in ("means", "quats", "scales", "opacities", "colors")]
-    stats = DensifyStats.zeros(leaves[0].shape[1], args.device)
-    v_image = torch.randn(args.batch, 3, args.size, args.size, device=args.device)
-    v_alpha = torch.randn(args.batch, args.size, args.size, device=args.device)
+    batch, count = leaves[0].shape[:2]
+    stats = DensifyStats.zeros(count, args.device)
+    v_image = torch.randn(batch, 3, args.size, args.size, device=args.device)
+    v_alpha = torch.randn(batch, args.size, args.size, device=args.device)
 
     def forward() -> None:
         with torch.no_grad():
@@ -101,12 +86,28 @@ def main() -> None:
 
     cuda = args.device.startswith("cuda")
     wait = torch.cuda.synchronize if cuda else lambda: None
-    print(f"{leaves[0].shape[1]} Gaussians, {args.size}x{args.size}, batch {args.batch}, {args.device}; ms a frame:")
-    for name, step in (("forward", forward), ("forward + backward", forward_backward)):
-        print(f"{name}: wall {milliseconds(step, wait) / args.batch:.3f}", end="")
-        print(f", device busy {graph_milliseconds(step) / args.batch:.3f}" if cuda else "")
-    if cuda:
-        print_kernels(forward_backward)
+    setting = f"ours batch={batch} N={count} {args.size}x{args.size}, a frame"
+    for name, step in (("raster_fwd", forward), ("raster_fwd_bwd", forward_backward)):
+        results.add(f"{name}_wall", setting, milliseconds(step, wait) / batch, "ms")
+        if cuda:
+            results.add(f"{name}_gpu", setting, graph_milliseconds(step) / batch, "ms")
+    if args.profile:
+        print_kernels(forward_backward, REPEATS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("captured", type=Path)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--profile", action="store_true", help="print the kernels")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--commit", help="name of the measured commit, where git cannot tell")
+    args = parser.parse_args()
+    results = Results(args.results, args.commit)
+    for batch in args.batches:
+        measure(load_scene(args.captured, args.device, batch, args.size), args, results)
 
 
 if __name__ == "__main__":

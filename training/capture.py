@@ -1,0 +1,70 @@
+"""A computation captured as a CUDA graph, so that the host launches a whole step at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+import torch
+from diff_gaussian_rasterization import list_usage
+
+Result = TypeVar("Result")
+WARM_UP = 2  # eager runs before a capture: they fill caches whose filling would wait for the device
+
+
+class CapturedStep(Generic[Result]):
+    """Runs `compute()`, which reads and writes tensors at fixed places: eagerly at first, then as a replayed graph.
+
+    A run with another `key` than the last (another variant of the computation), or after `drop()` (other tensors),
+    starts again with `WARM_UP` eager runs. Results of a replay are overwritten by the next one. The rasterizer's lists
+    keep in a graph the room that they had at its capture; when a later pass needs more (its pixels stay right, but are
+    found slowly), the graph is dropped too.
+    """
+
+    def __init__(self, compute: Callable[[], Result], picture: tuple[torch.device, int, int, int]) -> None:
+        """`picture`: device, batch size, width and height of the rasterizer's passes in `compute`."""
+        self._compute, self._picture = compute, picture
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._result: Result | None = None
+        self._retired: torch.cuda.CUDAGraph | None = None  # kept until the next capture, which takes over its memory
+        self._key: Hashable = None
+        self._room = 0
+        self._eager_runs = 0
+        self.captures = 0
+
+    def drop(self) -> None:
+        """Forget the captured graph; tensors that it used may go away."""
+        if self._graph is not None:
+            self._retired, self._graph, self._result = self._graph, None, None
+        self._eager_runs = 0
+
+    def run(self, key: Hashable) -> Result:
+        """One run of the variant `key`."""
+        if key != self._key or (self._graph is not None and list_usage(*self._picture)[0] > self._room):
+            self.drop()
+        self._key = key
+        if self._graph is None:
+            if self._eager_runs < WARM_UP:
+                self._eager_runs += 1
+                return self._compute()
+            self._capture()
+        assert self._graph is not None and self._result is not None
+        self._graph.replay()
+        return self._result
+
+    def _capture(self) -> None:
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self._picture[0])
+        current = torch.cuda.current_stream(self._picture[0])
+        stream.wait_stream(current)
+        pool = None if self._retired is None else self._retired.pool()
+        # torch.cuda.graph would collect garbage and empty the allocator's cache, which takes longer than the capture.
+        with torch.cuda.stream(stream):
+            graph.capture_begin(pool, capture_error_mode="thread_local")
+            try:
+                self._result = self._compute()
+            finally:
+                graph.capture_end()
+        current.wait_stream(stream)
+        self._graph, self._retired = graph, None
+        self._room = list_usage(*self._picture)[1]
+        self.captures += 1

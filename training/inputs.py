@@ -1,0 +1,55 @@
+"""What changes from step to step, at fixed places on the device, so that a captured step finds it there."""
+
+from __future__ import annotations
+
+import torch
+from blendshape_ops import WIDTH
+from torch import Tensor
+
+from arguments import OptimizationSettings
+from scene.schema import learning_rates
+from scene.split import EpochSampler
+from training.targets import Targets
+
+STEPS_AHEAD = 64  # whose frame numbers and learning rates are sent to the device at once
+
+
+class StepInputs:
+    """Frame numbers [B] int64, their target pictures [B,H,W,4] uint8, and learning rates [2,60] float64 of one step.
+
+    Row 0 of `rates` belongs to the neutral table, row 1 to the differences.
+    """
+
+    def __init__(self, settings: OptimizationSettings, batch: int, width: int, height: int,
+                 device: torch.device) -> None:
+        self._settings, self._device = settings, device
+        self.frames = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.rates = torch.zeros(2, WIDTH, dtype=torch.float64, device=device)
+        self.rgba = torch.zeros(batch, height, width, 4, dtype=torch.uint8, device=device)
+        self.forget()
+
+    def forget(self) -> None:
+        """The iterations do not go on from the last one (a checkpoint was restored)."""
+        self._first = self._end = 0
+        self._frame_plan = self._rate_plan = torch.empty(0)
+
+    def load(self, iteration: int, sampler: EpochSampler, targets: Targets) -> None:
+        """Draw the next batch and make everything of this iteration ready, without waiting for the device."""
+        if not self._first <= iteration < self._end:
+            self._plan(iteration, sampler)
+        drawn = sampler.next()
+        self.frames.copy_(self._frame_plan[iteration - self._first])
+        self.rates.copy_(self._rate_plan[iteration - self._first])
+        targets.fill(self.rgba, drawn, self.frames, sampler)
+
+    def _plan(self, first: int, sampler: EpochSampler) -> None:
+        self._first, self._end = first, first + STEPS_AHEAD
+        frames = torch.from_numpy(sampler.peek(STEPS_AHEAD * len(self.frames)))
+        self._frame_plan = self._sent(frames.view(STEPS_AHEAD, -1))
+        rates = [torch.stack(learning_rates(self._settings, i)) for i in range(first, self._end)]
+        self._rate_plan = self._sent(torch.stack(rates).double())
+
+    def _sent(self, values: Tensor) -> Tensor:
+        if self._device.type == "cuda":
+            values = values.pin_memory()
+        return values.to(self._device, non_blocking=True)

@@ -1,0 +1,86 @@
+"""Where the target pictures wait: on the device when they fit, otherwise streamed to it ahead of their use."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scene.dataset import Dataset
+from scene.split import EpochSampler, IndexArray
+
+DEVICE_SHARE = 0.25  # of the device's free memory: densification multiplies the model, which must still fit
+
+
+class Targets(Protocol):
+    """Hands out batches of target pictures."""
+
+    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, sampler: EpochSampler) -> None:
+        """Write the pictures of `frames` [B] to `out`, uint8 RGBA [B,H,W,4].
+
+        index: `frames` on the device of `out`. sampler: what draws the batches, just after it drew `frames`.
+        """
+        ...
+
+
+class ResidentTargets:
+    """All decoded pictures `images` [N,H,W,4] of a data set on one device; a batch is a gather there."""
+
+    def __init__(self, images: Tensor, device: torch.device) -> None:
+        self._images = images.to(device)
+
+    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, sampler: EpochSampler) -> None:
+        """See Targets."""
+        torch.index_select(self._images, 0, index, out=out)
+
+
+class StreamedTargets:
+    """Pictures copied from pinned memory on a stream of their own while the step before is computed."""
+
+    def __init__(self, dataset: Dataset, device: torch.device) -> None:
+        self._dataset, self._device = dataset, device
+        self._stream = torch.cuda.Stream(device)
+        self._ahead: tuple[IndexArray, Tensor] | None = None
+
+    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, sampler: EpochSampler) -> None:
+        """See Targets."""
+        count = len(frames)
+        coming = sampler.peek(3 * count)
+        self._dataset.prefetch(coming)
+        if self._ahead is None or not np.array_equal(self._ahead[0], frames):
+            self._ahead = frames, self._copy(frames)
+        ready = self._ahead[1]
+        current = torch.cuda.current_stream(self._device)
+        current.wait_stream(self._stream)
+        out.copy_(ready)
+        ready.record_stream(current)
+        self._ahead = coming[:count], self._copy(coming[:count])
+
+    def _copy(self, frames: IndexArray) -> Tensor:
+        pinned = self._dataset.rgba_batch(frames).pin_memory()
+        with torch.cuda.stream(self._stream):
+            return pinned.to(self._device, non_blocking=True)
+
+
+class HostTargets:
+    """Pictures for a training run on the CPU."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+
+    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, sampler: EpochSampler) -> None:
+        """See Targets."""
+        self._dataset.prefetch(sampler.peek(2 * len(frames)))
+        out.copy_(self._dataset.rgba_batch(frames))
+
+
+def choose_targets(dataset: Dataset, device: torch.device) -> Targets:
+    """Resident on a GPU when all pictures take at most a quarter of its free memory, otherwise streamed to it."""
+    if device.type != "cuda":
+        return HostTargets(dataset)
+    free, _ = torch.cuda.mem_get_info(device)
+    if dataset.images is not None and dataset.images.numel() <= DEVICE_SHARE * free:
+        return ResidentTargets(dataset.images, device)
+    return StreamedTargets(dataset, device)
