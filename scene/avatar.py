@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from blendshape_ops import LOG_SCALES, Binding, Differences, Drive, Posed, blend_pose_color
@@ -21,12 +21,14 @@ class Avatar:
     differences  learnable differences per (Gaussian, expression) pair, [P,60], with their consistency mask
     binding      per-Gaussian constants: triangle, anchor on the neutral mesh, barycentrics, bone weights
     part         [N] uint8: FACE, UPPER_TEETH or LOWER_TEETH
+    code_range   [2,K] smallest and largest expression codes of training, 0 included; see `pose`
     """
 
     neutral: Tensor
     differences: Differences
     binding: Binding
     part: Tensor
+    code_range: Tensor
     _teeth: tuple[Tensor, Tensor, Tensor] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -51,8 +53,14 @@ class Avatar:
         return self._teeth[1:]
 
     def pose(self, drive: Drive, sh_degree: int) -> Posed:
-        """Blend, pose and colour all Gaussians for a batch of frames (differentiable; see blend_pose_color)."""
-        return blend_pose_color(self.neutral, self.differences, self.binding, drive, sh_degree)
+        """Blend, pose and colour all Gaussians for a batch of frames (differentiable; see blend_pose_color).
+
+        Codes outside `code_range` drive the differences as its border does: what was learnt from smiles up to 0.6 says
+        nothing about a smile of 1, and extrapolated colours turn into noise (docs/experiments.md). The mesh-driven
+        motion, which the head model does know, follows the codes without limit.
+        """
+        limited = replace(drive, beta=drive.beta.clamp(self.code_range[0], self.code_range[1]))
+        return blend_pose_color(self.neutral, self.differences, self.binding, limited, sh_degree)
 
     def select_rows(self, index: Tensor, values: Tensor) -> None:
         """Replace the Gaussians by copies of old rows `index` [N'], with `values` [N',60] as the neutral table.
@@ -67,7 +75,7 @@ class Avatar:
     def to(self, device: torch.device) -> Avatar:
         """A copy on `device`."""
         return Avatar(self.neutral.detach().to(device).requires_grad_(True), self.differences.to(device),
-                      self.binding.to(device), self.part.to(device))
+                      self.binding.to(device), self.part.to(device), self.code_range.to(device))
 
     def isotropy(self) -> Tensor:
         """Mean squared excess over 1 of the axis ratio (largest + 1 mm) / (smallest + 1 mm); reference section 6.1."""

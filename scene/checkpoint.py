@@ -52,14 +52,14 @@ def avatar_tensors(avatar: Avatar) -> dict[str, Tensor]:
     named = {"neutral": avatar.neutral, "differences.values": d.values, "differences.offsets": d.offsets,
              "differences.expression": d.expression, "differences.mask": d.mask,
              "binding.triangle": b.triangle, "binding.anchor": b.anchor, "binding.barycentric": b.barycentric,
-             "binding.weights": b.weights, "part": avatar.part}
+             "binding.weights": b.weights, "part": avatar.part, "code_range": avatar.code_range}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
 
 
 def avatar_from_tensors(tensors: dict[str, Tensor], where: str) -> Avatar:
     """The inverse of `avatar_tensors`; CheckpointError lists what is missing, unexpected or of the wrong shape."""
     expected = {"neutral", "differences.values", "differences.offsets", "differences.expression", "differences.mask",
-                "binding.triangle", "binding.anchor", "binding.barycentric", "binding.weights", "part"}
+                "binding.triangle", "binding.anchor", "binding.barycentric", "binding.weights", "part", "code_range"}
     check_names(expected, set(tensors), where)
     neutral, offsets = tensors["neutral"], tensors["differences.offsets"]
     if neutral.ndim != 2 or neutral.shape[1] != WIDTH:
@@ -72,11 +72,14 @@ def avatar_from_tensors(tensors: dict[str, Tensor], where: str) -> Avatar:
         binding = Binding(*(tensors[f"binding.{name}"] for name in ("triangle", "anchor", "barycentric", "weights")))
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{where}: {error}") from None
+    code_range = tensors["code_range"]
+    if code_range.ndim != 2 or len(code_range) != 2:
+        raise CheckpointError(f"{where}: code_range: wanted shape [2, K], got {list(code_range.shape)}")
     sizes = {"differences.offsets": len(counts), "binding": len(binding.triangle), "part": len(tensors["part"])}
     wrong = {name: size for name, size in sizes.items() if size != len(neutral)}
     if wrong:
         raise CheckpointError(f"{where}: wanted {len(neutral)} Gaussians everywhere, got {wrong}")
-    return Avatar(neutral.requires_grad_(True), differences, binding, tensors["part"])
+    return Avatar(neutral.requires_grad_(True), differences, binding, tensors["part"], code_range)
 
 
 def check_names(expected: set[str], found: set[str], where: str) -> None:

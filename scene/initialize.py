@@ -62,8 +62,19 @@ def _neutral_table(points: Tensor, generator: torch.Generator) -> Tensor:
     return table
 
 
-def create_avatar(head: Head, rig: Rig, mouth: Mouth, settings: ModelSettings, seed: int) -> Avatar:
-    """The untrained avatar (CPU, float32) of the rig's identity; `seed` fixes sampling and colours."""
+def seen_range(codes: Tensor) -> Tensor:
+    """Smallest and largest of codes [T,K], 0 included: [2,K]."""
+    with_neutral = torch.cat([codes, codes.new_zeros(1, codes.shape[1])])
+    return torch.stack([with_neutral.amin(dim=0), with_neutral.amax(dim=0)])
+
+
+def create_avatar(
+    head: Head, rig: Rig, mouth: Mouth, settings: ModelSettings, seed: int, train_frames: Tensor,
+) -> Avatar:
+    """The untrained avatar (CPU, float32) of the rig's identity.
+
+    seed: fixes sampling and colours. train_frames: int64, the rig's frames that training will see.
+    """
     generator = torch.Generator().manual_seed(seed)
     surface = head.regions["surface_faces"]
     neutral = rig.posed.neutral
@@ -97,4 +108,5 @@ def create_avatar(head: Head, rig: Rig, mouth: Mouth, settings: ModelSettings, s
     differences = Differences.from_mask(torch.cat([mask, torch.zeros(teeth, rig.num_expressions)]))
     log.info("Avatar: %d face Gaussians, %d in the mouth, %.1f of %d expressions each on average",
              len(triangle), teeth, len(differences.mask) / max(1, len(triangle)), rig.num_expressions)
-    return Avatar(table.requires_grad_(True), differences, binding, torch.cat(parts).to(torch.uint8))
+    return Avatar(table.requires_grad_(True), differences, binding, torch.cat(parts).to(torch.uint8),
+                  seen_range(rig.beta.cpu()[train_frames]))

@@ -25,4 +25,5 @@ def small_avatar(count: int = 40, expressions: int = 5, seed: int = 0) -> Avatar
     triangle = torch.where(part == FACE, torch.arange(count) % 7, -1).int()
     binding = Binding(triangle, neutral[:, layout.MEANS].clone(), torch.rand(count, 3, generator=generator),
                       torch.rand(count, 7, generator=generator))
-    return Avatar(neutral.requires_grad_(True), differences, binding, part)
+    code_range = torch.tensor([[-0.1], [0.6]]).repeat(1, expressions)
+    return Avatar(neutral.requires_grad_(True), differences, binding, part, code_range)

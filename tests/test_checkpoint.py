@@ -51,6 +51,7 @@ def test_missing_and_unexpected_entries_are_listed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "shape", "message"), [
     ("neutral", (40, 3), r"neutral: wanted shape \[N, 60\], got \[40, 3\]"),
+    ("code_range", (3, 5), r"code_range: wanted shape \[2, K\], got \[3, 5\]"),
     ("part", (39,), "wanted 40 Gaussians everywhere"),
     ("differences.mask", (3,), "mask: wanted shape"),
 ])

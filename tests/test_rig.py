@@ -40,7 +40,7 @@ def codes(head: Head, frames: int = 4, seed: int = 0) -> Codes:
 def build(head: Head, clip: Codes, expressions: int = 52) -> tuple[Rig, Avatar]:
     rig = Rig(head, clip, expressions, CPU)
     mouth = create_mouth(head, rig.posed.neutral, MODEL.num_teeth_gaussians, np.zeros(3), 0)
-    return rig, create_avatar(head, rig, mouth, MODEL, 0)
+    return rig, create_avatar(head, rig, mouth, MODEL, 0, torch.arange(len(clip.expression) - 1))
 
 
 def test_untrained_face_follows_the_mesh(head: Head) -> None:
@@ -78,6 +78,26 @@ def test_teeth_move_with_skull_and_jaw(head: Head) -> None:
         assert torch.allclose(posed.means[:, rows], expected, atol=1e-6)
     # the skull anchor does not move with expressions or jaw, so the upper teeth stay
     assert float((rig.posed.head_rigid - torch.eye(4)[:3]).abs().max()) < 1e-4
+
+
+def test_differences_are_not_extrapolated_but_the_mesh_motion_is(head: Head) -> None:
+    """Codes beyond those of training drive the differences as the border of the range does."""
+    clip = codes(head)
+    smile = head.expression_names.index("mouthSmileLeft")
+    clip.expression[:, smile] = torch.tensor([0.1, 0.4, 0.6, 1.0])  # the last frame is not for training
+    rig, avatar = build(head, clip)
+    assert avatar.code_range[:, smile].tolist() == [0.0, pytest.approx(0.6)]
+    drive = rig.drive(torch.tensor([3, 3]), torch.zeros(2, 3))
+    drive.beta[1] = drive.beta[1].clamp(avatar.code_range[0], avatar.code_range[1])
+    avatar.differences.values[:, MEANS] = 0.01
+    beyond, border = avatar.pose(drive, 0).means
+    assert torch.equal(beyond, border)
+    at_border = rig.beta.clone()
+    rig.beta[3, smile] = 0.6
+    mesh_at_border = avatar.pose(rig.drive(torch.tensor([3]), torch.zeros(1, 3)), 0).means[0]
+    rig.beta = at_border
+    # the mesh's own smile goes on: 0.4 of a displacement of 18 mm
+    assert float((beyond - mesh_at_border).detach().norm(dim=1).max()) > 0.003
 
 
 def test_zero_expressions_give_a_plain_skinned_head(head: Head) -> None:

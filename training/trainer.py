@@ -53,7 +53,8 @@ class Trainer:
         self.iteration = 0
         self.generator = torch.Generator().manual_seed(seed)
         self.sampler = EpochSampler(world.dataset.train_indices, settings.optimization.batch_size, seed)
-        self.avatar = create_avatar(world.head, world.rig, world.mouth, settings.model, seed).to(device)
+        seen = torch.from_numpy(world.dataset.train_indices)
+        self.avatar = create_avatar(world.head, world.rig, world.mouth, settings.model, seed, seen).to(device)
         size = (settings.optimization.batch_size, world.dataset.width, world.dataset.height)
         self._inputs = StepInputs(settings.optimization, *size, device)
         self._targets = choose_targets(world.dataset, device)
