@@ -8,6 +8,7 @@ degree, with densification statistics but no densification, after a warm-up. The
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import time
 from pathlib import Path
@@ -87,7 +88,8 @@ def main() -> None:
         for gaussians, batch in itertools.product(args.gaussians, args.batch_sizes):
             measure(settings_of(args, batch, gaussians, size), world, args, results)
             if world.cameras.R.is_cuda:
-                torch.cuda.empty_cache()  # so that one setting's memory is not counted for the next
+                gc.collect()  # a trainer is part of a cycle, and its memory is not to be counted for the next setting
+                torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

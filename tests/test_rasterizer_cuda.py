@@ -14,6 +14,10 @@ from tests.test_rasterizer import SHAPES, captured_scene, needs_captured
 
 pytestmark = pytest.mark.gpu
 
+# Between two runs: atomics add single-precision terms in any order, and half of the norm of the rotation gradients is
+# one needle-like Gaussian's, whose terms nearly cancel. Up to 1.3e-4 was seen (docs/performance.md).
+OTHER_ORDER = 1e-3
+
 
 def gradients(
     scene: dict[str, Any], size: tuple[int, int], background: Tensor | None, device: str, with_alpha: bool = True
@@ -73,7 +77,7 @@ def test_too_little_memory_costs_time_but_no_pixel(pairs, monkeypatch):
     got = gradients(scene, (64, 48), None, "cuda")
     assert torch.equal(got["image"], wanted["image"])
     assert torch.equal(got["radii"], wanted["radii"])
-    assert_same(got, wanted, 1e-4)  # atomics add in another order
+    assert_same(got, wanted, OTHER_ORDER)
 
 
 def test_memory_grows_to_what_was_needed():
@@ -109,7 +113,7 @@ def test_the_picture_is_the_same_every_time():
     first, second = (gradients(scene, (100, 80), None, "cuda") for _ in range(2))
     for name in ("image", "alpha", "radii", "count", "max_radius"):
         assert torch.equal(first[name], second[name]), name
-    assert_same(first, second, 1e-4)  # gradients: atomics add in any order
+    assert_same(first, second, OTHER_ORDER)
 
 
 def test_draws_on_the_current_stream():

@@ -9,6 +9,7 @@ import torch
 from diff_gaussian_rasterization import list_usage
 
 Result = TypeVar("Result")
+SPARE_BYTES = 2**30  # reserved beyond half as much again as was ever in use
 WARM_UP = 2  # eager runs before a capture: they fill caches whose filling would wait for the device
 
 
@@ -26,7 +27,6 @@ class CapturedStep(Generic[Result]):
         self._compute, self._picture = compute, picture
         self._graph: torch.cuda.CUDAGraph | None = None
         self._result: Result | None = None
-        self._retired: torch.cuda.CUDAGraph | None = None  # kept until the next capture, which takes over its memory
         self._key: Hashable = None
         self._room = 0
         self._eager_runs = 0
@@ -34,9 +34,12 @@ class CapturedStep(Generic[Result]):
 
     def drop(self) -> None:
         """Forget the captured graph; tensors that it used may go away."""
-        if self._graph is not None:
-            self._retired, self._graph, self._result = self._graph, None, None
+        device = self._picture[0]
+        self._graph = self._result = None
         self._eager_runs = 0
+        # A graph's memory stays reserved after it, and the next one takes its own. Giving it back waits for the device.
+        if torch.cuda.memory_reserved(device) > 1.5 * torch.cuda.max_memory_allocated(device) + SPARE_BYTES:
+            torch.cuda.empty_cache()
 
     def run(self, key: Hashable) -> Result:
         """One run of the variant `key`."""
@@ -56,15 +59,14 @@ class CapturedStep(Generic[Result]):
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(self._picture[0])
         current = torch.cuda.current_stream(self._picture[0])
         stream.wait_stream(current)
-        pool = None if self._retired is None else self._retired.pool()
         # torch.cuda.graph would collect garbage and empty the allocator's cache, which takes longer than the capture.
         with torch.cuda.stream(stream):
-            graph.capture_begin(pool, capture_error_mode="thread_local")
+            graph.capture_begin(capture_error_mode="thread_local")
             try:
                 self._result = self._compute()
             finally:
                 graph.capture_end()
         current.wait_stream(stream)
-        self._graph, self._retired = graph, None
+        self._graph = graph
         self._room = list_usage(*self._picture)[1]
         self.captures += 1
