@@ -93,6 +93,38 @@ __global__ void __launch_bounds__(THREADS) scatter_kernel(DgrScene scene, DgrCud
     });
 }
 
+// Of a list's length, four to a doubling; longer lists have larger ones.
+constexpr uint32_t LENGTH_CLASSES = 128;
+__device__ inline uint32_t length_class(uint32_t length) {
+    if (length < 4) return length;
+    const uint32_t log = 31 - __clz(static_cast<int>(length));
+    return 4 * log - 4 + (length >> (log - 2) & 3);
+}
+
+// One block, after scatter_kernel: the tiles in the order in which they are drawn, longest lists first, so that the last
+// blocks to finish are short ones. The order takes the place of the cursors.
+__global__ void __launch_bounds__(SCAN_THREADS) order_kernel(DgrCudaWork work, int tiles) {
+    __shared__ uint32_t places[LENGTH_CLASSES];
+    if (threadIdx.x < LENGTH_CLASSES) places[threadIdx.x] = 0;
+    __syncthreads();
+    for (int tile = threadIdx.x; tile < tiles; tile += SCAN_THREADS)
+        atomicAdd(&places[length_class(work.tile_begin[tile + 1] - work.tile_begin[tile])], 1u);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        uint32_t before = 0;
+        for (int i = LENGTH_CLASSES - 1; i >= 0; --i) {
+            const uint32_t count = places[i];
+            places[i] = before;
+            before += count;
+        }
+    }
+    __syncthreads();
+    for (int tile = threadIdx.x; tile < tiles; tile += SCAN_THREADS) {
+        const uint32_t length = work.tile_begin[tile + 1] - work.tile_begin[tile];
+        work.tile_cursor[atomicAdd(&places[length_class(length)], 1u)] = tile;
+    }
+}
+
 __device__ inline void order_pair(uint64_t* keys, uint32_t low, uint32_t high, uint32_t count) {
     if (high >= count) return;
     const uint64_t a = keys[low], b = keys[high];

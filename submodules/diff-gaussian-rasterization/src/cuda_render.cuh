@@ -12,7 +12,7 @@ __device__ inline float splat_exponent(const Splat<float>& s, float dx, float dy
 __global__ void __launch_bounds__(THREADS) render_kernel(DgrScene scene, DgrCudaWork work, DgrPicture picture) {
     __shared__ Batch batch;
     __shared__ TileKeys::Search search;
-    const TilePixel pixel(scene);
+    const TilePixel pixel(scene, work);
     TileKeys keys(scene, work, pixel, search);
     float light = pixel.inside ? 1.0f : -1.0f, red = 0.0f, green = 0.0f, blue = 0.0f;
     uint64_t key;
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(THREADS)
     render_backward_kernel(DgrScene scene, DgrCudaWork work, DgrUpstream upstream) {
     __shared__ Batch batch;
     __shared__ TileKeys::Search search;
-    const TilePixel pixel(scene);
+    const TilePixel pixel(scene, work);
     TileKeys keys(scene, work, pixel, search);
     PixelUpstream v(scene, work, upstream, pixel);
     float* gradients = work.splat_gradients + size_t(RECORD) * pixel.frame * scene.count;

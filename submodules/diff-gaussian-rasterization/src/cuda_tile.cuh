@@ -9,11 +9,13 @@ struct TilePixel {
     bool inside;
     size_t index;  // within the frame
 
-    __device__ TilePixel(const DgrScene& scene)
-        : frame(blockIdx.z),
-          tile(blockIdx.y * gridDim.x + blockIdx.x),
-          left(blockIdx.x * constants::TILE),
-          top(blockIdx.y * constants::TILE) {
+    __device__ TilePixel(const DgrScene& scene, const DgrCudaWork& work) {
+        const int tiles = gridDim.x * gridDim.y;
+        const int place = work.tile_cursor[blockIdx.z * tiles + blockIdx.y * gridDim.x + blockIdx.x];
+        frame = place / tiles;
+        tile = place % tiles;
+        left = tile % gridDim.x * constants::TILE;
+        top = tile / gridDim.x * constants::TILE;
         const int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
         x = left + warp % 2 * BLOCK_WIDTH + lane % BLOCK_WIDTH;
         y = top + warp / 2 * BLOCK_HEIGHT + lane / BLOCK_WIDTH;

@@ -20,6 +20,7 @@ void forward(const DgrScene& scene, const DgrPicture& picture, const DgrCudaWork
         launch("project_kernel", project_kernel, gaussian_grid(scene), THREADS, stream, scene, work, picture.radii);
     launch("scan_kernel", scan_kernel, dim3(1), SCAN_THREADS, stream, work, tiles);
     if (scene.count) launch("scatter_kernel", scatter_kernel, gaussian_grid(scene), THREADS, stream, scene, work);
+    launch("order_kernel", order_kernel, dim3(1), SCAN_THREADS, stream, work, tiles);
     launch("sort_kernel", sort_kernel, dim3(tiles), THREADS, stream, work);
     launch("render_kernel", render_kernel, dim3(grid.columns, grid.rows, scene.batch), THREADS, stream, scene, work,
            picture);

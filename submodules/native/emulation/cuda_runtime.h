@@ -200,6 +200,9 @@ inline int __any_sync(unsigned mask, int predicate) {
     return __ballot_sync(mask, predicate) != 0;
 }
 
+inline int __clz(int value) {
+    return value == 0 ? 32 : __builtin_clz(static_cast<unsigned>(value));
+}
 inline int __ffs(int value) {
     return __builtin_ffs(value);
 }
