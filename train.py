@@ -110,13 +110,16 @@ def train(settings: TrainSettings) -> None:
     evaluations = evaluation_iterations(settings)
     stop = StopRequest()
     with TrainingLog(run.model_path, trainer.iteration, total, run.log_interval, run.tensorboard) as run_log:
-        while trainer.iteration < total and not stop.asked:
+        while trainer.iteration < total:
             result = trainer.step()
             run_log.step(trainer, result)
             if trainer.iteration in evaluations:
                 evaluate_some(trainer, run_log)
-            if trainer.iteration % run.checkpoint_interval == 0 or trainer.iteration == total or stop.asked:
+            stopping = stop.asked  # read once: a signal between the two uses must not skip the checkpoint
+            if trainer.iteration % run.checkpoint_interval == 0 or trainer.iteration == total or stopping:
                 checkpoint(trainer, run_log, run.model_path, run.keep_checkpoints)
+            if stopping:
+                break
     if trainer.iteration < total:
         raise SystemExit(f"train.py: stopped after iteration {trainer.iteration}; continue with --resume")
     log.info("Done: %d Gaussians, %.0f s of training; %s", trainer.avatar.count, run_log.seconds, run.model_path)
@@ -127,7 +130,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         train(settings_of_run(parse_flags(TrainSettings, "train.py")))
-    except (ValueError, OSError, CheckpointError) as error:
+    except (ValueError, OSError, FloatingPointError, CheckpointError) as error:
         sys.exit(f"train.py: {error}")
 
 

@@ -6,18 +6,23 @@ import dataclasses
 
 import pytest
 import torch
+from blendshape_ops import target_image as composite_target
 
 from arguments import OptimizationSettings
 from gaussian_renderer import RenderOutput
 from scene.mouth import Cylinder
 from tests.avatars import small_avatar
-from training.losses import target_image, weighted_losses
+from training.losses import weighted_losses
 
 CYLINDER = Cylinder(torch.zeros(3), 10.0, 10.0)
 
 
 def rgba(seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 256, (2, 20, 24, 4), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def target_image(picture: torch.Tensor, background: torch.Tensor | None, whole: bool) -> torch.Tensor:
+    return composite_target(picture, background, not whole, torch.float32)[0]
 
 
 def output_like(image: torch.Tensor, alpha: torch.Tensor) -> RenderOutput:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from blendshape_ops import MEANS, image_loss
+from blendshape_ops import MEANS, image_loss, target_image
 from torch import Tensor
 
 from arguments import OptimizationSettings
@@ -15,34 +15,22 @@ from scene.mouth import Cylinder
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 
 
-def target_image(rgba: Tensor, background: Tensor | None, whole: bool) -> Tensor:
-    """The picture to be matched, [B,3,H,W] in [0,1], from uint8 RGBA [B,H,W,4].
-
-    whole: the colours as they are; otherwise colour * alpha over `background` [3] (None: black).
-    """
-    values = rgba.permute(0, 3, 1, 2).float() / 255
-    color, alpha = values[:, :3], values[:, 3:]
-    if whole:
-        return color
-    over = 0.0 if background is None else background.view(3, 1, 1)
-    return color * alpha + (1 - alpha) * over
-
-
 def weighted_losses(
     output: RenderOutput, rgba: Tensor, background: Tensor | None, whole: bool, avatar: Avatar,
     cylinder: Cylinder, settings: OptimizationSettings, perceptual: Perceptual | None,
 ) -> dict[str, Tensor]:
     """Weighted scalar terms by name; their sum is what is minimised.
 
-    output: the rendering of the batch; rgba: uint8 targets [B,H,W,4]; background, whole: see `target_image`;
-    perceptual(a, b): LPIPS [B] of [B,3,H,W] pictures in [0,1], or None.
+    output: the rendering of the batch; rgba: uint8 targets [B,H,W,4]; background: colour [3] that both stand on (None:
+    black); whole: the target is the photograph itself, not colour * alpha over the background; perceptual(a, b): LPIPS
+    [B] of [B,3,H,W] pictures in [0,1], or None.
     """
     total, _ = image_loss(output.image, output.alpha, rgba, background, composite=not whole,
                           l1_weight=1 - settings.lambda_dssim, dssim_weight=settings.lambda_dssim,
                           alpha_weight=settings.alpha_loss)
     terms = {"image": total}
     if perceptual is not None:
-        target = target_image(rgba, background, whole)
+        target, _ = target_image(rgba, background, not whole, output.image.dtype)
         terms["lpips"] = settings.lpips_loss * perceptual(output.image, target).mean()
     if settings.isotropy_loss > 0:
         terms["isotropy"] = settings.isotropy_loss * avatar.isotropy()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from blendshape_ops import FactoredAdam
+from blendshape_ops import FactoredAdam, target_image
 from torch import Tensor
 
 from arguments import TrainSettings
@@ -19,7 +19,7 @@ from scene.schema import active_sh_degree
 from scene.split import EpochSampler
 from training.capture import CapturedStep
 from training.inputs import StepInputs
-from training.losses import Perceptual, target_image, weighted_losses
+from training.losses import Perceptual, weighted_losses
 from training.targets import choose_targets
 from training.world import World
 
@@ -91,7 +91,7 @@ class Trainer:
 
     def target(self, rgba: Tensor) -> Tensor:
         """The pictures [B,3,H,W] that renderings over the world's background should equal."""
-        return target_image(rgba, self.world.flat_background, self.world.whole)
+        return target_image(rgba, self.world.flat_background, not self.world.whole, torch.float32)[0]
 
     def step(self) -> StepResult:
         """One optimizer update from one batch of training frames, then densification where it is due."""

@@ -2,7 +2,7 @@
 
 from .adam import FactoredAdam
 from .blend import blend_pose_color
-from .image_loss import image_loss, ssim_map
+from .image_loss import image_loss, ssim_map, target_image
 from .reference import (
     evaluate_sh,
     matrix_to_quaternion,
@@ -49,4 +49,5 @@ __all__ = [
     "quaternion_product",
     "sh_basis",
     "ssim_map",
+    "target_image",
 ]

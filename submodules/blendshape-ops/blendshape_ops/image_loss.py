@@ -68,7 +68,7 @@ def image_loss_torch(
     alpha_weight: float,
 ) -> tuple[Tensor, Tensor]:
     """The definition of `image_loss`."""
-    wanted, wanted_alpha = target_image(target, background if composite else None, composite, image.dtype)
+    wanted, wanted_alpha = target_image(target, background, composite, image.dtype)
     l1 = (image - wanted).abs().mean()
     dssim = 1 - ssim_map(image, wanted).mean()
     alpha_error = (alpha - wanted_alpha).square().mean()
