@@ -1,0 +1,123 @@
+"""What the stages of tracking hand to one another: what was seen in a clip, and the head fitted to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.atomic import write_with
+
+Floats = NDArray[np.float32]
+Indices = NDArray[np.int64]
+
+LANDMARKS = 478  # MediaPipe's face mesh (468) and two irises of 5 points
+
+# The order of MediaPipe's blendshape model; names are ARKit's. tests/test_track_landmarks.py compares with the detector.
+BLENDSHAPE_NAMES = (
+    "_neutral", "browDownLeft", "browDownRight", "browInnerUp", "browOuterUpLeft", "browOuterUpRight", "cheekPuff",
+    "cheekSquintLeft", "cheekSquintRight", "eyeBlinkLeft", "eyeBlinkRight", "eyeLookDownLeft", "eyeLookDownRight",
+    "eyeLookInLeft", "eyeLookInRight", "eyeLookOutLeft", "eyeLookOutRight", "eyeLookUpLeft", "eyeLookUpRight",
+    "eyeSquintLeft", "eyeSquintRight", "eyeWideLeft", "eyeWideRight", "jawForward", "jawLeft", "jawOpen", "jawRight",
+    "mouthClose", "mouthDimpleLeft", "mouthDimpleRight", "mouthFrownLeft", "mouthFrownRight", "mouthFunnel",
+    "mouthLeft", "mouthLowerDownLeft", "mouthLowerDownRight", "mouthPressLeft", "mouthPressRight", "mouthPucker",
+    "mouthRight", "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper", "mouthSmileLeft",
+    "mouthSmileRight", "mouthStretchLeft", "mouthStretchRight", "mouthUpperUpLeft", "mouthUpperUpRight",
+    "noseSneerLeft", "noseSneerRight",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Observations:
+    """What was seen in the T kept frames of one shot. float32 unless said; pixels of the square crop.
+
+    landmarks [T,478,2]: MediaPipe face landmarks; pixel i's centre lies at i + 0.5. depth [T,478]: MediaPipe's
+    relative z (smaller is nearer, the head's centre is about 0), scaled to pixels of the crop. blendshapes [T,52]:
+    scores in 0 .. 1, in the order of BLENDSHAPE_NAMES. pose [T,4,4]: MediaPipe's facial transformation matrix as it
+    came (its canonical face, centimetres, to its camera, which looks along -z with y up). size: the crop is size x
+    size pixels. source_index int64 [T]: frame number in the video, ascending; neighbours may be further than 1 apart.
+
+    Raises ValueError naming the array whose shape does not fit.
+    """
+
+    landmarks: Floats
+    depth: Floats
+    blendshapes: Floats
+    pose: Floats
+    size: int
+    source_index: Indices
+
+    def __post_init__(self) -> None:
+        frames = len(self.source_index)
+        _check(self, landmarks=(frames, LANDMARKS, 2), depth=(frames, LANDMARKS),
+               blendshapes=(frames, len(BLENDSHAPE_NAMES)), pose=(frames, 4, 4), source_index=(frames,))
+        if self.size <= 0:
+            raise ValueError(f"size: a positive number of pixels expected, got {self.size}")
+
+    def __len__(self) -> int:
+        return len(self.source_index)
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A head fitted to T frames, in the trackers' convention: the head stands still, the camera moves. float32.
+
+    shape [S]: one identity. expression [T,E]; jaw [T,6], eyes [T,12] (left, right): 6D rotations; eyelids [T,2].
+    R [T,3,3], t [T,3]: world to camera, metres, x right, y down, z forward. K [3,3]: pixels of the crop, one for the
+    clip. landmark_error [T]: RMS distance in pixels of the crop between observed and projected landmarks.
+
+    Raises ValueError naming the array whose shape does not fit.
+    """
+
+    shape: Floats
+    expression: Floats
+    jaw: Floats
+    eyes: Floats
+    eyelids: Floats
+    R: Floats
+    t: Floats
+    K: Floats
+    landmark_error: Floats
+
+    def __post_init__(self) -> None:
+        frames = len(self.landmark_error)
+        _check(self, shape=(self.shape.size,), expression=(frames, self.expression.shape[-1]), jaw=(frames, 6),
+               eyes=(frames, 12), eyelids=(frames, 2), R=(frames, 3, 3), t=(frames, 3), K=(3, 3),
+               landmark_error=(frames,))
+
+    def __len__(self) -> int:
+        return len(self.landmark_error)
+
+
+def save_record(path: Path, record: Observations | Fit) -> None:
+    """Write a record as .npz, atomically. Raises utils.atomic.WriteError."""
+    arrays = {item.name: getattr(record, item.name) for item in fields(record)}
+    write_with(path, lambda temporary: np.savez(temporary, **arrays))
+
+
+def load_observations(path: Path) -> Observations:
+    """Read back what `save_record` wrote. Raises ValueError naming the file when it is damaged."""
+    arrays = _load(path, Observations)
+    return Observations(**arrays | {"size": int(arrays["size"])})  # type: ignore[arg-type]
+
+
+def load_fit(path: Path) -> Fit:
+    """Read back what `save_record` wrote. Raises ValueError naming the file when it is damaged."""
+    return Fit(**_load(path, Fit))
+
+
+def _load(path: Path, kind: type) -> dict[str, NDArray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {item.name: file[item.name] for item in fields(kind)}
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise ValueError(f"{path}: not a readable record of {kind.__name__} ({error})") from error
+
+
+def _check(record: object, **wanted: tuple[int, ...]) -> None:
+    for name, shape in wanted.items():
+        got = np.shape(getattr(record, name))
+        if got != shape:
+            raise ValueError(f"{type(record).__name__}.{name}: shape {list(shape)} expected, got {list(got)}")
