@@ -15,7 +15,7 @@ Indices = NDArray[np.int64]
 
 LANDMARKS = 478  # MediaPipe's face mesh (468) and two irises of 5 points
 
-# The order of MediaPipe's blendshape model; names are ARKit's. tests/test_track_landmarks.py compares with the detector.
+# The order of MediaPipe's blendshape model, names as in ARKit; tests/test_track_landmarks.py asks the detector.
 BLENDSHAPE_NAMES = (
     "_neutral", "browDownLeft", "browDownRight", "browInnerUp", "browOuterUpLeft", "browOuterUpRight", "cheekPuff",
     "cheekSquintLeft", "cheekSquintRight", "eyeBlinkLeft", "eyeBlinkRight", "eyeLookDownLeft", "eyeLookDownRight",
