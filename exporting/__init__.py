@@ -1,0 +1,31 @@
+"""Avatars in formats that other programs read. Each format is one function and one row of `FORMATS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from arguments.export_settings import ExportSettings
+from player.player import Player
+
+Exporter = Callable[[Player, ExportSettings], Path]
+"""Writes what the settings ask for and returns the file or folder. Bad input raises ValueError, as everywhere."""
+
+FORMATS = {
+    "ply": "exporting.poses:export_poses",
+    "splat": "exporting.poses:export_poses",
+    "spz": "exporting.poses:export_poses",
+    "gltf": "exporting.poses:export_poses",
+    "npy": "exporting.reference_viewer:export_folders",
+    "avatar": "exporting.compact:export_avatar",
+    "web": "exporting.web:export_web",
+}
+"""Name of the format -> module:function, imported when asked for: a format's needs are nobody else's."""
+
+
+def exporter_of(name: str) -> Exporter:
+    """The function that writes a format. KeyError for a name not in `FORMATS`."""
+    module, function = FORMATS[name].split(":")
+    found: Exporter = getattr(import_module(module), function)
+    return found
