@@ -32,7 +32,7 @@ demo: env
 
 test: lint types cuda-compile pytest
 
-env: $(NATIVE)
+env: $(NATIVE) $(STAMPS)/tracking
 
 lint: $(STAMPS)/dev
 	@echo "==> ruff"
@@ -60,6 +60,12 @@ $(STAMPS)/venv:
 $(STAMPS)/packages: requirements.txt constraints.txt $(STAMPS)/venv
 	@echo "==> installing the pinned packages (torch is large: minutes on a first run)"
 	@$(SETUP) install -r requirements.txt
+	@touch $@
+
+# Without dependencies: requirements-tracking.txt says why. Training and testing do without it.
+$(STAMPS)/tracking: requirements-tracking.txt $(STAMPS)/packages
+	@$(SETUP) install --no-deps -r requirements-tracking.txt || \
+		echo "==> mediapipe has no wheel for this machine: track.py will not run here, everything else does"
 	@touch $@
 
 $(STAMPS)/dev: requirements-dev.txt $(STAMPS)/packages

@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "scene": {"arguments", "flame", "gaussian_renderer", "utils"} | SUBMODULES,
     "training": {"arguments", "flame", "gaussian_renderer", "scene", "utils"} | SUBMODULES,
     "evaluation": {"arguments", "flame", "gaussian_renderer", "scene", "utils"} | SUBMODULES,
+    "tracking": {"arguments", "flame", "gaussian_renderer", "utils"} | SUBMODULES,
     "data": {"flame", "gaussian_renderer", "utils"} | SUBMODULES,
     **{name: set() for name in SUBMODULES},
 }
