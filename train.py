@@ -14,6 +14,7 @@ import torch
 from arguments import TrainSettings, load_config, parse_flags, save_config
 from arguments.cli import CONFIG_NAME
 from scene.checkpoint import CheckpointError, list_checkpoints, newest_checkpoint
+from scene.clip import save_clip
 from training.log import TrainingLog
 from training.losses import Perceptual
 from training.trainer import Trainer
@@ -107,6 +108,7 @@ def train(settings: TrainSettings) -> None:
         trainer.restore(newest_checkpoint(run.model_path))
         log.info("Resuming after iteration %d", trainer.iteration)
     save_config(settings, run.model_path)
+    save_clip(trainer.world.clip, run.model_path)
     evaluations = evaluation_iterations(settings)
     stop = StopRequest()
     with TrainingLog(run.model_path, trainer.iteration, total, run.log_interval, run.tensorboard) as run_log:

@@ -7,7 +7,9 @@ linear in the codes, so a frame's maps are one product codes x maps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass, replace
 
 import torch
 from blendshape_ops import Drive
@@ -21,13 +23,29 @@ SKULL_BONE, JAW_BONE = -2, -1  # extra bones after the head's joints: rigid skul
 
 @dataclass(frozen=True)
 class Codes:
-    """Tracking of T frames as tensors, cut or padded to the head's directions; one shape for the clip."""
+    """Tracking of T frames as float32 tensors, cut or padded to the head's directions; one shape for the clip."""
 
     shape: Tensor       # [S]
     expression: Tensor  # [T,E]
     jaw: Tensor         # [T,6]
     eyes: Tensor        # [T,12]
     eyelids: Tensor     # [T,2]
+    neck: Tensor | None = None  # [T,6]; None: at rest, as in data sets that track none
+
+    def __len__(self) -> int:
+        return len(self.expression)
+
+    def to(self, device: torch.device | str) -> Codes:
+        """The same on `device`."""
+        return replace(self._each(lambda code: code.to(device)), shape=self.shape.to(device))
+
+    def at(self, frames: slice | Tensor) -> Codes:
+        """The codes of some frames (slice, or int64 indices on the codes' device)."""
+        return self._each(lambda code: code[frames])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Codes:
+        return Codes(self.shape, change(self.expression), change(self.jaw), change(self.eyes), change(self.eyelids),
+                     None if self.neck is None else change(self.neck))
 
 
 def triangle_frames(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,31 +84,44 @@ def expression_triangle_maps(head: Head, neutral: Tensor, count: int) -> Tensor:
 
 
 class Rig:
-    """Drives an avatar: built once for a head, an identity and the codes of T frames.
+    """Drives an avatar: built once for a head and an identity, with the codes of T frames.
 
     Tensors live on `device`. Memory per frame is small (bones and codes); vertex offsets and triangle maps are formed
-    for the batch asked for. `posed` is the head mesh of all frames (CPU).
+    for the batch asked for. `posed` is the head mesh of all frames (CPU). `with_codes` gives the rig of other codes.
     """
 
     def __init__(self, head: Head, codes: Codes, num_expressions: int, device: torch.device) -> None:
-        posed = pose_head(head, codes.shape, codes.expression, codes.jaw, codes.eyes, codes.eyelids)
-        self.posed = posed
+        self.head, self.device = head, device
         self.num_expressions = min(num_expressions, head.n_expression)
         self.faces = head.faces.int().to(device)
-        self.beta = codes.expression[:, :self.num_expressions].contiguous().to(device)
-        extra = torch.stack([posed.head_rigid, posed.lower_teeth], dim=1)
-        self.bones = torch.cat([posed.joint_transforms, extra], dim=1).to(device)
-        self._maps = expression_triangle_maps(head, posed.neutral, self.num_expressions).flatten(1).to(device)
-        self._pose_feature = posed.pose_feature.to(device) if head.has_pose_correctives else None
         self._pose_dirs = head.pose_dirs.flatten(0, 1).T.contiguous().to(device) if head.has_pose_correctives else None
-        self._eyelids = codes.eyelids.to(device) if bool(head.eyelids.any()) else None
-        self._eyelid_dirs = head.eyelids.flatten(1).to(device) if self._eyelids is not None else None
+        self._eyelid_dirs = head.eyelids.flatten(1).to(device) if bool(head.eyelids.any()) else None
+        self._take(codes)
+        self.maps = expression_triangle_maps(head, self.posed.neutral, self.num_expressions).flatten(1).to(device)
+
+    def with_codes(self, codes: Codes) -> Rig:
+        """The rig of other codes (any device) for the same identity: `codes.shape` is not looked at.
+
+        Shares all that does not depend on the codes. Raises ValueError naming the code that does not fit the head.
+        """
+        other = copy(self)
+        other._take(replace(codes.to(self.codes.shape.device), shape=self.codes.shape))
+        return other
+
+    def _take(self, codes: Codes) -> None:
+        posed = pose_head(self.head, codes.shape, codes.expression, codes.jaw, codes.eyes, codes.eyelids, codes.neck)
+        self.codes, self.posed = codes, posed
+        self.beta = codes.expression[:, :self.num_expressions].contiguous().to(self.device)
+        extra = torch.stack([posed.head_rigid, posed.lower_teeth], dim=1)
+        self.bones = torch.cat([posed.joint_transforms, extra], dim=1).to(self.device)
+        self._pose_feature = posed.pose_feature.to(self.device) if self._pose_dirs is not None else None
+        self._eyelids = codes.eyelids.to(self.device) if self._eyelid_dirs is not None else None
 
     def drive(self, frames: Tensor, camera_centers: Tensor) -> Drive:
         """What `blend_pose_color` needs for frames [B] (int64), with the camera positions [B,3] of the batch."""
         count = len(frames)
         beta = self.beta[frames]
-        maps = (beta @ self._maps).view(count, -1, 16)
+        maps = (beta @ self.maps).view(count, -1, 16)
         pre = post = None
         if self._pose_feature is not None and self._pose_dirs is not None:
             pre = (self._pose_feature[frames] @ self._pose_dirs).view(count, -1, 3)

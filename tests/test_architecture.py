@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "gaussian_renderer": {"utils"} | SUBMODULES,
     "scene": {"arguments", "flame", "gaussian_renderer", "utils"} | SUBMODULES,
     "training": {"arguments", "flame", "gaussian_renderer", "scene", "utils"} | SUBMODULES,
+    "player": {"arguments", "flame", "gaussian_renderer", "scene", "utils"} | SUBMODULES,
     "evaluation": {"arguments", "flame", "gaussian_renderer", "scene", "utils"} | SUBMODULES,
     "tracking": {"arguments", "flame", "gaussian_renderer", "utils"} | SUBMODULES,
     "data": {"flame", "gaussian_renderer", "utils"} | SUBMODULES,
