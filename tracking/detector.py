@@ -1,0 +1,133 @@
+"""The face landmark detector: MediaPipe's FaceLandmarker, and what it says about one picture."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from typing_extensions import Self
+
+from tracking.footage import ByteImage
+from tracking.model_files import ModelFile, model_path
+from tracking.records import BLENDSHAPE_NAMES, LANDMARKS, Floats
+
+FACE_MODEL = ModelFile(
+    name="face_landmarker.task", folder="mediapipe", flag="--face_model",
+    url="https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/face_landmarker.task",
+    sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
+)
+INSTALL = "pip install --no-deps -r requirements-tracking.txt"
+# More than one, so that two people are noticed; and MediaPipe smooths over time, with a lag, only when asked for one.
+MAX_FACES = 4
+
+
+class DetectorUnavailable(RuntimeError):
+    """The detector cannot run on this machine; the message says what to install or where to get its model."""
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """One face in one picture, float32. points [478,3]: x, y in pixels of the picture (pixel i's centre at i + 0.5)
+    and MediaPipe's relative z on the same scale. blendshapes [52]. pose [4,4]: see `Observations.pose`.
+    """
+
+    points: Floats
+    blendshapes: Floats
+    pose: Floats
+
+
+class Detector(Protocol):
+    """Finds faces in the pictures of a clip, which are given in order."""
+
+    def detect(self, rgb: ByteImage, time: float) -> list[Face]:
+        """All faces in a picture uint8 [H,W,3] at `time` seconds (later than the one before)."""
+
+
+class MediaPipeDetector:
+    """MediaPipe's FaceLandmarker as a `Detector`; a context manager.
+
+    model: the user's file, or None for the one in data/mediapipe, which is downloaded when it is missing.
+
+    Raises:
+        DetectorUnavailable: the mediapipe package or the model file cannot be had.
+        FileNotFoundError: `model` does not exist.
+        ValueError: the file is no FaceLandmarker model.
+    """
+
+    def __init__(self, model: Path | None = None) -> None:
+        mediapipe = _import_mediapipe()
+        path = model_path(FACE_MODEL, model)
+        vision = mediapipe.tasks.vision
+        options = vision.FaceLandmarkerOptions(
+            base_options=mediapipe.tasks.BaseOptions(model_asset_path=str(path)),
+            running_mode=vision.RunningMode.VIDEO, num_faces=MAX_FACES,
+            output_face_blendshapes=True, output_facial_transformation_matrixes=True,
+        )
+        self._mediapipe = mediapipe
+        self._time = -1
+        try:
+            with _quiet():
+                self._landmarker = vision.FaceLandmarker.create_from_options(options)
+        except (RuntimeError, ValueError, OSError) as error:
+            reason = str(error).strip().splitlines()[0][:200]
+            raise ValueError(
+                f"{path}: a FaceLandmarker model (.task) is expected, MediaPipe refused it: {reason}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._landmarker.close()
+
+    def detect(self, rgb: ByteImage, time: float) -> list[Face]:
+        # MediaPipe wants whole milliseconds that rise strictly, also above 1000 pictures a second.
+        self._time = max(self._time + 1, round(time * 1000))
+        image = self._mediapipe.Image(image_format=self._mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(rgb))
+        with _quiet():
+            result = self._landmarker.detect_for_video(image, self._time)
+        return [_face(*parts, rgb.shape[1], rgb.shape[0]) for parts in zip(
+            result.face_landmarks, result.face_blendshapes, result.facial_transformation_matrixes, strict=True)]
+
+
+def _face(landmarks: list[Any], scores: list[Any], pose: Any, width: int, height: int) -> Face:
+    points = np.array([(p.x * width, p.y * height, p.z * width) for p in landmarks], np.float32)
+    by_name = {score.category_name: score.score for score in scores}
+    blendshapes = np.array([by_name[name] for name in BLENDSHAPE_NAMES], np.float32)
+    if points.shape != (LANDMARKS, 3):
+        raise ValueError(f"the face model gives {len(points)} landmarks, {LANDMARKS} (with irises) are needed")
+    return Face(points, blendshapes, np.asarray(pose, np.float32))
+
+
+def _import_mediapipe() -> Any:
+    try:
+        import mediapipe
+        import mediapipe.tasks.python.vision
+    except ImportError as error:
+        raise DetectorUnavailable(
+            f"the face landmark detector is not installed ({error}); install it with `{INSTALL}`. It has wheels for "
+            "Python 3.10 to 3.13 on Linux (glibc 2.28 or newer), macOS (ARM) and Windows"
+        ) from error
+    return mediapipe
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """MediaPipe's native code writes to standard error, past Python, where the progress bars are."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)

@@ -1,0 +1,126 @@
+"""What is common to all footage: a picture with its time, and which pictures of a clip are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+ByteImage = NDArray[np.uint8]
+
+SAME_PICTURE = 2  # levels of 255: decoders round a repeated picture differently by no more; camera noise is larger
+ON_TIME = 1e-3    # seconds: time stamps are rounded, to 1/1000 s in some containers
+
+
+class FootageError(ValueError):
+    """The footage cannot serve; the message names it, what was wanted, what arrived, and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One picture of a clip, upright. index: its number in the clip, from 0. time: seconds from the first picture.
+
+    rgb uint8 [H,W,3]; alpha uint8 [H,W] where the footage has an alpha channel, else None.
+    """
+
+    index: int
+    time: float
+    rgb: ByteImage
+    alpha: ByteImage | None = None
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A picture that is left out: its number and time in the clip, and why in a few words."""
+
+    index: int
+    time: float
+    reason: str
+
+
+class Footage(Protocol):
+    """A clip that can be read from its start any number of times.
+
+    notes: sentences for the user about what is unusual, complete once the clip was read to its end.
+    expected: about how many pictures it has, for a progress bar; None where that is not known.
+    """
+
+    path: Path
+    notes: list[str]
+    expected: int | None
+
+    def pictures(self, wanted: Wanted) -> Iterator[Picture]:
+        """The pictures that `wanted` accepts, in order. Raises FootageError when not one picture can be read."""
+
+
+class Wanted(Protocol):
+    """Decides by number and time whether a picture needs to be decoded to pixels."""
+
+    def accepts(self, index: int, time: float) -> bool:
+        """Whether the picture is wanted; asked once for each picture, in order."""
+
+    def is_past(self, time: float) -> bool:
+        """Whether no later picture is wanted."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Wants the pictures with these numbers."""
+
+    indices: frozenset[int]
+
+    def accepts(self, index: int, time: float) -> bool:
+        return index in self.indices
+
+    def is_past(self, time: float) -> bool:
+        return False
+
+
+@dataclass
+class Span:
+    """Wants the pictures from `start` to `end` (seconds; end None: all), at most `fps` a second (None: all).
+
+    Time stamps decide, so a variable frame rate is thinned to an even one, as far as it has pictures.
+
+    Raises ValueError naming the flag whose value makes no sense.
+    """
+
+    start: float = 0.0
+    end: float | None = None
+    fps: float | None = None
+    _next: float = field(default=-np.inf, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.start < 0:
+            raise ValueError(f"--start: seconds from the first picture, 0 or more, expected; got {self.start}")
+        if self.end is not None and self.end <= self.start:
+            raise ValueError(f"--end: seconds after --start ({self.start}) expected, got {self.end}")
+        if self.fps is not None and not self.fps > 0:
+            raise ValueError(f"--fps: a positive number of pictures a second expected, got {self.fps}")
+
+    def accepts(self, index: int, time: float) -> bool:
+        if time < self.start - ON_TIME or self.is_past(time) or time < self._next - ON_TIME:
+            return False
+        if self.fps is not None:
+            # The next tick of an even clock, not time + 1/fps: lateness must not add up.
+            self._next = self.start + (np.floor((time - self.start + ON_TIME) * self.fps) + 1) / self.fps
+        return True
+
+    def is_past(self, time: float) -> bool:
+        return self.end is not None and time >= self.end - ON_TIME
+
+
+def without_repeats(pictures: Iterator[Picture], dropped: list[Dropped]) -> Iterator[Picture]:
+    """Leave out pictures that repeat the one before (screen recordings, converted frame rates), and note them."""
+    last: Picture | None = None
+    for picture in pictures:
+        if last is not None and cv2.norm(picture.rgb, last.rgb, cv2.NORM_INF) <= SAME_PICTURE:
+            dropped.append(Dropped(picture.index, picture.time, f"repeats picture {last.index}"))
+            continue
+        last = picture
+        yield picture

@@ -1,0 +1,203 @@
+"""Reading footage: any video that PyAV's FFmpeg decodes, or a folder of images.
+
+Pictures come upright (rotation metadata and EXIF orientation are obeyed) and with square pixels; times come from the
+time stamps, so a variable frame rate is what it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from av.video.frame import VideoFrame
+
+from tracking.footage import ByteImage, Footage, FootageError, Picture, Wanted
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+FOLDER_FPS = 25.0  # images of a folder carry no times
+HDR_TRANSFERS = {16, 18}  # FFmpeg's numbers of PQ (SMPTE 2084) and HLG (ARIB STD-B67)
+COLORSPACE_UNKNOWN = 2
+HD_HEIGHT = 720  # untagged video is BT.709 from here on and BT.601 below, as players take it
+CUT_SHORT = 0.5  # seconds: containers state their length more loosely than that only when something is missing
+
+PHOTO = ("{path}: a photo; an avatar is learnt from a video. Film 10 seconds or more of the moving, speaking face, or "
+         "give a folder of images in order")
+
+
+def open_footage(path: Path, fps: float | None = None) -> Footage:
+    """Open a video file or a folder of images.
+
+    fps: for a folder of images, how many of them make a second (None: 25); of no use for a video.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`.
+        FootageError: a photo, an audio file, a folder without images, or nothing that can be read.
+    """
+    if path.is_dir():
+        return ImageFolder(path, fps or FOLDER_FPS)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file or folder; a video file or a folder of images is expected")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        raise FootageError(PHOTO.format(path=path))
+    return VideoFile(path)
+
+
+class VideoFile:
+    """A video, decoded from its start each time; see `tracking.footage.Footage`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.notes: list[str] = []
+        self.expected: int | None = None
+        with self._opened() as container:
+            stream = _video_stream(container, path)
+            self.duration = _duration(container, stream)
+            self.rate = float(stream.average_rate or stream.guessed_rate or FOLDER_FPS)
+            self.expected = stream.frames or (round(self.duration * self.rate) if self.duration else None)
+
+    def pictures(self, wanted: Wanted) -> Iterator[Picture]:
+        notes: list[str] = []
+        index, first, time = 0, None, 0.0
+        with self._opened() as container:
+            stream = _video_stream(container, self.path)
+            stream.thread_type = "AUTO"
+            for frame in _decoded(container, stream, notes):
+                stamp = frame.time if frame.time is not None else index / self.rate
+                first = stamp if first is None else first
+                time = stamp - first
+                if wanted.is_past(time):
+                    break
+                if wanted.accepts(index, time):
+                    yield Picture(index, time, *_pixels(frame, stream.sample_aspect_ratio, notes))
+                index += 1
+            else:
+                self._check_end(index, time, notes)
+        self.notes = list(dict.fromkeys(notes))  # the same remark about every frame is one remark
+
+    def _opened(self) -> av.container.InputContainer:
+        try:
+            return av.open(str(self.path))
+        except av.error.FFmpegError as error:
+            raise FootageError(
+                f"{self.path}: neither video nor image could be read from it ({error.strerror}); it is damaged, cut "
+                "short while it was copied or recorded, or no video at all. Copy it again, or convert it to MP4"
+            ) from error
+
+    def _check_end(self, count: int, time: float, notes: list[str]) -> None:
+        if count == 0:
+            raise FootageError(f"{self.path}: not one picture could be decoded; the file is damaged or cut short. "
+                               "Copy it again, or convert it to MP4")
+        read = time + 1 / self.rate
+        if self.duration is not None and read < self.duration - CUT_SHORT:
+            notes.append(f"{self.path.name} is cut short: it says that it lasts {self.duration:.1f} s, but only the "
+                         f"first {read:.1f} s could be read")
+
+
+class ImageFolder:
+    """The images of a folder in the natural order of their names; see `tracking.footage.Footage`."""
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self.path = path
+        self.fps = fps
+        self.notes: list[str] = []
+        self.files = sorted((p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."),
+                            key=_natural)
+        if not self.files:
+            raise FootageError(f"{path}: a folder of images is expected ({', '.join(sorted(IMAGE_SUFFIXES))}), got "
+                               f"{sum(1 for _ in path.iterdir())} other files")
+        self.expected: int | None = len(self.files)
+
+    def pictures(self, wanted: Wanted) -> Iterator[Picture]:
+        size: tuple[int, ...] | None = None
+        for index, file in enumerate(self.files):
+            if not wanted.accepts(index, index / self.fps):
+                continue
+            rgb, alpha = _read_image(file)
+            size = size or rgb.shape
+            if rgb.shape != size:
+                raise FootageError(f"{file}: {size[1]} x {size[0]} pixels expected as the images before it, got "
+                                   f"{rgb.shape[1]} x {rgb.shape[0]}; a clip has one size")
+            yield Picture(index, index / self.fps, rgb, alpha)
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    """Sorts frame2 before frame10."""
+    parts = re.split(r"(\d+)", path.stem.lower())
+    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts]
+
+
+def _read_image(path: Path) -> tuple[ByteImage, ByteImage | None]:
+    data = np.frombuffer(path.read_bytes(), np.uint8)
+    stored = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    if stored is None:
+        raise FootageError(f"{path}: not a readable image, or damaged ({data.size} bytes); replace or remove it")
+    if stored.ndim == 3 and stored.shape[2] == 4 and stored.dtype == np.uint8:
+        return np.asarray(cv2.cvtColor(stored, cv2.COLOR_BGRA2RGB), np.uint8), np.ascontiguousarray(stored[:, :, 3])
+    # Decoded again because only this way OpenCV obeys the orientation that a camera noted, and makes 8-bit RGB of all.
+    upright = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
+    return np.asarray(cv2.cvtColor(upright, cv2.COLOR_BGR2RGB), np.uint8), None
+
+
+def _video_stream(container: av.container.InputContainer, path: Path) -> av.video.stream.VideoStream:
+    kind = container.format.name
+    if kind == "image2" or kind.endswith("_pipe"):
+        raise FootageError(PHOTO.format(path=path))
+    # The cover picture of a music file is a video stream to FFmpeg.
+    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    if streams:
+        return streams[0]
+    if container.streams.audio:
+        raise FootageError(f"{path}: an audio file ({container.format.long_name}) without moving pictures; a video of "
+                           "the face is expected")
+    raise FootageError(f"{path}: no video stream in it ({container.format.long_name}); a video is expected")
+
+
+def _duration(container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> float | None:
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration else None
+
+
+def _decoded(
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream, notes: list[str]
+) -> Iterator[VideoFrame]:
+    """The frames that can be decoded; what cannot is noted and passed over."""
+    damaged = 0
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+            frames = packet.decode() if packet is not None else []
+        except av.error.FFmpegError:
+            damaged += 1
+            frames = []
+            if damaged > 1000:  # a broken container repeats its error for ever
+                break
+            continue
+        if packet is None:
+            break
+        yield from (frame for frame in frames if isinstance(frame, VideoFrame) and not frame.is_corrupt)
+    if damaged:
+        notes.append(f"damaged places in the video ({damaged}) were passed over")
+
+
+def _pixels(frame: VideoFrame, aspect: Fraction | None, notes: list[str]) -> tuple[ByteImage, ByteImage | None]:
+    """Upright RGB with square pixels, and alpha where the frame has any."""
+    if int(frame.color_trc) in HDR_TRANSFERS:
+        notes.append("the video is HDR; its colours are taken as they are and look pale. Convert it to SDR for true "
+                     "colours")
+    has_alpha = any(component.is_alpha for component in frame.format.components)
+    source = None
+    if int(frame.colorspace) == COLORSPACE_UNKNOWN and not frame.format.is_rgb:
+        source = "ITU709" if frame.height >= HD_HEIGHT else "ITU601"
+    image: ByteImage = np.asarray(
+        frame.to_ndarray(format="rgba" if has_alpha else "rgb24", src_colorspace=source), np.uint8)
+    if aspect and abs(aspect - 1) > 0.01:  # pixels that are not square: widen or narrow the picture
+        image = np.asarray(cv2.resize(image, (round(frame.width * float(aspect)), frame.height)), np.uint8)
+    image = np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90) % 4))
+    return np.ascontiguousarray(image[:, :, :3]), np.ascontiguousarray(image[:, :, 3]) if has_alpha else None
