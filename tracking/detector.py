@@ -114,7 +114,7 @@ def _import_mediapipe() -> Any:
     except ImportError as error:
         raise DetectorUnavailable(
             f"the face landmark detector is not installed ({error}); install it with `{INSTALL}`. It has wheels for "
-            "Python 3.10 to 3.13 on Linux (glibc 2.28 or newer), macOS (ARM) and Windows"
+            "Python 3.10 to 3.13 on Linux (x86-64, glibc 2.28 or newer), macOS (ARM) and Windows"
         ) from error
     return mediapipe
 
