@@ -1,0 +1,88 @@
+"""`--format web`: a folder with a page in which the avatar lives, to be opened from the disk or any static server."""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from arguments.export_settings import ExportSettings
+from exporting.web.head import Table, head_tables
+from exporting.web.tables import live_pairs, pack_gaussians, pack_pairs
+from player.player import Player
+from scene.clip import Clip
+
+PAGE = Path(__file__).with_name("page")
+DATA_FILE, SHADER_FILE = "avatar.js", "shaders.js"
+_TYPES = {"<u4": "u32", "<u2": "u16", "<f2": "f16", "<f4": "f32"}
+
+
+def export_web(player: Player, settings: ExportSettings) -> Path:
+    """Write the page of an avatar into a new folder and return it.
+
+    ValueError when the folder is there already or the avatar does not fit the page; then nothing is written.
+    """
+    target = settings.output if settings.output is not None else settings.model_path / "export" / "web"
+    if target.exists():
+        raise ValueError(f"--output: {target} exists already; the page wants a new folder: delete it or name another")
+    meta, tables = page_data(player)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        for source in sorted(PAGE.iterdir()):
+            if source.suffix in {".html", ".css", ".js"}:
+                shutil.copyfile(source, temporary / source.name)
+        (temporary / SHADER_FILE).write_text(_shaders(), encoding="utf-8")
+        (temporary / DATA_FILE).write_text(_script(meta, tables), encoding="utf-8")
+        temporary.rename(target)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise ValueError(f"--output: {target} could not be written: {error}") from error
+    return target
+
+
+def page_data(player: Player) -> tuple[dict[str, Any], dict[str, Table]]:
+    """What avatar.js holds: small facts, and named arrays (layouts in docs/web.md). ValueError where they do not fit."""
+    avatar, head, clip = player.avatar, player.head, player.clip
+    pairs = live_pairs(avatar)
+    tables = {"gaussians": pack_gaussians(avatar, pairs), "pairs": pack_pairs(pairs), **head_tables(player),
+              **_clip_tables(clip), "codeRange": avatar.code_range.cpu().numpy().astype("<f4")}
+    seen = avatar.neutral.detach().cpu()[:, :3]
+    meta = {"name": player.name, "gaussians": avatar.count, "pairs": len(pairs.values), "degree": player.sh_degree,
+            "driven": player.num_expressions, "expressionNames": list(player.expression_names),
+            "vertices": head.n_vertices, "triangles": head.n_faces, "parents": list(head.parents),
+            "correctives": head.has_pose_correctives, "frames": len(clip), "width": clip.width, "height": clip.height,
+            "target": (_bound_positions(player) + seen).median(dim=0).values.tolist()}
+    return meta, tables
+
+
+def _bound_positions(player: Player) -> Any:
+    """[N,3] where the neutral means are measured from: the mean of a bound Gaussian is its place already."""
+    return player.avatar.neutral.new_zeros(3).cpu()
+
+
+def _clip_tables(clip: Clip) -> dict[str, Table]:
+    codes = clip.codes
+    named = {"clipExpression": codes.expression, "clipJaw": codes.jaw, "clipEyes": codes.eyes,
+             "clipEyelids": codes.eyelids, "clipRotation": clip.R, "clipTranslation": clip.t, "clipIntrinsics": clip.K}
+    if codes.neck is not None:
+        named["clipNeck"] = codes.neck
+    return {name: tensor.cpu().contiguous().numpy().astype("<f4") for name, tensor in named.items()}
+
+
+def _shaders() -> str:
+    sources = {path.name: path.read_text(encoding="utf-8") for path in sorted(PAGE.iterdir())
+               if path.suffix in {".vert", ".frag"}}
+    return f'"use strict";\nconst SHADERS = {json.dumps(sources, indent=1)};\n'
+
+
+def _script(meta: dict[str, Any], tables: dict[str, Table]) -> str:
+    """JavaScript that defines AVATAR. A script and not a file to fetch: pages opened from the disk may not fetch."""
+    encoded = {name: {"type": _TYPES[table.dtype.str], "data": base64.b64encode(np.ascontiguousarray(table)).decode()}
+               for name, table in tables.items()}
+    return f'"use strict";\nconst AVATAR = {json.dumps({"meta": meta, "tables": encoded})};\n'

@@ -1,0 +1,82 @@
+"""What the page needs of the head model: how vertices, triangles and bones follow the codes of one subject.
+
+Only differences that move something are kept: rows of (column, value), addressed by starts. Columns are the first K
+expressions, then, where the head has pose correctives, the 9 (J-1) pose features.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flame import Head
+from player.player import Player
+
+Table = NDArray[np.generic]
+
+_STILL_METRES, _STILL_TURN = 1e-6, 1e-4  # a thousandth of a pixel at 512; half a thousandth of a degree times 10
+_FOLLOWS_METRES = 1e-5  # rounding of float32 maps is 3e-8; halves below are 4e-6
+
+
+def head_tables(player: Player) -> dict[str, Table]:
+    """Named arrays of the head; ValueError when the Gaussians do not follow the head's mesh."""
+    head, count = player.head, player.num_expressions
+    posed = player.rig.posed
+    directions = head.expression_dirs[..., :count]
+    if head.has_pose_correctives:
+        directions = torch.cat([directions, head.pose_dirs], dim=-1)
+    maps = player.rig.maps.cpu().view(count, -1, 16)
+    _check_follows_mesh(player, maps)
+    turns = maps[..., 12:].permute(1, 2, 0)
+    return {"faces": np.pad(head.faces.numpy(), ((0, 0), (0, 1))).astype("<u4"),
+            **_sparse("vertex", directions, _STILL_METRES), **_sparse("triangle", turns, _STILL_TURN),
+            **_sparse("lid", head.eyelids.permute(1, 2, 0), _STILL_METRES),
+            **_anchor_tables(head, posed.neutral), **_joint_tables(head, posed.neutral)}
+
+
+def _sparse(name: str, directions: Tensor, still: float) -> dict[str, Table]:
+    """directions [rows, width, columns] -> {name}Start [rows+1], {name}Column [M], {name}Value [M, width] in halves."""
+    by_column = directions.permute(0, 2, 1)
+    row, column = (by_column.abs().amax(dim=2) > still).nonzero(as_tuple=True)
+    start = torch.searchsorted(row, torch.arange(len(directions) + 1))
+    return {f"{name}Start": start.numpy().astype("<u4"), f"{name}Column": column.numpy().astype("<u2"),
+            f"{name}Value": by_column[row, column].numpy().astype("<f2")}
+
+
+def _anchor_tables(head: Head, neutral: Tensor) -> dict[str, Table]:
+    """The vertices whose motion is the skull's: neutral [A,3], directions [A,3,E+36], weights [A,J], lids [A,3,2]."""
+    anchor = head.regions["back_of_head"]
+    directions = torch.cat([head.expression_dirs[anchor], head.pose_dirs[anchor]], dim=-1)
+    return {"anchorNeutral": _single(neutral[anchor]), "anchorDirections": _single(directions),
+            "anchorWeights": _single(head.weights[anchor]),
+            "anchorLids": _single(head.eyelids[:, anchor].permute(1, 2, 0))}
+
+
+def _joint_tables(head: Head, neutral: Tensor) -> dict[str, Table]:
+    """Joint positions at rest [J,3], how expressions move them [J,3,E], and the joints' share in the lower teeth [J]."""
+    directions = torch.einsum("jv,vce->jce", head.joint_regressor, head.expression_dirs)
+    return {"jointNeutral": _single(head.joint_regressor @ neutral), "jointDirections": _single(directions),
+            "lowerTeethWeights": _single(head.mouth.lower_weights), "expressionJaw": _single(head.expression_jaw)}
+
+
+def _check_follows_mesh(player: Player, maps: Tensor) -> None:
+    """The page moves a Gaussian by its triangle's corners; that must be what the avatar's triangle maps say."""
+    binding = player.avatar.binding
+    bound = (binding.triangle >= 0).nonzero()[:, 0].cpu()
+    triangle, anchor = binding.triangle.cpu()[bound].long(), binding.anchor.cpu()[bound]
+    corners, weights = player.head.faces[triangle], binding.barycentric.cpu()[bound]
+    for k, rows in enumerate(maps):
+        own = rows[triangle]
+        by_map = (own[:, :9].view(-1, 3, 3) @ anchor[..., None])[..., 0] + own[:, 9:12]
+        by_corner = (player.head.expression_dirs[..., k][corners] * weights[..., None]).sum(dim=1)
+        off = float((by_map - by_corner).abs().max()) if len(bound) else 0.0
+        if off > _FOLLOWS_METRES:
+            raise ValueError(f"web: the Gaussians of {player.name} do not follow the mesh of head {player.head.name} "
+                             f"(expression {k}: {off:.2g} m apart, wanted at most {_FOLLOWS_METRES:g}); "
+                             "such an avatar cannot be shown on the page")
+
+
+def _single(tensor: Tensor) -> Table:
+    return tensor.contiguous().numpy().astype("<f4")

@@ -1,0 +1,179 @@
+#version 300 es
+// One fragment is one Gaussian: blends its row, moves it with the head, colours it and projects it.
+// The mathematics is that of blend_pose_color and rasterize in docs/architecture.md; the layout of the tables is
+// documented in docs/web.md and written by exporting/web/tables.py.
+precision highp float;
+precision highp int;
+precision highp sampler2D;
+precision highp usampler2D;
+
+const int WIDTH = 2048;         // texels in a row of every table
+const int GAUSSIAN_TEXELS = 10;
+const int PAIR_TEXELS = 5;
+const float MEAN_UNIT = 1.0 / 1024.0;  // metres: position differences are kept away from half precision's subnormals
+const float NEAR_PLANE = 0.2;
+const float DILATION = 0.3;
+const float ALPHA_MIN = 1.0 / 255.0;
+const float JACOBIAN_LIMIT = 1.3;
+
+uniform usampler2D u_gaussians, u_pairs, u_faces;
+uniform sampler2D u_codes;    // x: expression codes, limited to what training saw
+uniform sampler2D u_surface;  // vertices: offsets before skinning; then, from u_vertices on, after skinning
+uniform sampler2D u_turns;    // triangles: quaternion difference (w, x, y, z)
+uniform vec4 u_bones[24];     // eight bones, three rows each
+uniform int u_count, u_vertices, u_degree;
+uniform mat3 u_rotation;      // world to camera
+uniform vec3 u_translation, u_eye, u_k0, u_k1;
+uniform vec2 u_size;
+
+layout(location = 0) out uvec4 o_place;   // pixel x, y, camera depth (0: not drawn), red and green
+layout(location = 1) out uvec4 o_shape;   // covariance xx, xy, yy, blue and opacity
+
+ivec2 at(int index) { return ivec2(index % WIDTH, index / WIDTH); }
+
+uvec4 gaussian(int n, int texel) { return texelFetch(u_gaussians, at(n * GAUSSIAN_TEXELS + texel), 0); }
+
+uvec4 pair(int p, int texel) { return texelFetch(u_pairs, at(p * PAIR_TEXELS + texel), 0); }
+
+struct Row {
+  vec3 mean, logScale;
+  vec4 quat;  // (w, x, y, z)
+  float logit;
+};
+
+float code(uint word) { return texelFetch(u_codes, at(int(word >> 16)), 0).x; }
+
+void addPair(inout Row row, int p) {
+  uvec4 a = pair(p, 0), b = pair(p, 1);
+  float beta = code(b.y);
+  vec2 h0 = unpackHalf2x16(a.x), h1 = unpackHalf2x16(a.y), h2 = unpackHalf2x16(a.z), h3 = unpackHalf2x16(a.w);
+  vec2 h4 = unpackHalf2x16(b.x), h5 = unpackHalf2x16(b.y & 0xffffu);
+  row.mean += beta * MEAN_UNIT * vec3(h0, h1.x);
+  row.quat += beta * vec4(h1.y, h2, h3.x);
+  row.logScale += beta * vec3(h3.y, h4);
+  row.logit += beta * h5.x;
+}
+
+vec3 surface(uvec3 corners, vec3 weights, int first) {
+  return weights.x * texelFetch(u_surface, at(first + int(corners.x)), 0).xyz +
+         weights.y * texelFetch(u_surface, at(first + int(corners.y)), 0).xyz +
+         weights.z * texelFetch(u_surface, at(first + int(corners.z)), 0).xyz;
+}
+
+void boneRows(uvec4 packed, out vec4 r0, out vec4 r1, out vec4 r2) {
+  r0 = r1 = r2 = vec4(0.0);
+  for (int i = 0; i < 8; ++i) {
+    vec2 two = unpackUnorm2x16(packed[i / 2]);
+    float weight = (i & 1) == 0 ? two.x : two.y;
+    r0 += weight * u_bones[3 * i];
+    r1 += weight * u_bones[3 * i + 1];
+    r2 += weight * u_bones[3 * i + 2];
+  }
+}
+
+mat3 polar3(mat3 m) {
+  for (int i = 0; i < 3; ++i) m = 0.5 * (m + transpose(inverse(m)));
+  return m;
+}
+
+mat3 matrixOf(vec4 q) {  // columns
+  float w = q.x, x = q.y, y = q.z, z = q.w;
+  return mat3(1.0 - 2.0 * (y * y + z * z), 2.0 * (x * y + w * z), 2.0 * (x * z - w * y),
+              2.0 * (x * y - w * z), 1.0 - 2.0 * (x * x + z * z), 2.0 * (y * z + w * x),
+              2.0 * (x * z + w * y), 2.0 * (y * z - w * x), 1.0 - 2.0 * (x * x + y * y));
+}
+
+// Y_0 to Y_15, zero above the degree in use; basis and signs of 3D Gaussian Splatting.
+void basisOf(vec3 d, out float basis[16]) {
+  float x = d.x, y = d.y, z = d.z, xx = x * x, yy = y * y, zz = z * z;
+  float one = u_degree > 0 ? 1.0 : 0.0, two = u_degree > 1 ? 1.0 : 0.0, three = u_degree > 2 ? 1.0 : 0.0;
+  basis = float[16](0.28209479177387814, -0.4886025119029199 * one * y, 0.4886025119029199 * one * z,
+    -0.4886025119029199 * one * x, 1.0925484305920792 * two * x * y, -1.0925484305920792 * two * y * z,
+    0.31539156525252005 * two * (2.0 * zz - xx - yy), -1.0925484305920792 * two * x * z,
+    0.5462742152960396 * two * (xx - yy), -0.5900435899266435 * three * y * (3.0 * xx - yy),
+    2.890611442640554 * three * x * y * z, -0.4570457994644658 * three * y * (4.0 * zz - xx - yy),
+    0.3731763325901154 * three * z * (2.0 * zz - 3.0 * xx - 3.0 * yy),
+    -0.4570457994644658 * three * x * (4.0 * zz - xx - yy), 1.445305721320277 * three * z * (xx - yy),
+    -0.5900435899266435 * three * x * (xx - 3.0 * yy));
+}
+
+// 48 coefficients, three a basis function, from 6 texels of halves (eight a texel, 8/3 basis functions).
+vec3 neutralColor(int n, float basis[16]) {
+  vec3 sum = vec3(0.0);
+  for (int i = 0; i < 48; i += 8) {
+    uvec4 words = gaussian(n, 4 + i / 8);
+    for (int j = 0; j < 8; ++j) {
+      vec2 two = unpackHalf2x16(words[j / 2]);
+      sum[(i + j) % 3] += basis[(i + j) / 3] * ((j & 1) == 0 ? two.x : two.y);
+    }
+  }
+  return sum;
+}
+
+vec3 pairColor(int p, float basis[16]) {
+  vec3 sum = vec3(0.0);
+  for (int i = 0; i < 48; i += 16) {
+    uvec4 words = pair(p, 2 + i / 16);
+    for (int j = 0; j < 16; ++j) {
+      sum[(i + j) % 3] += basis[(i + j) / 3] * unpackSnorm4x8(words[j / 4])[j % 4];
+    }
+  }
+  uvec4 head = pair(p, 1);
+  return code(head.y) * uintBitsToFloat(head.z) * sum;
+}
+
+bool finite(float x) { return x - x == 0.0; }
+
+void write(vec3 y, mat3 axes, float opacity, vec3 color) {
+  vec3 p = u_rotation * y + u_translation;
+  vec2 ratio = p.xy / p.z;
+  vec2 limit = JACOBIAN_LIMIT * u_size / (2.0 * vec2(u_k0.x, u_k1.y));
+  vec2 held = clamp(ratio, -limit, limit);
+  vec2 place = vec2(dot(u_k0, vec3(ratio, 1.0)), dot(u_k1, vec3(ratio, 1.0)));
+  vec3 m0 = (vec3(u_k0.xy, -dot(u_k0.xy, held)) / p.z) * u_rotation * axes;
+  vec3 m1 = (vec3(u_k1.xy, -dot(u_k1.xy, held)) / p.z) * u_rotation * axes;
+  vec3 covariance = vec3(dot(m0, m0) + DILATION, dot(m0, m1), dot(m1, m1) + DILATION);
+  vec2 reach = sqrt(2.0 * log(max(opacity / ALPHA_MIN, 1.0)) * covariance.xz);
+  bool inside = all(greaterThan(place + reach, vec2(0.0))) && all(lessThan(place - reach, u_size));
+  float sum = place.x + place.y + dot(covariance, vec3(1.0)) + dot(color, vec3(1.0));
+  bool drawn = p.z > NEAR_PLANE && opacity >= ALPHA_MIN && inside && finite(sum);
+  o_place = uvec4(floatBitsToUint(place), drawn ? floatBitsToUint(p.z) : 0u, packHalf2x16(color.rg));
+  o_shape = uvec4(floatBitsToUint(covariance), packHalf2x16(vec2(color.b, opacity)));
+}
+
+void main() {
+  int n = int(gl_FragCoord.y) * WIDTH + int(gl_FragCoord.x);
+  if (n >= u_count) {
+    o_place = o_shape = uvec4(0u);
+    return;
+  }
+  uvec4 t0 = gaussian(n, 0), t1 = gaussian(n, 1), t2 = gaussian(n, 2);
+  vec4 shape = uintBitsToFloat(t1);
+  Row row = Row(uintBitsToFloat(t0.xyz), shape.xyz, vec4(unpackHalf2x16(t2.x), unpackHalf2x16(t2.y)), shape.w);
+  int first = int(t2.w), last = first + int(t0.w >> 24), triangle = int(t0.w & 0xffffffu) - 1;
+  for (int p = first; p < last; ++p) addPair(row, p);
+
+  vec3 after = vec3(0.0);
+  if (triangle >= 0) {
+    vec2 two = unpackUnorm2x16(t2.z);
+    vec3 weights = vec3(two, 1.0 - two.x - two.y);
+    uvec3 corners = texelFetch(u_faces, at(triangle), 0).xyz;
+    row.mean += surface(corners, weights, 0);
+    row.quat += texelFetch(u_turns, at(triangle), 0);
+    after = surface(corners, weights, u_vertices);
+  }
+  vec4 r0, r1, r2;
+  boneRows(gaussian(n, 3), r0, r1, r2);
+  vec4 x = vec4(row.mean, 1.0);
+  vec3 y = vec3(dot(r0, x), dot(r1, x), dot(r2, x)) + after;
+  mat3 turn = polar3(transpose(mat3(r0.xyz, r1.xyz, r2.xyz)));
+
+  float basis[16];
+  basisOf(normalize(y - u_eye) * turn, basis);
+  vec3 color = vec3(0.5) + neutralColor(n, basis);
+  for (int p = first; p < last; ++p) color += pairColor(p, basis);
+  vec3 scale = exp(row.logScale);
+  mat3 axes = turn * matrixOf(normalize(row.quat));
+  axes = mat3(axes[0] * scale.x, axes[1] * scale.y, axes[2] * scale.z);
+  write(y, axes, 1.0 / (1.0 + exp(-row.logit)), max(color, 0.0));
+}
