@@ -9,7 +9,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from data.demo.atlas import Floats
 from data.demo.motion import Motion
@@ -18,8 +17,8 @@ from data.demo.subject import Codes, posed_vertices, rest_codes
 from flame import Head
 from flame.rotations import matrix_from_axis_angle, matrix_to_6d
 from utils.images import ByteImage, encode_image, read_rgb
+from utils.tracker_files import obj_text, tracker_record
 
-SHAPE_CODES, EXPRESSION_CODES = 300, 100  # what FLAME trackers store; the open head's fewer codes are zero-padded
 CANONICAL_JAW = np.radians(12.0)          # trackers open the jaw of canonical.obj by 12 degrees
 HQ_RATIO = 2
 MODES = ("insta", "nerfbs", "hr")
@@ -61,30 +60,9 @@ def write_images(folder: Path, index: int, rgba: ByteImage, mode: str) -> None:
 
 
 def _record(index: int, codes: Codes, motion: Motion, size: int) -> dict[str, Any]:
-    f32 = np.float32
-    R, t, K = motion.R[index], motion.t[index], intrinsics(size)
-    # PyTorch3D counts x to the left and y up, and multiplies row vectors.
-    flip = np.diag([-1.0, -1.0, 1.0])
-    return {
-        "flame": {
-            "shape": _padded(codes.shape, SHAPE_CODES), "exp": _padded(codes.expression[index], EXPRESSION_CODES),
-            "jaw": codes.jaw[index][None].numpy(), "eyes": codes.eyes[index][None].numpy(),
-            "eyelids": codes.eyelids[index][None].numpy(),
-            "tex": np.zeros((1, 140), f32), "sh": np.zeros((1, 9, 3), f32),
-        },
-        "camera": {
-            "R": (R.T @ flip)[:2].reshape(1, 6).astype(f32), "t": (flip @ t)[None].astype(f32),
-            "fl": np.array([[K[0, 0] / (size / 2)]], f32), "pp": np.zeros((1, 2), f32),
-        },
-        "opencv": {"R": R[None].astype(f32), "t": t[None].astype(f32), "K": K[None].astype(f32)},
-        "img_size": np.array([[size, size]], np.int64), "frame_id": f"{index:05d}", "global_step": index,
-    }
-
-
-def _padded(codes: torch.Tensor, length: int) -> NDArray[np.float32]:
-    padded = np.zeros((1, length), np.float32)
-    padded[0, :len(codes)] = codes.numpy()
-    return padded
+    arrays = {name: getattr(codes, name)[index].numpy() for name in ("expression", "jaw", "eyes", "eyelids")}
+    arrays["shape"] = codes.shape.numpy()
+    return tracker_record(index, arrays, motion.R[index], motion.t[index], intrinsics(size), size)
 
 
 def _canonical_obj(head: Head, shape: torch.Tensor) -> str:
@@ -92,9 +70,7 @@ def _canonical_obj(head: Head, shape: torch.Tensor) -> str:
     codes = rest_codes(head, shape)
     opened = matrix_to_6d(matrix_from_axis_angle(torch.tensor([[CANONICAL_JAW, 0.0, 0.0]], dtype=torch.float32)))
     vertices = posed_vertices(head, Codes(shape, codes.expression, opened, codes.eyes, codes.eyelids))[0]
-    lines = [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in vertices]
-    lines += [f"f {a} {b} {c}" for a, b, c in (head.faces + 1).tolist()]
-    return "\n".join(lines) + "\n"
+    return obj_text(vertices, head.faces.numpy())
 
 
 def _background(size: int, seed: int) -> ByteImage:

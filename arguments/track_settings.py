@@ -1,0 +1,57 @@
+"""The settings of track.py. Each field: default, unit, reason; its name is its flag."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+Alias = tyro.conf.arg
+
+
+@dataclass(frozen=True)
+class TrackSettings:
+    """Turn a video of one person into a data set for train.py."""
+
+    video: Annotated[tyro.conf.Positional[Path], Alias(metavar="VIDEO")]
+    """A video file, or a folder of images in the order of their names."""
+    output: Annotated[Path, Alias(aliases=["-o"])]
+    """Data set folder to write; it appears when everything is done."""
+    head: str = "open"
+    """Head model to fit: open (ships with the project), flame (a file in data/FLAME), or a FLAME .pkl / head .npz."""
+    start: float = 0.0
+    """Seconds from the first picture: where to begin."""
+    end: float | None = None
+    """Seconds from the first picture: where to stop; None = at the end."""
+    fps: float | None = None
+    """At most so many pictures a second; None = all. For a folder of images: how many make a second (None = 25)."""
+    shot: int = 0
+    """Which shot of a clip with cuts: 0 = the longest, 1 = the first, ..."""
+    size: int = 512
+    """Side of the square pictures in pixels."""
+    hr: bool = False
+    """Also write the crops at the footage's own resolution into images.HQ, for train.py --use_HR True."""
+    refine: bool = True
+    """Refine the fit by the pictures themselves after the landmarks; False is faster."""
+    iterations: int = 300
+    """Steps of --refine over the clip."""
+    face_model: Path | None = None
+    """MediaPipe's face_landmarker.task; None = data/mediapipe, downloaded once."""
+    matting_model: Path | None = None
+    """Network that cuts out the person (.tflite or .onnx); None = a published one if it can be had, else GrabCut."""
+    parsing_model: Path | None = None
+    """Face parsing network (.tflite or .onnx) that helps to cut off the clothes; None = the fitted head alone does."""
+    device: str = "auto"
+    """auto, cpu or cuda[:index]."""
+    resume: bool = False
+    """Continue a run that was interrupted, with the same flags."""
+    overwrite: bool = False
+    """Replace the data set that an earlier run wrote to --output."""
+
+    def __post_init__(self) -> None:
+        if not 64 <= self.size <= 4096:
+            raise ValueError(f"--size: 64 to 4096 pixels expected, got {self.size}")
+        if self.iterations < 1:
+            raise ValueError(f"--iterations: 1 or more expected, got {self.iterations}")
