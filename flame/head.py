@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flame.landmarks import LandmarkEmbedding
+
 JOINT_NAMES = ("root", "neck", "jaw", "left_eye", "right_eye")
 """Order of the joints, as in FLAME; root carries the whole head, the eyes hang on the neck joint like the jaw."""
 
@@ -41,7 +43,8 @@ class Head:
     skinning weights; eyelids [2,V,3] left and right offset for a closed lid, added after skinning;
     expression_names: E names; expression_jaw [E,3]: jaw rotation vector (radians) that belongs to an expression at
     coefficient 1, zeros where the model keeps jaw and expression apart, as FLAME does;
-    regions: int64 index lists, see `flame.regions`; mouth: see `MouthPlacement`.
+    regions: int64 index lists, see `flame.regions`; mouth: see `MouthPlacement`; landmarks: where MediaPipe's lie,
+    None where the head's files do not tell.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Head:
     expression_jaw: Tensor
     mouth: MouthPlacement
     regions: dict[str, Tensor] = field(default_factory=dict)
+    landmarks: LandmarkEmbedding | None = None
 
     def __post_init__(self) -> None:
         _check_shapes(self)

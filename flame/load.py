@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from flame.head import JOINT_NAMES, Head, MouthPlacement
+from flame.landmarks import LandmarkEmbedding, flame_embedding, open_head_embedding
 from flame.mouth import mouth_from_lips, mouth_from_teeth
 from flame.region_files import region_overrides
 from flame.regions import Floats, Geometry, Indices, derive_regions, labelled_regions
@@ -39,7 +40,8 @@ def load_head(source: str | Path, regions: str | Path | None = None) -> Head:
 
     source: "open" (the head that ships in data/open_head), "flame" (the first of `FLAME_FILES` in data/FLAME), a path
     of a .npz in that head's layout (its README lists the keys), or of a FLAME 2020 or 2023 .pkl. FLAME pickles hold
-    no eyelids: `l_eyelid.npy` and `r_eyelid.npy` [V,3] beside the pickle are used if they exist, zeros otherwise.
+    no eyelids: `l_eyelid.npy` and `r_eyelid.npy` [V,3] beside the pickle are used if they exist, zeros otherwise; so is
+    `mediapipe_landmark_embedding.npz`, which tracking needs.
     Pickles are read without executing them.
     regions: a masks pickle or a folder that replaces regions, see `flame.region_files.region_overrides`.
 
@@ -74,7 +76,8 @@ def _from_npz(path: Path, regions: str | Path | None) -> Head:
     n_shape = int(data["n_shape"])
     names = tuple(str(name) for name in data["exp_names"])
     lids = np.stack([_array(path, data, key, (len(data["v_template"]), 3)) for key in ("l_eyelid", "r_eyelid")])
-    return _assemble(path, data, n_shape, names, lids, regions)
+    landmarks = open_head_embedding(data)
+    return _assemble(path, data, n_shape, names, lids, regions, landmarks)
 
 
 def _from_flame(path: Path, regions: str | Path | None) -> Head:
@@ -88,7 +91,8 @@ def _from_flame(path: Path, regions: str | Path | None) -> Head:
         )
     names = tuple(f"exp{k:03d}" for k in range(columns - FLAME_IDENTITIES))
     lids = _flame_eyelids(path, len(data["v_template"]))
-    return _assemble(path, data, FLAME_IDENTITIES, names, lids, regions)
+    landmarks = flame_embedding(path, len(data["f"]))
+    return _assemble(path, data, FLAME_IDENTITIES, names, lids, regions, landmarks)
 
 
 def _flame_eyelids(model: Path, n_vertices: int) -> Floats:
@@ -113,6 +117,7 @@ def _assemble(
     names: tuple[str, ...],
     lids: Floats,
     regions: str | Path | None,
+    landmarks: LandmarkEmbedding | None,
 ) -> Head:
     n, joints = len(data["v_template"]), len(JOINT_NAMES)
     vertices = _array(path, data, "v_template", (n, 3))
@@ -146,6 +151,7 @@ def _assemble(
         expression_jaw=_tensor(_expression_jaw(data, names)),
         mouth=mouth,
         regions={name: torch.from_numpy(np.asarray(ids, np.int64)) for name, ids in found.items()},
+        landmarks=landmarks,
     )
 
 

@@ -1,0 +1,255 @@
+"""Bundle adjustment of a head over a clip: unknowns, cost terms, and the Levenberg-Marquardt loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flame.rotations import matrix_from_axis_angle, matrix_to_axis_angle, skew
+from tracking.normal_equations import NormalEquations, NotPositiveError, solve
+from tracking.surface import EYE_ANGLES, JAW_ANGLES, LIDS, Codes, SurfacePoints, turns_of
+
+POSE = 6  # unknowns of a frame before its codes: rotation increment (radians, camera axes), translation (metres)
+CHUNK_BYTES = 96 * 2**20  # bounds the derivatives that are formed at once
+
+Progress = Callable[[int, int], None]
+"""Called with the steps done and the steps at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """The unknowns: shape [S]; log_focal scalar (pixels); codes [T,E+9] (expression, jaw, eyes, lids: see
+    `surface.Codes`); R [T,3,3], t [T,3] head to camera. float32 on one device.
+    """
+
+    shape: Tensor
+    log_focal: Tensor
+    codes: Tensor
+    R: Tensor
+    t: Tensor
+
+    def split(self, frames: slice = slice(None)) -> Codes:
+        codes = self.codes[frames]
+        return Codes(*codes.split([codes.shape[1] - JAW_ANGLES - EYE_ANGLES - LIDS, JAW_ANGLES, EYE_ANGLES, LIDS], 1))
+
+    def moved(self, step: Tensor, shared: Tensor, low: Tensor, high: Tensor) -> State:
+        """One step [T,6+C], [S+1] on, codes kept within low, high [C]."""
+        return State(
+            self.shape + shared[:-1], self.log_focal + shared[-1],
+            torch.clamp(self.codes + step[:, POSE:], low, high),
+            matrix_from_axis_angle(step[:, :3]) @ self.R, self.t + step[:, 3:POSE],
+        )  # fmt: skip
+
+
+class DataTerm(Protocol):
+    """A residual of projected surface points. points: which; offset [L,3] added to them in head space."""
+
+    points: SurfacePoints
+    offset: Tensor
+
+    def residual(self, frames: slice, pixels: Tensor, want_slope: bool) -> tuple[Tensor, Tensor | None, Tensor]:
+        """pixels [C,L,2] -> residual [C,L,K]; its derivative by the pixels [C,L,K,2] when wanted; precision [C,L].
+
+        A point's cost is Cauchy's: precision * c^2 log(1 + |r|^2 / c^2) / 2 with c = `cutoff`.
+        """
+        ...
+
+    cutoff: float
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """Quadratic terms. codes: sum of weight (rows @ codes - target)^2 / 2 with rows [M,C], target [T,M], weight [M].
+    smooth [6+C]: precision of second differences of each unknown; steady bool [T]: frame t lies evenly between its
+    neighbours. shape: precision of each shape code; focal: log focal and its precision.
+    """
+
+    rows: Tensor
+    target: Tensor
+    weight: Tensor
+    smooth: Tensor
+    steady: Tensor
+    shape: float
+    focal: tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What is minimised. center: principal point, pixels. low, high [C]: bounds of the codes. held [6+C], held_shared
+    [S+1]: unknowns that stay as they are.
+    """
+
+    terms: Sequence[DataTerm]
+    prior: Prior
+    center: float
+    low: Tensor
+    high: Tensor
+    held: Tensor
+    held_shared: Tensor
+
+
+def minimise(problem: Problem, state: State, iterations: int, tolerance: float, progress: Progress | None) -> State:
+    """Levenberg-Marquardt with bounds until the cost falls by less than `tolerance` of itself, or `iterations`."""
+    damping, cost = 1e-3, total_cost(problem, state)
+    for iteration in range(iterations):
+        equations = normal_equations(problem, state)
+        _hold_bounds(problem, state, equations)
+        before = cost
+        while damping < 1e6:
+            trial = _stepped(problem, state, equations, damping)
+            trial_cost = total_cost(problem, trial) if trial is not None else float("inf")
+            if trial is not None and trial_cost <= cost:
+                state, cost, damping = trial, trial_cost, max(damping / 5, 1e-6)
+                break
+            damping *= 6
+        if progress is not None:
+            progress(iteration + 1, iterations)
+        if not cost < before * (1 - tolerance):
+            break
+    return state
+
+
+def project(state: State, points: Tensor, center: float, frames: slice = slice(None)) -> tuple[Tensor, Tensor]:
+    """Points [C,L,3] of some frames: pixels [C,L,2] and camera coordinates [C,L,3]."""
+    camera = points @ state.R[frames].mT + state.t[frames, None]
+    return state.log_focal.exp() * camera[..., :2] / camera[..., 2:].clamp_min(1e-3) + center, camera
+
+
+def total_cost(problem: Problem, state: State) -> float:
+    cost = 0.0
+    for term in problem.terms:
+        for frames in _chunks(problem, state, term):
+            codes = state.split(frames)
+            points = term.points.place(state.shape, codes, turns_of(codes)) + term.offset
+            pixels, _ = project(state, points, problem.center, frames)
+            residual, _, precision = term.residual(frames, pixels, False)
+            square = (residual**2).sum(-1)
+            cost += float((precision * torch.log1p(square / term.cutoff**2)).double().sum()) * term.cutoff**2 / 2
+    return cost + _prior_cost(problem.prior, state)
+
+
+def normal_equations(problem: Problem, state: State) -> NormalEquations:
+    frames, unknowns, shared = len(state.t), POSE + state.codes.shape[1], len(state.shape) + 1
+    equations = NormalEquations.zeros(frames, unknowns, shared)
+    for term in problem.terms:
+        for part in _chunks(problem, state, term):
+            _add_data(equations, problem, state, term, part)
+    _add_prior(equations, problem.prior, state)
+    return equations
+
+
+def _chunks(problem: Problem, state: State, term: DataTerm) -> list[slice]:
+    width = 3 * (POSE + state.codes.shape[1] + (0 if bool(problem.held_shared.all()) else len(state.shape)))
+    step = max(1, CHUNK_BYTES // (4 * width * len(term.points)))
+    return [slice(start, min(start + step, len(state.t))) for start in range(0, len(state.t), step)]
+
+
+def _add_data(equations: NormalEquations, problem: Problem, state: State, term: DataTerm, frames: slice) -> None:
+    codes = state.split(frames)
+    turns = turns_of(codes)
+    points = term.points.place(state.shape, codes, turns) + term.offset
+    pixels, camera = project(state, points, problem.center, frames)
+    residual, slope, precision = term.residual(frames, pixels, True)
+    by_camera = _pixel_by_camera(camera, float(state.log_focal.exp()))
+    by_focal = (pixels - problem.center)[..., None]
+    if slope is not None:
+        by_camera, by_focal = slope @ by_camera, slope @ by_focal
+    by_points = by_camera @ state.R[frames, None]
+    arm = -skew(camera - state.t[frames, None])
+    own = torch.cat([by_camera @ arm, by_camera, by_points @ term.points.derivative(state.shape, codes, turns)], -1)
+    # iteratively reweighted least squares: Cauchy's weight
+    weight = (precision / (1 + (residual**2).sum(-1) / term.cutoff**2)).sqrt()[..., None]
+    value = (weight * residual).flatten(1)
+    own = (weight[..., None] * own).flatten(1, 2)
+    equations.blocks[frames] += _double(own.mT @ own)
+    equations.gradient[frames] += _double((own.mT @ value[..., None]).squeeze(-1))
+    if bool(problem.held_shared.all()):
+        return
+    common = torch.cat([by_points @ term.points.shape_derivative(turns), by_focal], -1)
+    common = (weight[..., None] * common).flatten(1, 2)
+    equations.border[frames] += _double(own.mT @ common)
+    equations.shared += _double((common.mT @ common).sum(0))
+    equations.shared_gradient += _double((common.mT @ value[..., None]).sum(0).squeeze(-1))
+
+
+def _pixel_by_camera(camera: Tensor, focal: float) -> Tensor:
+    """Derivative of the projection by camera coordinates: [...,3] -> [...,2,3]."""
+    x, y, z = camera.unbind(-1)
+    inverse, zero = focal / z.clamp_min(1e-3), torch.zeros_like(z)
+    rows = [inverse, zero, -inverse * x / z.clamp_min(1e-3), zero, inverse, -inverse * y / z.clamp_min(1e-3)]
+    return torch.stack(rows, -1).reshape(*z.shape, 2, 3)
+
+
+def _second_differences(state: State) -> Tensor:
+    """[T,6+C], zero in the first and last frame; of the rotation by its steps' rotation vectors."""
+    frames = len(state.t)
+    result = state.codes.new_zeros(frames, POSE + state.codes.shape[1])
+    if frames < 3:
+        return result
+    steps = matrix_to_axis_angle(state.R[1:] @ state.R[:-1].mT)
+    values = torch.cat([state.t, state.codes], 1)
+    result[1:-1, :3] = steps[1:] - steps[:-1]
+    result[1:-1, 3:] = values[2:] - 2 * values[1:-1] + values[:-2]
+    return result
+
+
+def _prior_cost(prior: Prior, state: State) -> float:
+    misfit = state.codes @ prior.rows.T - prior.target
+    bend = _second_differences(state) * prior.steady[:, None]
+    focal, precision = prior.focal
+    cost = (prior.weight * misfit**2).double().sum() + (prior.smooth * bend**2).double().sum()
+    cost += prior.shape * (state.shape**2).double().sum() + precision * (state.log_focal.double() - focal) ** 2
+    return float(cost) / 2
+
+
+def _add_prior(equations: NormalEquations, prior: Prior, state: State) -> None:
+    rows, weight, target = _double(prior.rows), _double(prior.weight), _double(prior.target)
+    misfit = _double(state.codes) @ rows.T - target
+    equations.blocks[:, POSE:, POSE:] += rows.T @ (weight[:, None] * rows)
+    equations.gradient[:, POSE:] += (weight * misfit) @ rows
+    smooth, steady = _double(prior.smooth), prior.steady.cpu().numpy().astype(np.float64)[:, None]
+    bend = _double(_second_differences(state)) * smooth * steady
+    diagonal = np.arange(len(smooth))
+    for shift, factor in ((-1, 1.0), (0, -2.0), (1, 1.0)):
+        # steady is zero at both ends, so rolling wraps nothing around
+        equations.gradient += factor * np.roll(bend, shift, axis=0)
+        equations.blocks[:, diagonal, diagonal] += factor**2 * smooth * np.roll(steady, shift, axis=0)
+    equations.next += -2 * smooth * (steady + np.roll(steady, -1, axis=0))
+    equations.after_next += smooth * np.roll(steady, -1, axis=0)
+    n_shape, (focal, precision) = len(state.shape), prior.focal
+    shared = np.concatenate([np.full(n_shape, prior.shape), [precision]])
+    value = np.concatenate([_double(state.shape), [float(state.log_focal) - focal]])
+    equations.shared[np.arange(n_shape + 1), np.arange(n_shape + 1)] += shared
+    equations.shared_gradient += shared * value
+
+
+def _hold_bounds(problem: Problem, state: State, equations: NormalEquations) -> None:
+    """Take out what is held, and codes at a bound that the gradient pushes against (Bertsekas' projected Newton)."""
+    codes, gradient = state.codes, torch.from_numpy(equations.gradient[:, POSE:]).to(state.codes)
+    stuck = ((codes <= problem.low) & (gradient > 0)) | ((codes >= problem.high) & (gradient < 0))
+    held = torch.cat([torch.zeros_like(stuck[:, :POSE]), stuck], 1) | problem.held
+    equations.hold(held.cpu().numpy(), problem.held_shared.cpu().numpy())
+
+
+def _stepped(problem: Problem, state: State, equations: NormalEquations, damping: float) -> State | None:
+    try:
+        step, shared = solve(equations, damping)
+    except NotPositiveError:
+        return None
+    as_tensor = [torch.from_numpy(values).to(state.codes) for values in (step, shared)]
+    return state.moved(as_tensor[0], as_tensor[1], problem.low, problem.high)
+
+
+def _double(values: Tensor) -> np.ndarray:
+    return values.double().cpu().numpy()
+
+
+def orthonormal(state: State) -> State:
+    """The same state with R cleaned of the rounding that many small turns leave."""
+    u, _, vh = torch.linalg.svd(state.R.double())
+    return replace(state, R=(u @ vh).to(state.R))

@@ -1,0 +1,339 @@
+"""A parametric head fitted to the landmarks of a whole clip at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flame import Head
+from flame.rotations import matrix_from_6d, matrix_to_6d, matrix_to_axis_angle
+from tracking.bundle import POSE, Prior, Problem, Progress, State, minimise, orthonormal
+from tracking.landmark_embedding import LOOSE_SPREAD, landmark_embedding
+from tracking.landmark_term import (
+    DETECTOR_NOISE,
+    LandmarkTerm,
+    estimate_offset,
+    landmark_residuals,
+    landmark_term,
+    spread_of_residuals,
+)
+from tracking.records import BLENDSHAPE_NAMES, Fit, Observations
+from tracking.surface import EYE_ANGLES, JAW_ANGLES, LIDS, SurfacePoints, turns_of
+
+BLINKS = ("eyeBlinkLeft", "eyeBlinkRight")
+OFFSET_FRAMES = 10  # a constant difference cannot be told from the codes of fewer frames
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """Standard deviations are what is expected before looking; lengths in metres, angles in radians.
+
+    focal: pixels of the crop; None estimates it. focal_guess: in crop sides, with focal_sigma, a standard deviation of
+    its logarithm: perspective tells little of it, so the guess matters. shape_codes: identity directions used.
+    independent_frames: how many frames' worth of independent evidence about what is constant a clip holds; landmark
+    errors are alike from frame to frame. landmark_weight: below 1, since the landmarks of a frame err together.
+    expression_sigma: around the detector's scores (heads with ARKit's expressions) ; expression_limit: their largest
+    code; a face may go a little beyond the sculpted extreme. jaw_sigma: around the rotation that belongs to the
+    expression (the open head), or around rest (FLAME: free_jaw_sigma). gaze_sigma, vergence_sigma: of both eyes, and
+    between them. *_bend: of second differences from frame to frame; raise to smooth less. offsets: estimate
+    the constant difference between the detector's landmarks and the head's. lid_share: the part of a blink
+    that goes to the eyelid codes where the expressions can close the lids too; both have the same effect on the mesh.
+    iterations: at most, of each of the two passes.
+    """
+
+    focal: float | None = None
+    focal_guess: float = 2.0
+    focal_sigma: float = 0.25
+    shape_codes: int = 100
+    independent_frames: float = 10.0
+    landmark_weight: float = 0.3
+    expression_sigma: float = 0.15
+    expression_limit: float = 1.1
+    jaw_sigma: float = 0.03
+    free_jaw_sigma: float = 0.15
+    gaze_sigma: float = 0.3
+    vergence_sigma: float = 0.03
+    rotation_bend: float = 0.01
+    translation_bend: float = 0.002
+    code_bend: float = 0.08
+    lid_bend: float = 0.4
+    gaze_bend: float = 0.15
+    offsets: bool = True
+    lid_share: float = 0.5
+    iterations: int = 25
+
+
+@dataclass(frozen=True, eq=False)
+class LandmarkErrors:
+    """RMS distance per frame [T], pixels of the crop, over the landmarks that lie firmly on the skin (the face oval
+    slides along the outline): raw, and without the clip's constant difference between detector and head.
+    """
+
+    raw: NDArray[np.float32]
+    aligned: NDArray[np.float32]
+
+
+def fit_clip(
+    head: Head,
+    observations: Observations,
+    settings: FitSettings | None = None,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> Fit:
+    """Identity, focal length, and each frame's pose, expression, jaw, eyes and lids from landmarks and scores.
+
+    All frames are solved together (Levenberg-Marquardt, exact steps): first against the head's own landmarks, then
+    with the constant difference between them and the detector's removed. `landmark_error` is
+    `LandmarkErrors.aligned`. progress(done, total) is called after each step.
+
+    Raises ValueError when there is no frame, a frame with too few landmarks, or a head without landmarks.
+    """
+    settings = settings or FitSettings()
+    if not len(observations):
+        raise ValueError("observations: no frame to fit")
+    clip = clip_of(head, observations, settings, device)
+    total = settings.iterations * (2 if settings.offsets else 1)
+    state = minimise(clip.problem, clip.start, settings.iterations, 3e-4, _part(progress, 0, total))
+    if settings.offsets and len(observations) >= OFFSET_FRAMES:
+        clip.learn_offset(state)
+        state = minimise(clip.problem, state, settings.iterations, 3e-4, _part(progress, settings.iterations, total))
+    if progress is not None:
+        progress(total, total)
+    return fit_of(head, orthonormal(state), clip, settings)
+
+
+@dataclass(eq=False)
+class Clip:
+    """A clip's problem (see `bundle.Problem`), where to start, and its landmarks. spread [L]: of the embedding."""
+
+    problem: Problem
+    start: State
+    landmarks: LandmarkTerm
+    spread: Tensor
+    size: int
+    independent: float
+
+    @property
+    def center(self) -> float:
+        return self.size / 2
+
+    def learn_offset(self, state: State) -> None:
+        """Set the landmarks' constant difference and their expected errors to what `state` leaves over."""
+        term = self.landmarks
+        term.offset = estimate_offset(term, state, self.center, self.spread, self.independent)
+        term.sigma = spread_of_residuals(landmark_residuals(term, state, self.center), DETECTOR_NOISE * self.size)
+
+    def errors(self, state: State) -> LandmarkErrors:
+        term, firm = self.landmarks, self.spread < LOOSE_SPREAD
+        kept = term.offset
+        term.offset = torch.zeros_like(kept)
+        raw = landmark_residuals(term, state, self.center)[:, firm]
+        term.offset = estimate_offset(term, state, self.center, self.spread, self.independent)
+        aligned = landmark_residuals(term, state, self.center)[:, firm]
+        term.offset = kept
+        return LandmarkErrors(*(
+            error.square().sum(-1).nanmean(1).sqrt().cpu().numpy() for error in (raw, aligned)
+        ))
+
+
+def landmark_errors(
+    head: Head, fit: Fit, observations: Observations, device: torch.device | str = "cpu"
+) -> LandmarkErrors:
+    """How well a fit (ours or another tracker's) meets the observed landmarks, by one measure for all."""
+    clip = clip_of(head, observations, FitSettings(shape_codes=len(fit.shape)), device)
+    return clip.errors(state_of(head, fit, device))
+
+
+def clip_of(head: Head, observations: Observations, settings: FitSettings, device: torch.device | str) -> Clip:
+    """The landmark problem of a clip, ready to solve."""
+    embedding = landmark_embedding(head)
+    n_shape = min(settings.shape_codes, head.n_shape)
+    points = SurfacePoints(head, embedding.triangle, embedding.barycentric, n_shape, device)
+    focal = settings.focal or settings.focal_guess * observations.size
+    term = landmark_term(observations, embedding, points, settings.landmark_weight, 0.0)
+    spread = torch.from_numpy(embedding.spread).to(points.rest)
+    start = _start(head, observations, term, spread < LOOSE_SPREAD, focal, n_shape)
+    term.sigma = torch.hypot(term.sigma, spread * (start.log_focal.exp() / start.t[:, 2].median()))
+    low, high = _bounds(head, settings)
+    held_shared = torch.zeros(n_shape + 1, dtype=torch.bool, device=points.rest.device)
+    held_shared[-1] = settings.focal is not None
+    problem = Problem(
+        [term], clip_prior(head, observations, settings, device), observations.size / 2, low.to(points.rest),
+        high.to(points.rest), _held(head).to(device), held_shared,
+    )  # fmt: skip
+    return Clip(problem, start, term, spread, observations.size, settings.independent_frames)
+
+
+def clip_prior(head: Head, observations: Observations, settings: FitSettings, device: torch.device | str) -> Prior:
+    """What is expected of a face before its landmarks are looked at, see `FitSettings`."""
+    n, frames = head.n_expression, len(observations)
+    width = n + JAW_ANGLES + EYE_ANGLES + LIDS
+    scores, blinks = _scores(head, observations)
+    coupled = bool(head.expression_jaw.any())
+    jaw_sigma = settings.jaw_sigma if coupled else settings.free_jaw_sigma
+    rows = torch.eye(width)
+    rows[n:n + JAW_ANGLES, :n] = -head.expression_jaw.T
+    eye = n + JAW_ANGLES
+    vergence = torch.zeros(2, width)
+    vergence[:, eye:eye + 2], vergence[:, eye + 2:eye + 4] = torch.eye(2), -torch.eye(2)
+    named = named_expressions(head)
+    sigma = [settings.expression_sigma if named else 1.0] * n + [jaw_sigma] * JAW_ANGLES
+    sigma += [settings.gaze_sigma] * EYE_ANGLES + [settings.expression_sigma] * LIDS + [settings.vergence_sigma] * 2
+    target = torch.zeros(frames, width + 2)
+    target[:, :n], target[:, width - LIDS:width] = scores, blinks
+    evidence = max(1.0, frames / settings.independent_frames)
+    center = np.log(settings.focal or settings.focal_guess * observations.size)
+    return Prior(
+        torch.cat([rows, vergence]).to(device), target.to(device), torch.tensor(sigma).pow(-2).to(device),
+        _smoothness(head, settings).to(device), _steady(observations.source_index).to(device), evidence,
+        (float(center), evidence / settings.focal_sigma**2),
+    )  # fmt: skip
+
+
+def named_expressions(head: Head) -> bool:
+    """True when the head's expressions are ARKit's, which the detector scores."""
+    return sum(name in BLENDSHAPE_NAMES for name in head.expression_names) > head.n_expression / 2
+
+
+def state_of(head: Head, fit: Fit, device: torch.device | str) -> State:
+    """The unknowns of a fit. Lids that the expressions can close too count as expression."""
+    def tensor(values: NDArray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(device)
+
+    expression, lids = tensor(fit.expression), tensor(fit.eyelids)
+    same = _blink_columns(head)
+    if same is not None:
+        expression = expression.clone()
+        expression[:, same] += lids
+        lids = torch.zeros_like(lids)
+    jaw = matrix_to_axis_angle(matrix_from_6d(tensor(fit.jaw)))
+    left, right = (matrix_from_6d(part) for part in tensor(fit.eyes).split(6, 1))
+    eyes = [
+        torch.stack([torch.atan2(eye[:, 0, 2], eye[:, 2, 2]), torch.atan2(-eye[:, 1, 2], eye[:, 1, 1])], 1)
+        for eye in (left, right)
+    ]
+    return State(tensor(fit.shape), torch.log(tensor(fit.K)[0, 0]), torch.cat([expression, jaw, *eyes, lids], 1),
+                 tensor(fit.R), tensor(fit.t))
+
+
+def fit_of(head: Head, state: State, clip: Clip, settings: FitSettings) -> Fit:
+    """The record of a solved state."""
+    codes = state.split()
+    turns = turns_of(codes).rotation
+    expression, lids = codes.expression.clone(), codes.lids
+    same = _blink_columns(head)
+    if same is not None:
+        lids = settings.lid_share * expression[:, same]
+        expression[:, same] -= lids
+    shape = torch.zeros(head.n_shape)
+    shape[:len(state.shape)] = state.shape.cpu()
+    focal = float(state.log_focal.exp())
+    K = np.array([[focal, 0, clip.center], [0, focal, clip.center], [0, 0, 1]], np.float32)
+
+    def array(values: Tensor) -> NDArray[np.float32]:
+        return values.cpu().numpy().astype(np.float32)
+
+    return Fit(array(shape), array(expression), array(matrix_to_6d(turns[:, 0])),
+               array(matrix_to_6d(turns[:, 1:]).flatten(1)), array(lids), array(state.R), array(state.t), K,
+               clip.errors(state).aligned)
+
+
+def _start(
+    head: Head, observations: Observations, term: LandmarkTerm, firm: Tensor, focal: float, n_shape: int
+) -> State:
+    """The mean head with the detector's expression, placed by scaled orthography frame by frame."""
+    points = term.points
+    scores, blinks = _scores(head, observations)
+    jaw = scores @ head.expression_jaw
+    codes = torch.cat([scores, jaw, torch.zeros(len(scores), EYE_ANGLES), blinks], 1).to(points.rest)
+    shape = points.rest.new_zeros(n_shape)
+    frames = len(codes)
+    blank = State(shape, points.rest.new_tensor(focal).log(), codes, torch.eye(3).to(points.rest).expand(frames, 3, 3),
+                  points.rest.new_zeros(frames, 3))
+    split = blank.split()
+    R, t = _orthographic(points.place(shape, split, turns_of(split)), term.observed - observations.size / 2,
+                         (term.weight > 0) & firm, focal)
+    return replace(blank, R=R, t=t)
+
+
+def _orthographic(points: Tensor, pixels: Tensor, seen: Tensor, focal: float) -> tuple[Tensor, Tensor]:
+    """R [T,3,3], t [T,3] from points [T,L,3] and pixels [T,L,2] about the principal point, by the affine camera that
+    fits best; its rows give scale and rotation.
+    """
+    share = (seen / seen.sum(1, keepdim=True).clamp_min(1))[..., None]
+    middle, image = (share * points).sum(1, keepdim=True), (share * pixels).sum(1, keepdim=True)
+    spread, target = points - middle, pixels - image
+    moment = (share * spread).mT @ spread + 1e-9 * torch.eye(3, device=points.device)
+    affine = torch.linalg.solve(moment, (share * spread).mT @ target).mT
+    u, size, vh = torch.linalg.svd(affine, full_matrices=False)
+    rows = u @ vh
+    R = torch.stack([rows[:, 0], rows[:, 1], torch.linalg.cross(rows[:, 0], rows[:, 1])], 1)
+    depth = focal / size.mean(1).clamp_min(1e-6)
+    place = torch.cat([image[:, 0] * (depth / focal)[:, None], depth[:, None]], 1)
+    return R, place - (R @ middle.mT).squeeze(-1)
+
+
+def _scores(head: Head, observations: Observations) -> tuple[Tensor, Tensor]:
+    """What the detector says of the codes: expression [T,E] (zero where it has no such name) and lids [T,2]."""
+    found = np.clip(np.nan_to_num(observations.blendshapes), 0, 1)
+    columns = {name: torch.from_numpy(found[:, k]).float() for k, name in enumerate(BLENDSHAPE_NAMES)}
+    none = torch.zeros(len(found))
+    expression = torch.stack([columns.get(name, none) for name in head.expression_names], 1)
+    lids = torch.zeros(len(found), LIDS)
+    if _blink_columns(head) is None and bool(head.eyelids.any()):
+        lids = torch.stack([columns[name] for name in BLINKS], 1)
+    return expression, lids
+
+
+def _bounds(head: Head, settings: FitSettings) -> tuple[Tensor, Tensor]:
+    n, turns = head.n_expression, JAW_ANGLES + EYE_ANGLES
+    named = named_expressions(head)
+    low = torch.tensor([0.0 if named else -torch.inf] * n + [-torch.inf] * turns + [0.0] * LIDS)
+    high = torch.tensor([settings.expression_limit if named else torch.inf] * n + [torch.inf] * turns + [1.0] * LIDS)
+    return low, high
+
+
+def _held(head: Head) -> Tensor:
+    """Lids that expressions close too, or that do nothing; and expressions that landmarks cannot see."""
+    held = torch.zeros(POSE + head.n_expression + JAW_ANGLES + EYE_ANGLES + LIDS, dtype=torch.bool)
+    held[-LIDS:] = _blink_columns(head) is not None or not bool(head.eyelids.any())
+    if "tongueOut" in head.expression_names:
+        held[POSE + head.expression_names.index("tongueOut")] = True
+    return held
+
+
+def _blink_columns(head: Head) -> list[int] | None:
+    """Columns of the expressions that equal the eyelid offsets, left and right; None for heads without such."""
+    if not all(name in head.expression_names for name in BLINKS):
+        return None
+    columns = [head.expression_names.index(name) for name in BLINKS]
+    same = torch.allclose(head.expression_dirs[:, :, columns].permute(2, 0, 1), head.eyelids, atol=1e-6)
+    return columns if same else None
+
+
+def _smoothness(head: Head, settings: FitSettings) -> Tensor:
+    """Precision of second differences [6+C]."""
+    names = head.expression_names
+    unit = 1.0 if named_expressions(head) else 6.0  # FLAME's codes run from about -3 to 3
+    codes = [settings.lid_bend if name in BLINKS else settings.code_bend * unit for name in names]
+    sigma = [settings.rotation_bend] * 3 + [settings.translation_bend] * 3 + codes
+    sigma += [settings.code_bend * 0.3] * JAW_ANGLES + [settings.gaze_bend] * EYE_ANGLES + [settings.lid_bend] * LIDS
+    return torch.tensor(sigma).pow(-2)
+
+
+def _steady(source_index: NDArray[np.int64]) -> Tensor:
+    """True for frames as far from the one before as from the one after, in the clip's usual step."""
+    steady = np.zeros(len(source_index), bool)
+    if len(source_index) >= 3:
+        step = np.diff(source_index)
+        usual = step <= np.median(step)
+        steady[1:-1] = usual[1:] & usual[:-1]
+    return torch.from_numpy(steady)
+
+
+def _part(progress: Progress | None, done: int, total: int) -> Progress | None:
+    return None if progress is None else lambda step, _: progress(done + step, total)

@@ -1,0 +1,184 @@
+"""Points fixed to a head's surface: their places for all frames, and how they move with every code.
+
+A point is a barycentric mixture of three skinned vertices. Since only jaw and eyes turn, it is linear in the codes but
+for one lever arm per joint, so places and exact derivatives of all frames are a few matrix products; `pose_head`
+would differentiate through all 5,000 vertices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flame import JOINT_NAMES, Head
+from flame.rotations import matrix_from_axis_angle
+
+MOVING = tuple(JOINT_NAMES.index(name) for name in ("jaw", "left_eye", "right_eye"))
+JAW_ANGLES, EYE_ANGLES, LIDS = 3, 4, 2
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """Codes of T frames: expression [T,E]; jaw [T,3] rotation vector; eyes [T,4] yaw, pitch of left and right eye
+    (radians, yaw to the subject's left, pitch down); lids [T,2].
+    """
+
+    expression: Tensor
+    jaw: Tensor
+    eyes: Tensor
+    lids: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Turns:
+    """Rotations of jaw, left and right eye [T,3,3,3], and their derivatives [T,3,3,3] (jaw), [T,2,3,3] (each eye)."""
+
+    rotation: Tensor
+    derivative: tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class _Lever:
+    """The part of n points (index) that turns with one joint: arm = rest + shape @ s + code @ c, [n,3,.]."""
+
+    index: Tensor
+    rest: Tensor
+    shape: Tensor
+    code: Tensor
+
+
+class SurfacePoints:
+    """L points on a head's surface; bases in float32 on one device.
+
+    triangle int64 [L], barycentric [L,3]: as in `flame.landmarks`. n_shape: how many identity directions are used.
+    """
+
+    def __init__(
+        self, head: Head, triangle: np.ndarray, barycentric: np.ndarray, n_shape: int, device: torch.device | str
+    ) -> None:
+        head = head.to(dtype=torch.float64)
+        corners, share = head.faces[torch.from_numpy(triangle)], torch.from_numpy(barycentric)
+        self.n_expression = head.n_expression
+        shape_dirs = head.shape_dirs[:, :, :n_shape]
+        code_dirs = head.expression_dirs
+        if head.has_pose_correctives:  # of jaw and eyes; the neck stays at rest
+            code_dirs = torch.cat([code_dirs, head.pose_dirs[:, :, 9:]], dim=-1)
+
+        def mixed(weights: Tensor, values: Tensor) -> Tensor:
+            return torch.einsum("lc,lc...->l...", weights, values[corners])
+
+        def stored(values: Tensor) -> Tensor:
+            return values.to(device=device, dtype=torch.float32)
+
+        self.rest, self.shape, self.code, self.lids = (
+            stored(mixed(share, values))
+            for values in (head.v_template, shape_dirs, code_dirs, head.eyelids.permute(1, 2, 0))
+        )
+        self._levers = []
+        for joint in MOVING:
+            weights = share * head.weights[corners, joint]
+            index = torch.nonzero(weights.sum(1) > 1e-6).squeeze(1)
+            total = weights.sum(1)
+            parts = []
+            for values in (head.v_template, shape_dirs, code_dirs):
+                at_joint = torch.einsum("v,v...->...", head.joint_regressor[joint], values)
+                if values is code_dirs:
+                    at_joint[:, self.n_expression:] = 0  # correctives act after the joints were placed
+                arm = mixed(weights, values) - total.reshape(-1, *[1] * at_joint.ndim) * at_joint
+                parts.append(stored(arm[index]))
+            self._levers.append(_Lever(index.to(device), *parts))
+
+    def __len__(self) -> int:
+        return self.rest.shape[0]
+
+    def place(self, shape: Tensor, codes: Codes, turns: Turns) -> Tensor:
+        """Points [T,L,3] in head space for an identity [S] and codes of T frames."""
+        code = self._code(codes, turns)
+        base = self.rest + self.shape @ shape
+        points = base + torch.einsum("tk,lck->tlc", code, self.code)
+        points += torch.einsum("te,lce->tlc", codes.lids, self.lids)
+        eye = torch.eye(3, device=points.device)
+        for joint, lever in enumerate(self._levers):
+            if len(lever.index):
+                turned = self._arm(lever, shape, code) @ (turns.rotation[:, joint] - eye).mT
+                points.index_add_(1, lever.index, turned)
+        return points
+
+    def derivative(self, shape: Tensor, codes: Codes, turns: Turns) -> Tensor:
+        """d place / d (expression, jaw, eyes, lids): [T,L,3,E+3+4+2], in that order."""
+        frames, n = codes.expression.shape[0], self.n_expression
+        code = self._code(codes, turns)
+        by_code = self.code.expand(frames, *self.code.shape).clone()
+        joints = self.rest.new_zeros(frames, len(self), 3, JAW_ANGLES + EYE_ANGLES)
+        eye, column = torch.eye(3, device=joints.device), 0
+        for joint, lever in enumerate(self._levers):
+            change = turns.derivative[joint]
+            if len(lever.index):
+                by_code.index_add_(1, lever.index, _turned(turns.rotation[:, joint] - eye, lever.code))
+                swing = torch.einsum("tkab,tlb->tlak", change, self._arm(lever, shape, code))
+                joints[:, lever.index, :, column:column + change.shape[1]] = swing
+            column += change.shape[1]
+        if by_code.shape[-1] > n:  # the chain through the pose correctives
+            column = 0
+            for joint, change in enumerate(turns.derivative):
+                effect = by_code[..., n + 9 * joint:n + 9 * joint + 9] @ change.flatten(2).mT[:, None]
+                joints[..., column:column + change.shape[1]] += effect
+                column += change.shape[1]
+        return torch.cat([by_code[..., :n], joints, self.lids.expand(frames, *self.lids.shape)], dim=-1)
+
+    def shape_derivative(self, turns: Turns) -> Tensor:
+        """d place / d shape: [T,L,3,S]."""
+        result = self.shape.expand(turns.rotation.shape[0], *self.shape.shape).clone()
+        eye = torch.eye(3, device=result.device)
+        for joint, lever in enumerate(self._levers):
+            if len(lever.index):
+                result.index_add_(1, lever.index, _turned(turns.rotation[:, joint] - eye, lever.shape))
+        return result
+
+    def _code(self, codes: Codes, turns: Turns) -> Tensor:
+        if self.code.shape[-1] == self.n_expression:
+            return codes.expression
+        feature = (turns.rotation - torch.eye(3, device=turns.rotation.device)).flatten(1)
+        return torch.cat([codes.expression, feature], dim=1)
+
+    @staticmethod
+    def _arm(lever: _Lever, shape: Tensor, code: Tensor) -> Tensor:
+        return lever.rest + lever.shape @ shape + torch.einsum("tk,lck->tlc", code, lever.code)
+
+
+def turns_of(codes: Codes) -> Turns:
+    """Rotations of jaw and eyes and their exact derivatives."""
+    jaw = matrix_from_axis_angle(codes.jaw)
+    by_jaw = torch.vmap(torch.func.jacfwd(matrix_from_axis_angle))(codes.jaw).permute(0, 3, 1, 2)
+    left, by_left = gaze_rotation(codes.eyes[:, :2])
+    right, by_right = gaze_rotation(codes.eyes[:, 2:])
+    return Turns(torch.stack([jaw, left, right], dim=1), (by_jaw, by_left, by_right))
+
+
+def gaze_rotation(angles: Tensor) -> tuple[Tensor, Tensor]:
+    """Yaw, pitch [T,2] -> R_y(yaw) R_x(pitch) [T,3,3] and its derivatives [T,2,3,3]: an eye that does not roll."""
+    yaw, pitch = angles.unbind(-1)
+    (ry, dry), (rx, drx) = _about_y(yaw), _about_x(pitch)
+    return ry @ rx, torch.stack([dry @ rx, ry @ drx], dim=1)
+
+
+def _about_y(angle: Tensor) -> tuple[Tensor, Tensor]:
+    c, s, o = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    return _matrix(c, o, s, o, o + 1, o, -s, o, c), _matrix(-s, o, c, o, o, o, -c, o, -s)
+
+
+def _about_x(angle: Tensor) -> tuple[Tensor, Tensor]:
+    c, s, o = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    return _matrix(o + 1, o, o, o, c, -s, o, s, c), _matrix(o, o, o, o, -s, -c, o, c, -s)
+
+
+def _matrix(*entries: Tensor) -> Tensor:
+    return torch.stack(entries, dim=-1).reshape(-1, 3, 3)
+
+
+def _turned(matrix: Tensor, basis: Tensor) -> Tensor:
+    """[T,3,3] x [n,3,K] -> [T,n,3,K]."""
+    return torch.einsum("tab,lbk->tlak", matrix, basis)
