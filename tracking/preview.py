@@ -1,0 +1,82 @@
+"""What lets a user judge the tracking: a video with mesh, landmarks and matte over the footage, and a plot of errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from tracking.footage import ByteImage, Dropped
+from tracking.mesh_view import MeshView
+from tracking.records import Floats
+from tracking.verdict import BLURRED, Quality
+from utils.atomic import write_with
+from utils.images import resize_area
+from utils.video import write_video
+
+MESH_COLOUR = np.array([90, 160, 235], np.float32)
+LANDMARK_COLOUR = (70, 255, 90)
+BEHIND = np.array([52, 150, 84], np.float32)  # a green that no skin or hair has
+MAX_PANEL = 512  # pixels; a preview need not be larger
+
+ReadImage = Callable[[int], ByteImage]
+
+
+def write_preview(
+    path: Path, view: MeshView, rgb: ReadImage, alpha: ReadImage, landmarks: Floats, size: int, fps: float,
+    frames: Iterable[int],
+) -> None:
+    """An MP4 of three panels: footage with landmarks, with the fitted head, and cut out by the matte.
+
+    view draws at the panels' size; landmarks [T,478,2] are pixels of crops of `size`.
+    """
+    with write_video(path, fps=fps, crf=20) as add:
+        for index in frames:
+            add(preview_frame(view, rgb(index), alpha(index), landmarks[index] * (view.size / size), index))
+
+
+def preview_frame(view: MeshView, rgb: ByteImage, alpha: ByteImage, landmarks: Floats, index: int) -> ByteImage:
+    """One picture of the preview, uint8 [S,3S,3], S = view.size; landmarks [478,2] in pixels of a panel."""
+    size = view.size
+    footage = rgb if rgb.shape[0] == size else resize_area(rgb, size, size)
+    matte = (alpha if alpha.shape[0] == size else resize_area(alpha, size, size)).astype(np.float32)[..., None] / 255
+    dotted = footage.copy()
+    for x, y in landmarks:
+        cv2.circle(dotted, (round(float(x) - 0.5), round(float(y) - 0.5)), 1, LANDMARK_COLOUR, -1)
+    brightness, covered = view.shading(index)
+    shaded = (0.25 + 0.75 * brightness[..., None]) * MESH_COLOUR
+    mixed = np.where(covered[..., None], 0.45 * footage + 0.55 * shaded, footage)
+    cut_out = footage * matte + BEHIND * (1 - matte)
+    return np.concatenate([dotted, _bytes(mixed), _bytes(cut_out)], axis=1)
+
+
+def write_error_plot(path: Path, time: Floats, quality: Quality, dropped: list[Dropped], title: str) -> None:
+    """A PNG: landmark error, turn of the head and sharpness over time; left-out pictures as marks along the axis."""
+    figure = Figure(figsize=(10, 7), dpi=110, layout="constrained")
+    axes = figure.subplots(3, 1, sharex=True)
+    rows = [(quality.landmark_error, "landmark error\n(pixels of the crop)"), (quality.yaw, "turn of the head\n(degrees)"),
+            (quality.sharpness, "sharpness")]
+    for axis, (values, label) in zip(axes, rows, strict=True):
+        axis.plot(time, values, linewidth=1, color="#2864a0")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylim(bottom=0)
+    axes[2].set_ylim(bottom=0)
+    axes[2].axhline(BLURRED, color="#b03030", linewidth=0.8, linestyle="--", label="blurred below")
+    if dropped:
+        axes[0].plot([d.time for d in dropped], np.zeros(len(dropped)), "|", color="#b03030", markersize=12,
+                     label="left out")
+        axes[0].legend(loc="upper right")
+    axes[2].legend(loc="upper right")
+    axes[2].set_xlabel("seconds of the clip")
+    axes[0].set_title(title)
+    FigureCanvasAgg(figure)
+    write_with(path, lambda temporary: figure.savefig(temporary))
+
+
+def _bytes(image: Floats) -> ByteImage:
+    return np.rint(np.clip(image, 0, 255)).astype(np.uint8)
