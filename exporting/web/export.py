@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from blendshape_ops import MEANS
 
 from arguments.export_settings import ExportSettings
 from exporting.web.head import Table, head_tables
@@ -52,18 +53,12 @@ def page_data(player: Player) -> tuple[dict[str, Any], dict[str, Table]]:
     pairs = live_pairs(avatar)
     tables = {"gaussians": pack_gaussians(avatar, pairs), "pairs": pack_pairs(pairs), **head_tables(player),
               **_clip_tables(clip), "codeRange": avatar.code_range.cpu().numpy().astype("<f4")}
-    seen = avatar.neutral.detach().cpu()[:, :3]
     meta = {"name": player.name, "gaussians": avatar.count, "pairs": len(pairs.values), "degree": player.sh_degree,
             "driven": player.num_expressions, "expressionNames": list(player.expression_names),
             "vertices": head.n_vertices, "triangles": head.n_faces, "parents": list(head.parents),
             "correctives": head.has_pose_correctives, "frames": len(clip), "width": clip.width, "height": clip.height,
-            "target": (_bound_positions(player) + seen).median(dim=0).values.tolist()}
+            "target": avatar.neutral.detach().cpu()[:, MEANS].median(dim=0).values.tolist()}
     return meta, tables
-
-
-def _bound_positions(player: Player) -> Any:
-    """[N,3] where the neutral means are measured from: the mean of a bound Gaussian is its place already."""
-    return player.avatar.neutral.new_zeros(3).cpu()
 
 
 def _clip_tables(clip: Clip) -> dict[str, Table]:

@@ -115,11 +115,12 @@ vec3 pairColor(int p, float basis[16]) {
   for (int i = 0; i < 48; i += 16) {
     uvec4 words = pair(p, 2 + i / 16);
     for (int j = 0; j < 16; ++j) {
-      sum[(i + j) % 3] += basis[(i + j) / 3] * unpackSnorm4x8(words[j / 4])[j % 4];
+      int signed8 = (int(words[j / 4]) << (24 - 8 * (j & 3))) >> 24;
+      sum[(i + j) % 3] += basis[(i + j) / 3] * float(signed8);
     }
   }
   uvec4 head = pair(p, 1);
-  return code(head.y) * uintBitsToFloat(head.z) * sum;
+  return code(head.y) * uintBitsToFloat(head.z) / 127.0 * sum;
 }
 
 bool finite(float x) { return x - x == 0.0; }

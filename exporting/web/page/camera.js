@@ -1,0 +1,50 @@
+"use strict";
+// World-to-camera rotation (row-major), translation and pixel intrinsics; x right, y down, z forward.
+
+class Camera {
+  constructor(meta, tables) {
+    this.meta = meta;
+    this.tables = tables;
+    this.frame = 0;
+    this.reset();
+  }
+
+  reset() {
+    Object.assign(this, { yaw: 0, pitch: 0, zoom: 1, shift: [0, 0] });
+  }
+
+  /** Turn around the head by angles in radians. */
+  orbit(yaw, pitch) {
+    this.yaw += yaw;
+    this.pitch = Math.min(Math.max(this.pitch + pitch, -1.4), 1.4);
+  }
+
+  scale(factor) {
+    this.zoom = Math.min(Math.max(this.zoom * factor, 0.2), 5);
+  }
+
+  /** Move the picture by fractions of its height. */
+  pan(x, y) {
+    this.shift = [this.shift[0] + x, this.shift[1] + y];
+  }
+
+  /** The recorded camera of `frame`, turned around the head, for a picture of width x height pixels. */
+  view(width, height) {
+    const { meta, tables, frame } = this;
+    const rows = (name, count) => Array.from(tables[name].subarray(count * frame, count * (frame + 1)));
+    const rotation = rows("clipRotation", 9), translation = rows("clipTranslation", 3);
+    const center = add(apply(rotation, meta.target), translation);
+    const turn = multiply(rotationFromVector([this.pitch, 0, 0]), rotationFromVector([0, this.yaw, 0]));
+    const R = multiply(turn, rotation);
+    const t = add(apply(turn, subtract(translation, center)), [center[0], center[1], center[2] / this.zoom]);
+    return { R, t, eye: apply(transpose(R), t).map((x) => -x), ...this.intrinsics(rows("clipIntrinsics", 9), width, height) };
+  }
+
+  /** The clip's picture fits into ours and keeps its proportions. */
+  intrinsics(K, width, height) {
+    const { meta, shift } = this, scale = Math.min(width / meta.width, height / meta.height);
+    const left = (width - scale * meta.width) / 2, top = (height - scale * meta.height) / 2;
+    return { k0: [scale * K[0], scale * K[1], scale * K[2] + left + shift[0] * height],
+             k1: [scale * K[3], scale * K[4], scale * K[5] + top + shift[1] * height] };
+  }
+}

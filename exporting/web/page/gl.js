@@ -1,0 +1,104 @@
+"use strict";
+// Small helpers around WebGL 2: programs, textures whose rows are 2048 texels wide, framebuffers.
+
+class Program {
+  constructor(gl, vertex, fragment) {
+    this.gl = gl;
+    this.program = gl.createProgram();
+    this.places = {};
+    gl.attachShader(this.program, this.compile(gl.VERTEX_SHADER, vertex));
+    gl.attachShader(this.program, this.compile(gl.FRAGMENT_SHADER, fragment));
+    gl.linkProgram(this.program);
+    if (!gl.getProgramParameter(this.program, gl.LINK_STATUS)) {
+      throw new Error(`${vertex}, ${fragment}: ${gl.getProgramInfoLog(this.program)}`);
+    }
+  }
+
+  compile(kind, name) {
+    const { gl } = this, shader = gl.createShader(kind);
+    gl.shaderSource(shader, SHADERS[name]);
+    gl.compileShader(shader);
+    if (!gl.getShaderParameter(shader, gl.COMPILE_STATUS)) throw new Error(`${name}: ${gl.getShaderInfoLog(shader)}`);
+    return shader;
+  }
+
+  use() {
+    this.gl.useProgram(this.program);
+  }
+
+  at(uniform) {
+    if (!(uniform in this.places)) this.places[uniform] = this.gl.getUniformLocation(this.program, uniform);
+    return this.places[uniform];
+  }
+
+  /** Bind {uniform: texture}. */
+  textures(named) {
+    const { gl } = this;
+    Object.entries(named).forEach(([uniform, texture], unit) => {
+      gl.activeTexture(gl.TEXTURE0 + unit);
+      gl.bindTexture(gl.TEXTURE_2D, texture);
+      gl.uniform1i(this.at(uniform), unit);
+    });
+  }
+}
+
+function createTexture(gl, format, width, height) {
+  const limit = gl.getParameter(gl.MAX_TEXTURE_SIZE);
+  if (height > limit || width > limit) {
+    throw new Error(`This avatar needs a texture of ${width} x ${height}; this graphics card allows ${limit}.`);
+  }
+  const texture = gl.createTexture();
+  gl.bindTexture(gl.TEXTURE_2D, texture);
+  gl.texStorage2D(gl.TEXTURE_2D, 1, format, width, Math.max(height, 1));
+  for (const parameter of [gl.TEXTURE_MIN_FILTER, gl.TEXTURE_MAG_FILTER]) {
+    gl.texParameteri(gl.TEXTURE_2D, parameter, gl.NEAREST);
+  }
+  return texture;
+}
+
+/** A texture of four words a texel that holds `words`; the last row is filled up with zeros. */
+function integerTexture(gl, words) {
+  const row = TABLE_WIDTH * TEXEL_WORDS, rows = Math.max(1, Math.ceil(words.length / row));
+  const texture = createTexture(gl, gl.RGBA32UI, TABLE_WIDTH, rows);
+  const full = Math.floor(words.length / row);
+  const send = (y, height, part) =>
+    gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, y, TABLE_WIDTH, height, gl.RGBA_INTEGER, gl.UNSIGNED_INT, part);
+  if (full) send(0, full, words.subarray(0, full * row));
+  if (full < rows) {
+    const last = new Uint32Array(row);
+    last.set(words.subarray(full * row));
+    send(full, 1, last);
+  }
+  return texture;
+}
+
+/** A texture of `count` texels of four floats, sent again for every pose. */
+class FloatTexture {
+  constructor(gl, count) {
+    this.gl = gl;
+    this.rows = Math.max(1, Math.ceil(count / TABLE_WIDTH));
+    this.texture = createTexture(gl, gl.RGBA32F, TABLE_WIDTH, this.rows);
+    this.padded = new Float32Array(4 * TABLE_WIDTH * this.rows);
+  }
+
+  upload(values) {
+    const { gl } = this;
+    this.padded.set(values);
+    gl.bindTexture(gl.TEXTURE_2D, this.texture);
+    gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, TABLE_WIDTH, this.rows, gl.RGBA, gl.FLOAT, this.padded);
+  }
+}
+
+function createFramebuffer(gl, textures) {
+  const framebuffer = gl.createFramebuffer();
+  gl.bindFramebuffer(gl.FRAMEBUFFER, framebuffer);
+  const attachments = textures.map((texture, i) => {
+    gl.framebufferTexture2D(gl.FRAMEBUFFER, gl.COLOR_ATTACHMENT0 + i, gl.TEXTURE_2D, texture, 0);
+    return gl.COLOR_ATTACHMENT0 + i;
+  });
+  gl.drawBuffers(attachments);
+  if (gl.checkFramebufferStatus(gl.FRAMEBUFFER) !== gl.FRAMEBUFFER_COMPLETE) {
+    throw new Error("This graphics card refuses the render target that the avatar needs.");
+  }
+  return framebuffer;
+}

@@ -1,0 +1,126 @@
+"use strict";
+// Ties the page together. `body[data-report]` holds a JSON summary, for tests and for the curious.
+
+const byId = (id) => document.getElementById(id);
+
+function showProblem(message) {
+  byId("problem").textContent = message;
+  byId("problem").hidden = false;
+  report({ error: message });
+}
+
+function report(facts) {
+  document.body.dataset.report = JSON.stringify(facts);
+}
+
+function reportOf(player) {
+  return { name: player.meta.name, gaussians: player.meta.gaussians, drawn: player.drawn, frame: player.frame,
+           size: [player.canvas.width, player.canvas.height] };
+}
+
+/** A picture of a given size, drawn once, with nothing else on the page. */
+function showStill(player, address) {
+  const { canvas } = player;
+  document.body.classList.add("still");
+  player.resize(address.size, address.size);
+  Object.assign(canvas.style, { width: `${canvas.width}px`, height: `${canvas.height}px` });
+  player.drawStill();
+  report(reportOf(player));
+}
+
+function wireButtons(player) {
+  byId("neutral").addEventListener("click", () => player.showCodes(neutralCodes(player.meta)));
+  byId("random").addEventListener("click", () => player.showCodes(randomCodes(player.meta, player.controls)));
+  byId("view").addEventListener("click", () => {
+    player.camera.reset();
+    player.touch();
+  });
+  byId("save").addEventListener("click", () => player.canvas.toBlob((blob) => {
+    const link = element("a", { href: URL.createObjectURL(blob), download: `${player.meta.name}.png` });
+    link.click();
+    URL.revokeObjectURL(link.href);
+  }));
+  byId("background").addEventListener("input", (event) => player.setBackground(event.target.value));
+  byId("follow").addEventListener("change", (event) => player.setFollow(event.target.checked));
+}
+
+function wirePlayback(player) {
+  const toggle = () => (player.playing ? player.pause() : player.play());
+  byId("scrub").max = player.meta.frames - 1;
+  byId("play").addEventListener("click", toggle);
+  byId("loop").addEventListener("change", (event) => { player.loop = event.target.checked; });
+  byId("scrub").addEventListener("input", (event) => {
+    player.pause();
+    player.showFrame(Number(event.target.value));
+  });
+  document.addEventListener("keydown", (event) => {
+    const busy = event.target.closest("button, input, summary, select");
+    if (event.key !== " " || busy) return;
+    event.preventDefault();
+    toggle();
+  });
+}
+
+function refresh(player, panel) {
+  panel.refresh();
+  byId("play").textContent = player.playing ? "Pause" : "Play";
+  byId("play").setAttribute("aria-pressed", player.playing);
+  byId("scrub").value = player.frame;
+  byId("frame").textContent = `${player.frame + 1} / ${player.meta.frames}`;
+}
+
+function showRate(player) {
+  const rate = player.playing ? `${player.rate.toFixed(0)} fps` : "still";
+  const { width, height } = player.canvas;
+  byId("rate").textContent = `${rate} · ${player.meta.gaussians.toLocaleString("en")} Gaussians · ${width} × ${height}`;
+  report(reportOf(player));
+}
+
+function runLoop(player) {
+  const step = (now) => {
+    player.tick(now);
+    requestAnimationFrame(step);
+  };
+  requestAnimationFrame(step);
+  setInterval(() => showRate(player), 500);
+}
+
+function fitCanvas(player) {
+  const stage = byId("stage"), ratio = Math.min(window.devicePixelRatio || 1, 2);
+  const fit = () => player.resize(stage.clientWidth * ratio, stage.clientHeight * ratio);
+  new ResizeObserver(fit).observe(stage);
+  fit();
+}
+
+function showPage(player, address) {
+  const panel = new Panel(player, byId("controls"));
+  player.onchange = () => refresh(player, panel);
+  byId("name").textContent = document.title = player.meta.name;
+  wireButtons(player);
+  wirePlayback(player);
+  new PointerControls(player.canvas, player);
+  fitCanvas(player);
+  player.canvas.addEventListener("webglcontextlost", () => showProblem("The graphics card gave up; reload the page."));
+  player.touch();
+  player.drawStill();
+  showRate(player);
+  const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+  if (address.play && !calm) player.play();
+  runLoop(player);
+}
+
+function start() {
+  try {
+    const address = parseAddress(location.hash);
+    if (!address.ui || address.size) document.body.classList.add("bare");
+    const player = new AvatarPlayer(byId("canvas"), AVATAR);
+    player.follows(address);
+    if (address.size) showStill(player, address);
+    else showPage(player, address);
+  } catch (error) {
+    showProblem(error.message);
+    throw error;
+  }
+}
+
+start();

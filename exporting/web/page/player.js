@@ -1,0 +1,141 @@
+"use strict";
+// The state of the page and its loop: codes, frame, camera; draws when something changed.
+
+const CLIP_RATE = 25;  // frames of the clip a second, as the trackers record
+const MAX_SIDE = 1024;  // pixels: beyond it, phones and integrated GPUs fall behind without looking better
+
+class AvatarPlayer {
+  constructor(canvas, { meta, tables: encoded }) {
+    this.meta = meta;
+    this.canvas = canvas;
+    this.tables = decodeTables(encoded);
+    this.controls = controlsOf(meta, this.tables);
+    this.head = new Head(meta, this.tables);
+    this.camera = new Camera(meta, this.tables);
+    this.renderer = new Renderer(canvas, meta, this.tables);
+    this.codes = neutralCodes(meta);
+    this.background = [0.13, 0.14, 0.16];
+    Object.assign(this, { playing: false, loop: true, follow: true, frame: 0, changed: true, drawn: 0, rate: 0 });
+    this.onchange = () => {};
+  }
+
+  /** Show a frame of the clip: its codes and, where it is followed, its camera. */
+  showFrame(frame) {
+    this.frame = Math.min(Math.max(Math.round(frame), 0), this.meta.frames - 1);
+    this.codes = clipCodes(this.meta, this.tables, this.frame);
+    if (this.follow) this.camera.frame = this.frame;
+    this.touch();
+  }
+
+  setFollow(follow) {
+    this.follow = follow;
+    this.camera.frame = follow ? this.frame : 0;
+    this.touch();
+  }
+
+  showCodes(codes) {
+    this.codes = codes;
+    this.pause();
+    this.touch();
+  }
+
+  setControl(control, value) {
+    this.pause();
+    control.set(this.codes, value);
+    this.touch();
+  }
+
+  play() {
+    this.playing = true;
+    const first = this.frame >= this.meta.frames - 1 ? 0 : this.frame;
+    this.playedFrom = { frame: first, time: performance.now() };
+    this.touch();
+  }
+
+  pause() {
+    if (!this.playing) return;
+    this.playing = false;
+    this.rate = 0;
+    this.touch();
+  }
+
+  /** Something to be seen has changed. */
+  touch() {
+    this.changed = true;
+    this.onchange();
+  }
+
+  /** What the address asks for. Throws an Error that says what is wrong with it. */
+  follows(address) {
+    if (address.frame !== null) this.showFrame(address.frame);
+    if (address.neutral || address.frame === null) this.codes = neutralCodes(this.meta);
+    for (const [name, value] of address.set) {
+      const control = this.controls.find(({ id }) => id === name);
+      if (!control) throw new Error(`#set: there is no control ${name}`);
+      control.set(this.codes, value);
+    }
+    this.camera.orbit(address.yaw * DEGREE, address.pitch * DEGREE);
+    this.camera.scale(address.zoom);
+    if (address.background) this.setBackground(`#${address.background}`);
+    this.touch();
+  }
+
+  /** background: "#rrggbb". */
+  setBackground(background) {
+    if (!/^#[0-9a-f]{6}$/i.test(background)) throw new Error(`background: wanted RRGGBB, got ${background.slice(1)}`);
+    this.background = [1, 3, 5].map((at) => parseInt(background.slice(at, at + 2), 16) / 255);
+    this.touch();
+  }
+
+  resize(width, height) {
+    const scale = Math.min(1, MAX_SIDE / Math.max(width, height, 1));
+    const size = [width, height].map((side) => Math.max(1, Math.round(side * scale)));
+    if (this.canvas.width === size[0] && this.canvas.height === size[1]) return;
+    [this.canvas.width, this.canvas.height] = size;
+    this.touch();
+  }
+
+  pose() {
+    this.changed = false;
+    this.renderer.pose(this.head.pose(this.codes), this.camera.view(this.canvas.width, this.canvas.height));
+  }
+
+  draw() {
+    this.drawn = this.renderer.draw(this.background);
+  }
+
+  /** One picture, now. */
+  drawStill() {
+    this.pose();
+    this.draw();
+  }
+
+  /** One turn of the loop: draw what was posed in the last one, if the GPU is done with it, then pose anew. */
+  tick(now) {
+    if (this.renderer.fence) {
+      if (!this.renderer.ready()) return;
+      this.draw();
+      this.measure(now);
+    }
+    if (this.playing) this.advance(now);
+    if (this.changed) this.pose();
+  }
+
+  advance(now) {
+    const { frame, time } = this.playedFrom, count = this.meta.frames;
+    const next = frame + Math.floor(Math.max(0, (now - time) * CLIP_RATE) / 1000);
+    if (next >= count && !this.loop) {
+      this.showFrame(count - 1);
+      this.pause();
+    } else if (next % count !== this.frame || this.changed) {
+      this.showFrame(next % count);
+    }
+  }
+
+  /** Pictures a second, smoothed, over pictures that follow each other closely. */
+  measure(now) {
+    const passed = now - (this.lastDrawn || 0);
+    this.lastDrawn = now;
+    if (passed < 500) this.rate = this.rate ? this.rate + 0.1 * (1000 / passed - this.rate) : 1000 / passed;
+  }
+}
