@@ -7,6 +7,7 @@ import datetime
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -50,16 +51,29 @@ class Results:
             writer.writerow((date, self._commit, gpu_name(), name, setting, f"{value:.4g}", unit))
 
 
-def print_kernels(step: Callable[[], object], repeats: int, most: int = 40) -> None:
-    """Mean time and launches of each kernel and copy of a step on a GPU, and their sum."""
-    activities = [torch.profiler.ProfilerActivity.CUDA]
-    with torch.profiler.profile(activities=activities) as profile:
+class KernelTime(NamedTuple):
+    """Mean time and launches, in one step, of the kernels or copies of one name."""
+
+    name: str
+    microseconds: float
+    launches: float
+
+
+def kernel_times(step: Callable[[], object], repeats: int) -> list[KernelTime]:
+    """What a step keeps a GPU busy with, longest first."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         for _ in range(repeats):
             step()
         torch.cuda.synchronize()
     events = [event for event in profile.key_averages() if event.self_device_time_total]
-    busy = sum(event.self_device_time_total for event in events) / repeats
-    print(f"  busy {busy:.1f} us in {sum(event.count for event in events) / repeats:.1f} launches")
-    for event in sorted(events, key=lambda event: -event.self_device_time_total)[:most]:
-        each = event.self_device_time_total / repeats
-        print(f"  {each:9.1f} us {100 * each / busy:5.1f} %  {event.count / repeats:5.1f} launches  {event.key[:80]}")
+    times = [KernelTime(e.key, e.self_device_time_total / repeats, e.count / repeats) for e in events]
+    return sorted(times, key=lambda kernel: -kernel.microseconds)
+
+
+def print_kernels(step: Callable[[], object], repeats: int, most: int = 40) -> None:
+    """Mean time and launches of each kernel and copy of a step on a GPU, and their sum."""
+    kernels = kernel_times(step, repeats)
+    busy = sum(kernel.microseconds for kernel in kernels)
+    print(f"  busy {busy:.1f} us in {sum(kernel.launches for kernel in kernels):.1f} launches")
+    for name, each, launches in kernels[:most]:
+        print(f"  {each:9.1f} us {100 * each / busy:5.1f} %  {launches:5.1f} launches  {name[:80]}")

@@ -11,6 +11,8 @@ import argparse
 import gc
 import itertools
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,10 +34,9 @@ def settings_of(args: argparse.Namespace, batch: int, gaussians: int, size: int)
                          ModelSettings(num_face_gaussians=gaussians, num_expressions=args.expressions), optimization)
 
 
-def measure(settings: TrainSettings, world: World, args: argparse.Namespace, results: Results) -> None:
-    """Time one setting."""
-    device = resolve_device(args.device)
-    trainer = Trainer(settings, world, device, capture=not args.eager)
+def measure(trainer: Trainer, kind: str, args: argparse.Namespace, results: Results) -> None:
+    """Time one setting; `kind` tells the rows of one way of training from those of another."""
+    device, world, batch = trainer.device, trainer.world, trainer.settings.optimization.batch_size
     for _ in range(args.warm_up):
         trainer.step()
     wait(device)
@@ -47,10 +48,9 @@ def measure(settings: TrainSettings, world: World, args: argparse.Namespace, res
     host = time.perf_counter() - start
     wait(device)
     seconds = time.perf_counter() - start
-    batch = settings.optimization.batch_size
     setting = (f"B={batch} N={trainer.avatar.count} P={len(trainer.avatar.differences.values)} "
                f"K={world.rig.num_expressions} {world.dataset.width}x{world.dataset.height}"
-               f"{' eager' if trainer.captured is None else ''}")
+               f"{' ' * bool(kind)}{kind}")
     results.add("train_images_per_s", setting, batch * args.steps / seconds, "1/s")
     print(f"  {1e3 * seconds / args.steps:.3f} ms a step, of which the host needs {1e3 * host / args.steps:.3f}")
     if device.type == "cuda":
@@ -65,8 +65,9 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """Flags of a benchmark of training steps."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-s", "--source_path", type=Path, required=True)
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--gaussians", type=int, nargs="+", default=[60_000, 100_000], help="of the face")
@@ -76,20 +77,30 @@ def main() -> None:
     parser.add_argument("--warm_up", type=int, default=150, help="steps before the clock starts")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--eager", action="store_true", help="without CUDA graphs")
     parser.add_argument("--profile", action="store_true", help="print the kernels of a step")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--commit", help="name of the measured commit, where git cannot tell")
-    args = parser.parse_args()
-    results = Results(args.results, args.commit)
+    return parser
+
+
+def run(args: argparse.Namespace, create: Callable[[TrainSettings, World, torch.device], Trainer], kind: str) -> None:
+    """Measure every combination of picture size, number of Gaussians and batch size."""
+    results, device = Results(args.results, args.commit), resolve_device(args.device)
     for size in args.sizes:
         first = settings_of(args, 1, args.gaussians[0], size)
-        world = open_world(first.data, first.model, 0, resolve_device(args.device))
+        world = open_world(first.data, first.model, 0, device)
         for gaussians, batch in itertools.product(args.gaussians, args.batch_sizes):
-            measure(settings_of(args, batch, gaussians, size), world, args, results)
-            if world.cameras.R.is_cuda:
+            measure(create(settings_of(args, batch, gaussians, size), world, device), kind, args, results)
+            if device.type == "cuda":
                 gc.collect()  # a trainer is part of a cycle, and its memory is not to be counted for the next setting
                 torch.cuda.empty_cache()
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--eager", action="store_true", help="without CUDA graphs")
+    args = parser.parse_args()
+    run(args, partial(Trainer, capture=not args.eager), "eager" if args.eager else "")
 
 
 if __name__ == "__main__":
