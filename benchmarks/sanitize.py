@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from arguments import DataSettings, ModelSettings, OptimizationSettings, RunSettings, TrainSettings
-from training.capture import WARM_UP
+from gaussian_renderer.capture import WARM_UP
 from training.trainer import Trainer
 from training.world import open_world, resolve_device
 

@@ -94,8 +94,8 @@ class Rig:
         self.head, self.device = head, device
         self.num_expressions = min(num_expressions, head.n_expression)
         self.faces = head.faces.int().to(device)
-        self._pose_dirs = head.pose_dirs.flatten(0, 1).T.contiguous().to(device) if head.has_pose_correctives else None
-        self._eyelid_dirs = head.eyelids.flatten(1).to(device) if bool(head.eyelids.any()) else None
+        self.pose_dirs = head.pose_dirs.flatten(0, 1).T.contiguous().to(device) if head.has_pose_correctives else None
+        self.eyelid_dirs = head.eyelids.flatten(1).to(device) if bool(head.eyelids.any()) else None
         self._take(codes)
         self.maps = expression_triangle_maps(head, self.posed.neutral, self.num_expressions).flatten(1).to(device)
 
@@ -114,8 +114,8 @@ class Rig:
         self.beta = codes.expression[:, :self.num_expressions].contiguous().to(self.device)
         extra = torch.stack([posed.head_rigid, posed.lower_teeth], dim=1)
         self.bones = torch.cat([posed.joint_transforms, extra], dim=1).to(self.device)
-        self._pose_feature = posed.pose_feature.to(self.device) if self._pose_dirs is not None else None
-        self._eyelids = codes.eyelids.to(self.device) if self._eyelid_dirs is not None else None
+        self._pose_feature = posed.pose_feature.to(self.device) if self.pose_dirs is not None else None
+        self._eyelids = codes.eyelids.to(self.device) if self.eyelid_dirs is not None else None
 
     def drive(self, frames: Tensor, camera_centers: Tensor) -> Drive:
         """What `blend_pose_color` needs for frames [B] (int64), with the camera positions [B,3] of the batch."""
@@ -123,10 +123,10 @@ class Rig:
         beta = self.beta[frames]
         maps = (beta @ self.maps).view(count, -1, 16)
         pre = post = None
-        if self._pose_feature is not None and self._pose_dirs is not None:
-            pre = (self._pose_feature[frames] @ self._pose_dirs).view(count, -1, 3)
-        if self._eyelids is not None and self._eyelid_dirs is not None:
-            post = (self._eyelids[frames] @ self._eyelid_dirs).view(count, -1, 3)
+        if self._pose_feature is not None and self.pose_dirs is not None:
+            pre = (self._pose_feature[frames] @ self.pose_dirs).view(count, -1, 3)
+        if self._eyelids is not None and self.eyelid_dirs is not None:
+            post = (self._eyelids[frames] @ self.eyelid_dirs).view(count, -1, 3)
         return Drive(beta=beta, triangle_maps=maps, bones=self.bones[frames], camera_centers=camera_centers,
                      faces=self.faces, pre_offsets=pre, post_offsets=post)
 

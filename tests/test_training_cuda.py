@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from arguments import DataSettings, ModelSettings, OptimizationSettings, RunSettings, TrainSettings
-from training import capture
+from gaussian_renderer import capture
 from training.targets import ResidentTargets, StreamedTargets
 from training.trainer import Trainer
 from training.world import open_world

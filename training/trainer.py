@@ -11,13 +11,13 @@ from torch import Tensor
 
 from arguments import TrainSettings
 from gaussian_renderer import DensifyStats, RenderOutput, render
+from gaussian_renderer.capture import CapturedStep
 from scene.avatar import Avatar
 from scene.checkpoint import Checkpoint, CheckpointError, check_names, save_checkpoint
 from scene.densify import RowSelection, collects_stats, densify, is_densify_step
 from scene.initialize import create_avatar
 from scene.schema import active_sh_degree
 from scene.split import EpochSampler
-from training.capture import CapturedStep
 from training.inputs import StepInputs
 from training.losses import Perceptual, weighted_losses
 from training.targets import choose_targets

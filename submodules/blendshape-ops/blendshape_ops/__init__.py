@@ -2,7 +2,9 @@
 
 from .adam import FactoredAdam
 from .blend import blend_pose_color
+from .half import HalfDifferences, blend_pose_color_half
 from .image_loss import image_loss, ssim_map, target_image
+from .play import DriveTables, FrameCodes, drive_frames, to_bytes
 from .reference import (
     evaluate_sh,
     matrix_to_quaternion,
@@ -37,11 +39,16 @@ __all__ = [
     "Binding",
     "Differences",
     "Drive",
+    "DriveTables",
     "FactoredAdam",
     "Factors",
+    "FrameCodes",
+    "HalfDifferences",
     "Posed",
     "active_columns",
     "blend_pose_color",
+    "blend_pose_color_half",
+    "drive_frames",
     "evaluate_sh",
     "image_loss",
     "matrix_to_quaternion",
@@ -50,4 +57,5 @@ __all__ = [
     "sh_basis",
     "ssim_map",
     "target_image",
+    "to_bytes",
 ]

@@ -63,20 +63,15 @@ def _check(neutral: Tensor, differences: Differences, binding: Binding, drive: D
     dtype = neutral.dtype
     require(differences.values, "values", (None, WIDTH), dtype)
     require(binding.anchor, "anchor", (None, 3), dtype)
-    _check_drive(binding, drive, dtype)
-    if differences.num_expressions_used > drive.beta.shape[1]:
-        raise ValueError(
-            f"beta: wanted at least {differences.num_expressions_used} expressions, got {drive.beta.shape[1]}"
-        )
-    if binding.num_triangles_used > drive.faces.shape[0]:
-        raise ValueError(f"faces: wanted at least {binding.num_triangles_used} triangles, got {drive.faces.shape[0]}")
+    check_drive(binding, drive, dtype, differences.num_expressions_used)
     tensors = {**vars(drive), "values": differences.values, "triangle": binding.triangle}
     for name, tensor in tensors.items():
         if isinstance(tensor, Tensor) and tensor.device != neutral.device:
             raise ValueError(f"{name}: wanted device {neutral.device} (that of neutral), got {tensor.device}")
 
 
-def _check_drive(binding: Binding, drive: Drive, dtype: torch.dtype) -> None:
+def check_drive(binding: Binding, drive: Drive, dtype: torch.dtype, expressions: int) -> None:
+    """Raise unless `drive` fits the binding and at least `expressions` codes."""
     require(drive.beta, "beta", (None, None), dtype)
     require(drive.faces, "faces", (None, 3), torch.int32)
     batch, triangles = drive.beta.shape[0], drive.faces.shape[0]
@@ -91,3 +86,7 @@ def _check_drive(binding: Binding, drive: Drive, dtype: torch.dtype) -> None:
                 raise ValueError(
                     f"{name}: wanted at least {int(drive.faces.max()) + 1} vertices, got {offsets.shape[1]}"
                 )
+    if expressions > drive.beta.shape[1]:
+        raise ValueError(f"beta: wanted at least {expressions} expressions, got {drive.beta.shape[1]}")
+    if binding.num_triangles_used > drive.faces.shape[0]:
+        raise ValueError(f"faces: wanted at least {binding.num_triangles_used} triangles, got {drive.faces.shape[0]}")

@@ -19,7 +19,8 @@ _POINTERS = (
     "camera_centers faces pre_offsets post_offsets "
     "means quats scales opacities colors raw_quats directions color_jacobian rest "
     "v_means v_quats v_scales v_opacities v_colors "
-    "v_neutral v_geometry v_rgb v_skin v_posed v_view v_pairs"
+    "v_neutral v_geometry v_rgb v_skin v_posed v_view v_pairs "
+    "half_values half_scales"
 )
 
 
@@ -32,13 +33,13 @@ class BlendArgs(ctypes.Structure):
     ]
 
 
-_SHARED = ("beta", "triangle_maps", "bones", "camera_centers", "pre_offsets", "post_offsets")
+SHARED = ("beta", "triangle_maps", "bones", "camera_centers", "pre_offsets", "post_offsets")
 
 
 class SharedGradients(ctypes.Structure):
     """Mirror of `SharedGradients` in src/blend_cpu.cpp."""
 
-    _fields_ = [(name, ctypes.c_void_p) for name in _SHARED]
+    _fields_ = [(name, ctypes.c_void_p) for name in SHARED]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def blend_pose_color_fused(
     neutral: Tensor, differences: Differences, binding: Binding, drive: Drive, sh_degree: int, backend: str
 ) -> Posed:
     """`blend_pose_color` on checked arguments by the "cpp" or "cuda" library."""
-    shared = [getattr(drive, name) for name in _SHARED]
+    shared = [getattr(drive, name) for name in SHARED]
     # Nothing is read from this tensor: it makes the backward pass run when the differences alone are trained.
     trigger = torch.empty(0, device=neutral.device, requires_grad=differences.trainable)
     inputs = (neutral, trigger, *shared)
@@ -73,9 +74,9 @@ class _BlendPoseColor(torch.autograd.Function):
     def forward(ctx: Any, call: _Call, neutral: Tensor, trigger: Tensor, *shared: Tensor | None) -> tuple[Tensor, ...]:
         shared = tuple(None if t is None else t.contiguous() for t in shared)
         sizes = (call.frames, neutral.shape[0])
-        out = {name: neutral.new_empty(*sizes, *shape) for name, shape in _RESULTS.items()}
+        out = {name: neutral.new_empty(*sizes, *shape) for name, shape in RESULTS.items()}
         kept = {name: neutral.new_empty(*sizes, *shape) for name, shape in _KEPT.items()} if call.keep else {}
-        if not ctx.needs_input_grad[2 + 1 + _SHARED.index("bones")]:
+        if not ctx.needs_input_grad[2 + 1 + SHARED.index("bones")]:
             kept.pop("rest", None)
         _run("blend_forward", call, shared, neutral.contiguous(), {**out, **kept})
         ctx.call, ctx.kept_names = call, tuple(kept)
@@ -87,11 +88,11 @@ class _BlendPoseColor(torch.autograd.Function):
     def backward(ctx: Any, *v_results: Tensor) -> tuple[Tensor | None, ...]:
         call: _Call = ctx.call
         saved = ctx.saved_tensors
-        shared = saved[: len(_SHARED)]
-        tensors = dict(zip((*_RESULTS, *ctx.kept_names), saved[len(_SHARED) :], strict=True))
-        tensors |= {f"v_{name}": v.contiguous() for name, v in zip(_RESULTS, v_results, strict=True)}
+        shared = saved[: len(SHARED)]
+        tensors = dict(zip((*RESULTS, *ctx.kept_names), saved[len(SHARED) :], strict=True))
+        tensors |= {f"v_{name}": v.contiguous() for name, v in zip(RESULTS, v_results, strict=True)}
         sizes = tensors["means"].shape[:2]
-        wanted = dict(zip(_SHARED, ctx.needs_input_grad[3:], strict=True))
+        wanted = dict(zip(SHARED, ctx.needs_input_grad[3:], strict=True))
         tensors |= _gradient_tables(call, tensors["means"], sizes, wanted)
         shared_gradients = _run_backward(call, shared, tensors, wanted)
         if call.differences.trainable:
@@ -100,7 +101,7 @@ class _BlendPoseColor(torch.autograd.Function):
         return (None, tensors["v_neutral"], None, *shared_gradients)
 
 
-_RESULTS: dict[str, tuple[int, ...]] = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": (), "colors": (3,)}
+RESULTS: dict[str, tuple[int, ...]] = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": (), "colors": (3,)}
 _KEPT: dict[str, tuple[int, ...]] = {"raw_quats": (4,), "directions": (3,), "color_jacobian": (9,), "rest": (3,)}
 
 
@@ -141,7 +142,7 @@ def _run(
         "barycentric": binding.barycentric.contiguous(),
         "weights": binding.weights.contiguous(),
         "faces": call.faces.contiguous(),
-        **dict(zip(_SHARED, shared, strict=True)),
+        **dict(zip(SHARED, shared, strict=True)),
         "neutral": neutral,
     }
     vertices = next((t.shape[1] for t in shared[4:] if t is not None), 0)
@@ -166,7 +167,7 @@ def _run_backward(
     like = tensors["v_neutral"]  # the values of the neutral table are not needed backwards
     gradients = {
         name: None if tensor is None or not wanted[name] else torch.zeros_like(tensor)
-        for name, tensor in zip(_SHARED, shared, strict=True)
+        for name, tensor in zip(SHARED, shared, strict=True)
     }
     if call.backend == "cuda":
         _run("blend_backward", call, shared, like, tensors)

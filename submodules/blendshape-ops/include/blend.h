@@ -36,6 +36,9 @@ struct BlendArgs {
     // Gradients: of the neutral table [N,60]; the factors [B,N,11], [B,N,3]; and, each or null, of the skinning
     // transform [B,N,12], the posed position [B,N,3], the view vector [B,N,3] and each pair's coefficient [B,P].
     T *v_neutral, *v_geometry, *v_rgb, *v_skin, *v_posed, *v_view, *v_pairs;
+    // Instead of values and mask, forward only: rows and column scales [64] as half.h says, or null.
+    const uint16_t* half_values;
+    const T* half_scales;
 };
 
 template <typename T>

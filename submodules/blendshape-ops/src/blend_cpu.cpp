@@ -1,5 +1,8 @@
 // Blend, pose and colour on the CPU: every Gaussian is one thread's work, so sums over pairs and frames have one order.
+#include <algorithm>
+
 #include "c_abi.h"
+#include "half.h"
 #include "parallel.h"
 #include "row_lanes.h"
 #include "with_degree.h"
@@ -24,6 +27,27 @@ void blend_forward(const BlendArgs<T>& a) {
                     sum.add_scaled(a.mask[p] * beta[a.expression[p]], a.values + p * ROW);
                 }
                 sum.store(raw);
+                pose_gaussian<DEGREE>(a, b, n, raw);
+            }
+        }
+    });
+}
+
+// The same from half-precision differences.
+template <typename T, int DEGREE>
+void blend_forward_half(const BlendArgs<T>& a) {
+    parallel_chunks(a.gaussians, GRAIN, thread_count(int(a.threads)), [&](int64_t begin, int64_t end, int) {
+        T raw[HALF_ROW];
+        for (int64_t n = begin; n < end; ++n) {
+            for (int64_t b = 0; b < a.frames; ++b) {
+                const T* beta = a.beta + b * a.expressions;
+                std::fill(raw, raw + HALF_ROW, T(0));
+                for (int64_t p = a.offsets[n]; p < a.offsets[n + 1]; ++p) {
+                    const T code = beta[a.expression[p]];
+                    const uint16_t* row = a.half_values + p * HALF_ROW;
+                    for (int c = 0; c < HALF_ROW; ++c) raw[c] += code * T(half_to_float(row[c]));
+                }
+                for (int c = 0; c < ROW; ++c) raw[c] = a.neutral[n * ROW + c] + a.half_scales[c] * raw[c];
                 pose_gaussian<DEGREE>(a, b, n, raw);
             }
         }
@@ -109,7 +133,10 @@ void gather_shared(const BlendArgs<T>& a, const SharedGradients<T>& g) {
 template <typename T>
 int forward(const BlendArgs<T>* a) {
     return c_abi::guarded([&] {
-        with_degree(a->sh_degree, [&](auto degree) { blend_forward<T, decltype(degree)::value>(*a); });
+        with_degree(a->sh_degree, [&](auto degree) {
+            constexpr int DEGREE = decltype(degree)::value;
+            a->half_values ? blend_forward_half<T, DEGREE>(*a) : blend_forward<T, DEGREE>(*a);
+        });
     });
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "c_abi.h"
+#include "half.h"
 #include "launch.h"
 #include "row_quads.h"
 #include "with_degree.h"
@@ -56,9 +57,46 @@ __device__ void blend_gaussian(const BlendArgs<float>& a, int64_t n, const float
     }
 }
 
+// The same from half-precision differences, 8 lanes a Gaussian: each holds 8 columns, so a row is one cache line read at
+// once, and a warp works on 4 Gaussians (numbers `group`, `group` + 4, ...) whose loads are in flight together.
 template <int DEGREE, int FRAMES>
+__device__ void blend_half(const BlendArgs<float>& a, int64_t n, const float* beta, int frames, float4* rows,
+                           int row_step) {
+    const int part = threadIdx.x % HALF_PARTS;
+    if (part * 2 >= active_quads(DEGREE)) return;
+    float sum[FRAMES][HALF_LANES] = {};
+    const int64_t end = a.offsets[n + 1];
+#pragma unroll 4
+    for (int64_t p = a.offsets[n]; p < end; ++p) {
+        const uint4 bits = __ldcs(reinterpret_cast<const uint4*>(a.half_values) + p * HALF_PARTS + part);
+        const unsigned words[4] = {bits.x, bits.y, bits.z, bits.w};
+        const float* code = beta + a.expression[p];
+#pragma unroll
+        for (int i = 0; i < HALF_LANES; ++i) {
+            const float value = half_to_float(uint16_t(words[i / 2] >> 16 * (i % 2)));
+#pragma unroll
+            for (int f = 0; f < FRAMES; ++f) sum[f][i] += code[f * a.expressions] * value;
+        }
+    }
+#pragma unroll
+    for (int q = 0; q < 2; ++q) {
+        const int quad = 2 * part + q;
+        if (quad >= active_quads(DEGREE)) continue;
+        const float4 neutral = load_quad(a.neutral, n, quad);
+        const float4 scale = load_quad(a.half_scales, 0, quad);
+#pragma unroll
+        for (int f = 0; f < FRAMES; ++f) {
+            const float* s = sum[f] + 4 * q;
+            const float4 row = {neutral.x + scale.x * s[0], neutral.y + scale.y * s[1], neutral.z + scale.z * s[2],
+                                neutral.w + scale.w * s[3]};
+            if (f < frames) rows[f * row_step * ROW_QUADS + quad] = row;
+        }
+    }
+}
+
+template <int DEGREE, int FRAMES, bool HALF>
 __global__ void __launch_bounds__(BLOCK) blend_forward_kernel(const BlendArgs<float> a, int capacity) {
-    extern __shared__ float4 shared[];
+    DYNAMIC_SHARED(float4, shared);
     float4* rows = shared + (threadIdx.x / WARP) * WARP * ROW_QUADS;
     float* beta = reinterpret_cast<float*>(shared + BLOCK * ROW_QUADS);
     const Share share = share_of_warp(a.gaussians, capacity);
@@ -70,8 +108,12 @@ __global__ void __launch_bounds__(BLOCK) blend_forward_kernel(const BlendArgs<fl
             beta[i] = i < frames * a.expressions ? a.beta[first_frame * a.expressions + i] : 0.0f;
         }
         __syncthreads();
-        for (int g = 0; g < share.count; ++g) {
-            blend_gaussian<DEGREE, FRAMES>(a, share.first + g, beta, frames, rows + g * ROW_QUADS, share.capacity);
+        for (int g = HALF ? lane / HALF_PARTS : 0; g < share.count; g += HALF ? WARP / HALF_PARTS : 1) {
+            if constexpr (HALF) {
+                blend_half<DEGREE, FRAMES>(a, share.first + g, beta, frames, rows + g * ROW_QUADS, share.capacity);
+            } else {
+                blend_gaussian<DEGREE, FRAMES>(a, share.first + g, beta, frames, rows + g * ROW_QUADS, share.capacity);
+            }
         }
         __syncwarp();
         const int g = lane % share.capacity, f = lane / share.capacity;
@@ -152,17 +194,23 @@ void with_sizes(const BlendArgs<float>& a, Body body) {
     });
 }
 
+template <int DEGREE, int FRAMES, bool HALF>
+void launch_forward(const BlendArgs<float>& a, cudaStream_t stream) {
+    const auto kernel = blend_forward_kernel<DEGREE, FRAMES, HALF>;
+    const int capacity = warp_capacity(a.gaussians, FRAMES);
+    const size_t bytes = BLOCK * ROW_QUADS * sizeof(float4) + FRAMES * a.expressions * sizeof(float);
+    allow_shared_memory(kernel, bytes);
+    launch("blend_forward", kernel, dim3(blocks_for(a.gaussians, int64_t(capacity) * WARPS)), BLOCK, bytes, stream, a,
+           capacity);
+}
+
 void forward(const BlendArgs<float>& a, cudaStream_t stream) {
     if (a.gaussians == 0 || a.frames == 0) return;
     with_sizes(a, [&](auto degree, auto frames) {
         constexpr int DEGREE = decltype(degree)::value, FRAMES = decltype(frames)::value;
-        const int capacity = warp_capacity(a.gaussians, FRAMES);
-        const size_t bytes = BLOCK * ROW_QUADS * sizeof(float4) + FRAMES * a.expressions * sizeof(float);
-        allow_shared_memory(blend_forward_kernel<DEGREE, FRAMES>, bytes);
-        const unsigned blocks = blocks_for(a.gaussians, int64_t(capacity) * WARPS);
-        blend_forward_kernel<DEGREE, FRAMES><<<blocks, BLOCK, bytes, stream>>>(a, capacity);
+        a.half_values ? launch_forward<DEGREE, FRAMES, true>(a, stream)
+                      : launch_forward<DEGREE, FRAMES, false>(a, stream);
     });
-    check_cuda(cudaGetLastError(), "blend_forward");
 }
 
 void backward(const BlendArgs<float>& a, cudaStream_t stream) {
@@ -175,10 +223,12 @@ void backward(const BlendArgs<float>& a, cudaStream_t stream) {
         constexpr int DEGREE = decltype(degree)::value, FRAMES = decltype(frames)::value;
         const int capacity = warp_capacity(a.gaussians, FRAMES);
         const unsigned blocks = blocks_for(a.gaussians, int64_t(capacity) * WARPS);
-        blend_backward_kernel<DEGREE, FRAMES><<<blocks, BLOCK, 0, stream>>>(a, capacity);
-        if (a.v_pairs) pair_gradient_kernel<DEGREE><<<blocks_for(a.gaussians, WARPS), BLOCK, 0, stream>>>(a);
+        launch("blend_backward", blend_backward_kernel<DEGREE, FRAMES>, dim3(blocks), BLOCK, 0, stream, a, capacity);
+        if (a.v_pairs) {
+            launch("pair_gradient", pair_gradient_kernel<DEGREE>, dim3(blocks_for(a.gaussians, WARPS)), BLOCK, 0,
+                   stream, a);
+        }
     });
-    check_cuda(cudaGetLastError(), "blend_backward");
 }
 
 }  // namespace

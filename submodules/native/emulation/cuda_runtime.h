@@ -23,14 +23,19 @@ using std::min;
 #define __global__
 #define __device__
 #define __host__
+#define __forceinline__ inline
 #define __shared__ static  // blocks run one after another, so one copy is enough
 #define __launch_bounds__(...)
+#define DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(emulation::dynamic_shared.data())
 
 struct float2 {
     float x, y;
 };
-struct float4 {
+struct alignas(16) float4 {
     float x, y, z, w;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
 };
 struct dim3 {
     unsigned x, y, z;
@@ -71,6 +76,7 @@ struct Warp {
 inline std::vector<Fiber> fibers;
 inline ucontext_t scheduler;
 inline std::function<void()> kernel;
+inline std::vector<float4> dynamic_shared;  // of the running block; float4 for its alignment
 inline Barrier block;
 inline Warp warps[MAX_WARPS];
 inline unsigned current;  // thread
@@ -181,6 +187,13 @@ inline int __syncthreads_and(int predicate) {
     return emulation::wait(emulation::block, predicate);
 }
 
+inline void __syncwarp() {
+    emulation::exchange(0);
+}
+template <typename V>
+V __ldcs(const V* address) {
+    return *address;
+}
 template <typename V>
 V __shfl_xor_sync(unsigned, V value, int mask) {
     return emulation::from_lane(value, emulation::current % emulation::WARP ^ mask);
@@ -227,6 +240,21 @@ inline int atomicMax(int* address, int value) {
     return before;
 }
 
+// A small imaginary GPU.
+enum { cudaFuncAttributeMaxDynamicSharedMemorySize, cudaDevAttrMultiProcessorCount };
+template <typename Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel, int, int) {
+    return cudaSuccess;
+}
+inline cudaError_t cudaGetDevice(int* device) {
+    *device = 0;
+    return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, int, int) {
+    *value = 2;
+    return cudaSuccess;
+}
+
 inline const char* cudaGetErrorString(cudaError_t) {
     return "no error";
 }
@@ -240,6 +268,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*function
                                Arguments... arguments) {
     const dim3 grid = config->gridDim, threads = config->blockDim;
     emulation::kernel = [=] { function(arguments...); };
+    emulation::dynamic_shared.resize((config->dynamicSmemBytes + sizeof(float4) - 1) / sizeof(float4));
     ::gridDim = {grid.x, grid.y, grid.z};
     ::blockDim = {threads.x, 1, 1};
     bool descending = false;

@@ -18,6 +18,22 @@ inline unsigned blocks_for(int64_t count, int64_t per_block) {
     return unsigned(blocks);
 }
 
+// Shared memory whose size the launch gives, as `type* name`; submodules/native/emulation has its own.
+#ifndef DYNAMIC_SHARED
+#define DYNAMIC_SHARED(type, name) extern __shared__ type name[]
+#endif
+
+template <typename... Parameters, typename... Arguments>
+void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes,
+            cudaStream_t stream, Arguments... arguments) {
+    cudaLaunchConfig_t config{};
+    config.gridDim = grid;
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = stream;
+    check_cuda(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), name);
+}
+
 // Kernels get 48 KiB of shared memory without asking.
 template <typename Kernel>
 void allow_shared_memory(Kernel kernel, size_t bytes) {
