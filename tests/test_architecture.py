@@ -31,6 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "player": {"arguments", "flame", "gaussian_renderer", "scene", "utils"} | SUBMODULES,
     "evaluation": {"arguments", "flame", "gaussian_renderer", "scene", "utils"} | SUBMODULES,
     "tracking": {"arguments", "flame", "gaussian_renderer", "utils"} | SUBMODULES,
+    "viewer": {"arguments", "evaluation", "flame", "gaussian_renderer", "player", "scene", "utils"} | SUBMODULES,
     "exporting": {"arguments", "flame", "player", "scene", "utils"} | SUBMODULES,
     "data": {"flame", "gaussian_renderer", "utils"} | SUBMODULES,
     **{name: set() for name in SUBMODULES},

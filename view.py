@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""Look at a trained avatar in the browser: python view.py OUT  (--help lists every setting)."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from arguments import TrainSettings, load_config, parse_flags
+from arguments.view_settings import ViewSettings
+from player import open_player
+from scene.checkpoint import CheckpointError
+from scene.clip import Clip
+from training.world import resolve_device
+from viewer.pace import Pace
+from viewer.page import Page
+from viewer.picture import Painter
+from viewer.server import PageServer
+from viewer.truth import GroundTruth
+from viewer.watch import newest_iteration
+
+log = logging.getLogger("view")
+
+WATCH_INTERVAL = 2.0  # seconds between looks for a new checkpoint
+SECONDS_A_PICTURE = {"cpu": 1 / 12, "cuda": 1 / 45}  # while something moves
+LONGEST_SIDE = {"cpu": 1024, "cuda": 2560}
+
+
+def open_newest(settings: ViewSettings, device: torch.device) -> tuple[Painter, int | None]:
+    """The checkpoint to show and its iteration. With --watch a run without a checkpoint is waited for."""
+    folder = settings.model_path
+    if settings.watch and (folder / "config.json").is_file() and newest_iteration(folder) is None:
+        log.info("%s: waiting for the first checkpoint (train.py --checkpoint_interval)", folder)
+        while newest_iteration(folder) is None:
+            time.sleep(WATCH_INTERVAL)
+    iteration = settings.iteration if settings.iteration >= 0 else newest_iteration(folder)
+    return Painter(open_player(folder, device, -1 if iteration is None else iteration)), iteration
+
+
+def subtitle(iteration: int | None, watch: bool) -> str:
+    """What the page says after the avatar's name."""
+    shown = "" if iteration is None else f"iteration {iteration:,}"
+    return f"{shown} (following the run)" if watch else shown
+
+
+def find_truth(settings: ViewSettings, clip: Clip) -> tuple[GroundTruth | None, str]:
+    """The data set's pictures, or None, with a sentence for the page either way."""
+    try:
+        data = load_config(TrainSettings, settings.model_path).data
+        if settings.source_path is not None:
+            data = replace(data, source_path=settings.source_path)
+        return GroundTruth(data, clip), "Error scale: black 0, yellow 0.25 and more; from the clip's camera."
+    except (ValueError, OSError) as error:
+        return None, f"No ground truth: {error}. Flag: `--source_path`."
+
+
+def follow(page: Page, settings: ViewSettings, device: torch.device, shown: int | None) -> None:
+    """Show every new checkpoint of the run, forever."""
+    while True:
+        time.sleep(WATCH_INTERVAL)
+        newest = newest_iteration(settings.model_path)
+        if newest is None or newest == shown:
+            continue
+        try:
+            page.replace_avatar(Painter(open_player(settings.model_path, device, newest)), subtitle(newest, True))
+            shown = newest
+        except (ValueError, OSError, CheckpointError) as error:  # deleted while it was read, or still being written
+            log.warning("iteration %d not shown: %s", newest, error)
+
+
+def open_page(settings: ViewSettings) -> Page:
+    """Everything up to the loop: avatar, server, page, and the threads that serve it."""
+    device = resolve_device(settings.device)
+    painter, iteration = open_newest(settings, device)
+    server = PageServer(settings.host, settings.port, painter.player.name)
+    side = settings.size or LONGEST_SIDE[device.type]
+    pace = Pace(SECONDS_A_PICTURE[device.type], side)
+    page = Page(painter, server, pace, settings.fps, subtitle(iteration, settings.watch))
+    threading.Thread(target=lambda: page.offer_truth(*find_truth(settings, painter.player.clip)), daemon=True).start()
+    if settings.watch:
+        threading.Thread(target=follow, args=(page, settings, device, iteration), daemon=True).start()
+    return page
+
+
+def check(settings: ViewSettings) -> None:
+    """ValueError for settings that no page can be made of."""
+    if not 0 < settings.fps <= 240:
+        raise ValueError(f"--fps: wanted more than 0 and at most 240, got {settings.fps}")
+    if settings.size != 0 and not 128 <= settings.size <= 4096:
+        raise ValueError(f"--size: wanted 0 or 128 to 4096 pixels, got {settings.size}")
+    if settings.watch and settings.iteration >= 0:
+        raise ValueError("--watch and --iteration: following a run and showing one checkpoint exclude each other")
+    if not Path(settings.model_path).is_dir():
+        raise ValueError(f"{settings.model_path}: no such folder; wanted the output folder of a training run")
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    settings = parse_flags(ViewSettings, "view.py")
+    try:
+        check(settings)
+        page = open_page(settings)
+        host = "localhost" if settings.host in ("0.0.0.0", "127.0.0.1") else settings.host
+        log.info("Open http://%s:%d in a browser; Ctrl-C ends.", host, page.server.get_port())
+        page.run()
+    except KeyboardInterrupt:
+        log.info("\nview.py: ended")
+    except (ValueError, OSError, CheckpointError) as error:
+        sys.exit(f"view.py: {error}")
+
+
+if __name__ == "__main__":
+    main()
