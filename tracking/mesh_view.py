@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from flame import Head, PosedHead, pose_head
 from tracking.records import Fit, Floats
-from utils.mesh_raster import MeshBuffers, project, rasterize_mesh
+from utils.mesh_raster import project, rasterize_mesh
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """A drawn head, all [S,S]: brightness in 0 .. 1; where the mesh is; where it is above the neck's lower ring."""
+
+    brightness: NDArray[np.float32]
+    covered: NDArray[np.bool_]
+    head: NDArray[np.bool_]
 
 
 class MeshView:
@@ -24,7 +35,7 @@ class MeshView:
         self.faces = head.faces.numpy()
         neck = np.zeros(head.n_vertices, bool)
         neck[head.regions["lower_neck"].numpy()] = True
-        self.head_faces = self.faces[~neck[self.faces].any(axis=1)]
+        self.above_neck = ~neck[self.faces].any(axis=1)
 
     def vertices(self, index: int) -> Floats:
         """[V,3] metres, head space."""
@@ -35,22 +46,19 @@ class MeshView:
         K = self.fit.K * np.array([[self.scale], [self.scale], [1]], np.float32)
         return project(points, self.fit.R[index], self.fit.t[index], K)
 
-    def buffers(self, index: int) -> MeshBuffers:
-        """The nearest triangle (of head.faces) in every pixel."""
-        return rasterize_mesh(*self.pixels(self.vertices(index), index), self.faces, self.size, self.size)
-
     def silhouette(self, index: int) -> NDArray[np.float32]:
         """[size,size]: 1 where the head above the lower ring of the neck is, 0 elsewhere."""
         pixels, depth = self.pixels(self.vertices(index), index)
-        triangle = rasterize_mesh(pixels, depth, self.head_faces, self.size, self.size).triangle
+        triangle = rasterize_mesh(pixels, depth, self.faces[self.above_neck], self.size, self.size).triangle
         return (triangle >= 0).astype(np.float32)
 
-    def shading(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Brightness [size,size] in 0 .. 1 of the head lit from the camera, and where the head is."""
+    def draw(self, index: int) -> Drawing:
+        """The head lit from the camera."""
         vertices = self.vertices(index)
         pixels, depth = self.pixels(vertices, index)
         triangle = rasterize_mesh(pixels, depth, self.faces, self.size, self.size, cull_back=True).triangle
         corners = (vertices @ self.fit.R[index].T)[self.faces]
         normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
         facing = -normals[:, 2] / np.maximum(np.linalg.norm(normals, axis=1), 1e-12)
-        return np.clip(facing, 0, 1)[triangle].astype(np.float32), triangle >= 0
+        covered = triangle >= 0
+        return Drawing(np.clip(facing, 0, 1)[triangle].astype(np.float32), covered, covered & self.above_neck[triangle])

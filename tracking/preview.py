@@ -1,65 +1,54 @@
-"""What lets a user judge the tracking: a video with mesh, landmarks and matte over the footage, and a plot of errors."""
+"""What lets a user judge the tracking: a video of mesh, landmarks and matte over the footage, and a plot of errors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from tracking.footage import ByteImage, Dropped
-from tracking.mesh_view import MeshView
+from tracking.mesh_view import Drawing
 from tracking.records import Floats
 from tracking.verdict import BLURRED, Quality
 from utils.atomic import write_with
 from utils.images import resize_area
-from utils.video import write_video
 
 MESH_COLOUR = np.array([90, 160, 235], np.float32)
 LANDMARK_COLOUR = (70, 255, 90)
 BEHIND = np.array([52, 150, 84], np.float32)  # a green that no skin or hair has
 MAX_PANEL = 512  # pixels; a preview need not be larger
 
-ReadImage = Callable[[int], ByteImage]
 
+def preview_frame(drawing: Drawing, rgb: ByteImage, alpha: ByteImage, landmarks: Floats) -> ByteImage:
+    """Three panels beside one another: footage with landmarks, with the fitted head, and cut out by the matte.
 
-def write_preview(
-    path: Path, view: MeshView, rgb: ReadImage, alpha: ReadImage, landmarks: Floats, size: int, fps: float,
-    frames: Iterable[int],
-) -> None:
-    """An MP4 of three panels: footage with landmarks, with the fitted head, and cut out by the matte.
-
-    view draws at the panels' size; landmarks [T,478,2] are pixels of crops of `size`.
+    drawing: [S,S]; rgb and alpha are resized to it. landmarks [478,2] in pixels of rgb. Returns uint8 [S,3S,3].
     """
-    with write_video(path, fps=fps, crf=20) as add:
-        for index in frames:
-            add(preview_frame(view, rgb(index), alpha(index), landmarks[index] * (view.size / size), index))
-
-
-def preview_frame(view: MeshView, rgb: ByteImage, alpha: ByteImage, landmarks: Floats, index: int) -> ByteImage:
-    """One picture of the preview, uint8 [S,3S,3], S = view.size; landmarks [478,2] in pixels of a panel."""
-    size = view.size
-    footage = rgb if rgb.shape[0] == size else resize_area(rgb, size, size)
-    matte = (alpha if alpha.shape[0] == size else resize_area(alpha, size, size)).astype(np.float32)[..., None] / 255
+    size, scale = len(drawing.covered), len(drawing.covered) / len(rgb)
+    footage = rgb if scale == 1 else resize_area(rgb, size, size)
+    matte = (alpha if scale == 1 else resize_area(alpha, size, size)).astype(np.float32)[..., None] / 255
     dotted = footage.copy()
-    for x, y in landmarks:
+    for x, y in landmarks * scale:
         cv2.circle(dotted, (round(float(x) - 0.5), round(float(y) - 0.5)), 1, LANDMARK_COLOUR, -1)
-    brightness, covered = view.shading(index)
-    shaded = (0.25 + 0.75 * brightness[..., None]) * MESH_COLOUR
-    mixed = np.where(covered[..., None], 0.45 * footage + 0.55 * shaded, footage)
+    # Squared: relief shows better than under true light.
+    shaded = (0.15 + 0.85 * drawing.brightness[..., None] ** 2) * MESH_COLOUR
+    mixed = np.where(drawing.covered[..., None], 0.4 * footage + 0.6 * shaded, footage)
     cut_out = footage * matte + BEHIND * (1 - matte)
     return np.concatenate([dotted, _bytes(mixed), _bytes(cut_out)], axis=1)
 
 
-def write_error_plot(path: Path, time: Floats, quality: Quality, dropped: list[Dropped], title: str) -> None:
+def write_error_plot(
+    path: Path, time: NDArray[np.floating], quality: Quality, dropped: list[Dropped], title: str
+) -> None:
     """A PNG: landmark error, turn of the head and sharpness over time; left-out pictures as marks along the axis."""
     figure = Figure(figsize=(10, 7), dpi=110, layout="constrained")
     axes = figure.subplots(3, 1, sharex=True)
-    rows = [(quality.landmark_error, "landmark error\n(pixels of the crop)"), (quality.yaw, "turn of the head\n(degrees)"),
-            (quality.sharpness, "sharpness")]
+    rows = [(quality.landmark_error, "landmark error\n(pixels of the crop)"),
+            (quality.yaw, "turn of the head\n(degrees)"), (quality.sharpness, "sharpness")]
     for axis, (values, label) in zip(axes, rows, strict=True):
         axis.plot(time, values, linewidth=1, color="#2864a0")
         axis.set_ylabel(label)
@@ -78,5 +67,5 @@ def write_error_plot(path: Path, time: Floats, quality: Quality, dropped: list[D
     write_with(path, lambda temporary: figure.savefig(temporary))
 
 
-def _bytes(image: Floats) -> ByteImage:
+def _bytes(image: NDArray[np.floating]) -> ByteImage:
     return np.rint(np.clip(image, 0, 255)).astype(np.uint8)

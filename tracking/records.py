@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from utils.atomic import write_with
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Record = TypeVar("Record", bound="DataclassInstance")
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
@@ -91,29 +97,21 @@ class Fit:
         return len(self.landmark_error)
 
 
-def save_record(path: Path, record: Observations | Fit) -> None:
-    """Write a record as .npz, atomically. Raises utils.atomic.WriteError."""
+def save_record(path: Path, record: DataclassInstance) -> None:
+    """Write a dataclass of arrays and whole numbers as .npz, atomically. Raises utils.atomic.WriteError."""
     arrays = {item.name: getattr(record, item.name) for item in fields(record)}
     write_with(path, lambda temporary: np.savez(temporary, **arrays))
 
 
-def load_observations(path: Path) -> Observations:
+def load_record(path: Path, kind: type[Record]) -> Record:
     """Read back what `save_record` wrote. Raises ValueError naming the file when it is damaged."""
-    arrays = _load(path, Observations)
-    return Observations(**arrays | {"size": int(arrays["size"])})  # type: ignore[arg-type]
-
-
-def load_fit(path: Path) -> Fit:
-    """Read back what `save_record` wrote. Raises ValueError naming the file when it is damaged."""
-    return Fit(**_load(path, Fit))
-
-
-def _load(path: Path, kind: type) -> dict[str, NDArray]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {item.name: file[item.name] for item in fields(kind)}
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise ValueError(f"{path}: not a readable record of {kind.__name__} ({error})") from error
+            arrays = {item.name: file[item.name] for item in fields(kind)}
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise ValueError(f"{path}: not a readable record of {kind.__name__} ({error}); start anew without "
+                         "--resume") from error
+    return kind(**{name: int(value) if value.ndim == 0 else value for name, value in arrays.items()})
 
 
 def _check(record: object, **wanted: tuple[int, ...]) -> None:
