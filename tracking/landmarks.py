@@ -15,7 +15,7 @@ from tracking.footage import ByteImage, Dropped, Picture
 from tracking.records import Floats, Indices
 
 THUMBNAIL = 64           # pixels a side: colours and layout of a picture, without its detail
-HISTOGRAM_CUT = 0.5      # Bhattacharyya distance of colour histograms; within a shot 0.2 is hardly reached
+COLOUR_CUT = 15.0        # mean shift of the colours' distribution, levels of 255; within a shot 3 is hardly reached
 LAYOUT_CUT = 25.0        # mean difference of thumbnails, levels of 255, that is a cut when no face stays in place
 SAME_FACE_OVERLAP = 0.2  # intersection over union of the boxes of one face in two pictures in a row
 MAX_STEP = 0.7           # face sizes that a followed face moves between two pictures at most
@@ -87,7 +87,7 @@ def look_for_faces(
 
 def is_cut(before: ByteImage, after: ByteImage, last: Sequence[Face], faces: Sequence[Face]) -> bool:
     """Whether one shot ends between two pictures, given as thumbnails [64,64,3], with the faces in them."""
-    if cv2.compareHist(_histogram(before), _histogram(after), cv2.HISTCMP_BHATTACHARYYA) > HISTOGRAM_CUT:
+    if _colour_shift(before, after) > COLOUR_CUT:
         return True
     if cv2.norm(before, after, cv2.NORM_L1) / before.size < LAYOUT_CUT:
         return False
@@ -222,7 +222,10 @@ def _thumbnail(rgb: ByteImage) -> ByteImage:
     return np.asarray(cv2.resize(rgb, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _histogram(thumbnail: ByteImage) -> NDArray[np.float32]:
-    histogram = cv2.calcHist([thumbnail], [0, 1, 2], None, [6, 6, 6], [0, 256] * 3)
-    # Blurred, so that a colour that crosses the border of two bins (a light change) is still nearly the same colour.
-    return np.asarray(cv2.GaussianBlur(histogram.reshape(6, 36), (3, 3), 0), np.float32)
+def _colour_shift(a: ByteImage, b: ByteImage) -> float:
+    """Mean distance between the colour distributions of two thumbnails, in levels: how far values must move to turn
+    one into the other, wherever they lie in the picture (1-Wasserstein, per channel). Motion changes it little, and
+    changing light no more than it changes the levels.
+    """
+    ranked = [np.sort(image.reshape(-1, 3).astype(np.float32), axis=0) for image in (a, b)]
+    return float(np.abs(ranked[0] - ranked[1]).mean())
