@@ -159,6 +159,17 @@ def test_results_do_not_depend_on_the_number_of_threads():
             assert torch.equal(value, results[0][name]), name
 
 
+def test_the_picture_is_the_same_where_no_gradients_are_wanted():
+    scene = random_scene(2, 60, 33, 17)
+    wanted = rasterize(**{name: tensor.clone().requires_grad_() for name, tensor in scene.items()}, width=33, height=17)
+    with torch.no_grad():
+        silent = rasterize(**{n: tensor.clone().requires_grad_() for n, tensor in scene.items()}, width=33, height=17)
+    for output in (silent, rasterize(**scene, width=33, height=17)):
+        assert not output.image.requires_grad
+        assert all(torch.equal(got, part) for got, part in zip(output, wanted, strict=True))
+    assert wanted.image.requires_grad and wanted.alpha.requires_grad and not wanted.radii.requires_grad
+
+
 def test_a_batch_equals_its_frames_one_by_one():
     scene = random_scene(3, 120, 40, 30)
     together = rasterize(**scene, width=40, height=30)

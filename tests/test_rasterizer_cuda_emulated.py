@@ -118,3 +118,28 @@ def test_memory_grows_to_what_was_needed(library):
         assert capacity.pairs(guess=0) >= 1.5 * needed - 1
         capacity.needed[0] = 10
         assert capacity.pairs(guess=0) == 4096, "memory shrinks again, to a floor"
+
+
+@pytest.mark.parametrize("kind", ["color", "image"])
+def test_kernels_write_only_within_their_arrays(library, monkeypatch, kind):
+    guard, pattern = 4096, 0x5A
+    given: list[tuple[Tensor, int]] = []
+
+    def allocate(device: torch.device, *sizes: int) -> tuple[Tensor, list[int]]:
+        """Arrays of exactly these sizes with guards around them, aligned as the package's."""
+        arrays = [torch.full((2 * guard + -(-size // 8) * 8,), pattern, dtype=torch.uint8) for size in sizes]
+        given.extend(zip(arrays, sizes, strict=True))
+        return arrays[0], [array.data_ptr() + guard for array in arrays]
+
+    monkeypatch.setattr(_passes, "_allocate", allocate)
+    compare(library, random_scene(2, 60, 33, 17), (33, 17), backgrounds(2, 33, 17)[kind])
+    assert len(given) == 5 + 3
+    for array, size in given:
+        assert (array[:guard] == pattern).all() and (array[guard + size :] == pattern).all()
+
+
+def test_arrays_in_one_piece_of_memory_do_not_overlap():
+    sizes = (1, 0, 256, 257, 5)
+    memory, places = _passes._allocate(torch.device("cpu"), *sizes)
+    starts = [place - memory.data_ptr() for place in places]
+    assert starts == [0, 256, 256, 512, 1024] and memory.numel() >= 1024 + 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,11 +56,7 @@ class DensifyStats:
         return cls(*(torch.zeros(count, dtype=torch.float32, device=device) for _ in range(3)))
 
 
-DIFFERENTIABLE = ("means", "quats", "scales", "opacities", "colors", "R", "t", "K")
-
-
-@dataclass(frozen=True)
-class Scene:
+class Scene(NamedTuple):
     """Checked, contiguous inputs of one call; shapes as in `rasterize`."""
 
     means: Tensor
@@ -81,7 +77,7 @@ class Scene:
         return self.means.shape[0]
 
     @property
-    def count(self) -> int:
+    def gaussians(self) -> int:
         """Number of Gaussians of a frame."""
         return self.means.shape[1]
 
@@ -110,20 +106,18 @@ GradientsStructure = structure(
 )
 
 
-def pack(kind: type[ctypes.Structure], **values: Tensor | int | None) -> ctypes.Structure:
-    return kind(**{name: value if isinstance(value, int) else _native.pointer(value) for name, value in values.items()})
+def addresses(*tensors: Tensor | None) -> list[int | None]:
+    """Where contiguous tensors begin, for pointer fields; None is the null pointer."""
+    return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
 def pack_scene(scene: Scene) -> ctypes.Structure:
-    tensors = {name: getattr(scene, name) for name in (*DIFFERENTIABLE, "background")}
-    sizes = {"batch": scene.batch, "count": scene.count, "width": scene.width, "height": scene.height}
-    return pack(
-        SceneStructure, **sizes, background_kind=scene.background_kind, threads=torch.get_num_threads(), **tensors
-    )
+    batch, count = scene.means.shape[:2]
+    sizes = (batch, count, scene.width, scene.height, scene.background_kind, torch.get_num_threads())
+    return SceneStructure(*sizes, *addresses(*scene[:9]))
 
 
-@dataclass(frozen=True)
-class Gradients:
+class Gradients(NamedTuple):
     """Gradients with respect to the fields of Scene of the same names; means2d [B,N,2] in NDC scale."""
 
     means: Tensor
@@ -140,9 +134,7 @@ class Gradients:
 
 def empty_gradients(scene: Scene, want_camera: bool, want_background: bool, want_means2d: bool) -> Gradients:
     """Uninitialised gradients of a scene; None where not wanted."""
-    names = DIFFERENTIABLE if want_camera else DIFFERENTIABLE[:5]
+    camera = [torch.empty_like(v) if want_camera else None for v in (scene.R, scene.t, scene.K)]
     background = torch.empty_like(scene.background) if want_background and scene.background is not None else None
-    means2d = scene.means.new_empty(scene.batch, scene.count, 2) if want_means2d else None
-    alike: dict[str, Any] = dict.fromkeys(DIFFERENTIABLE)
-    alike |= {name: torch.empty_like(getattr(scene, name)) for name in names}
-    return Gradients(**alike, background=background, means2d=means2d)
+    means2d = scene.means.new_empty(*scene.opacities.shape, 2) if want_means2d else None
+    return Gradients._make((*map(torch.empty_like, scene[:5]), *camera, background, means2d))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from functools import cache, partial
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -16,8 +16,8 @@ from ._library import (
     PictureStructure,
     Scene,
     UpstreamStructure,
+    addresses,
     constants,
-    pack,
     pack_scene,
     structure,
 )
@@ -25,13 +25,9 @@ from ._library import (
 Upstream = tuple[Tensor | None, Tensor | None, Tensor, Tensor]  # v_image, v_alpha, image, radii
 
 
-def _pack_upstream(upstream: Upstream) -> ctypes.Structure:
-    v_image, v_alpha, image, radii = upstream
-    return pack(UpstreamStructure, v_image=v_image, v_alpha=v_alpha, image=image, radii=radii)
-
-
 def _pack_gradients(out: Gradients, stats: DensifyStats | None) -> ctypes.Structure:
-    return pack(GradientsStructure, **vars(out), **(vars(stats) if stats is not None else {}))
+    sums = () if stats is None else (stats.grad_sum, stats.count, stats.max_radius)
+    return GradientsStructure(*addresses(*out, *sums))
 
 
 class CpuPass:
@@ -41,13 +37,13 @@ class CpuPass:
         self._library = _native.load("cpu")
         self._suffix = {torch.float32: "f32", torch.float64: "f64"}[scene.means.dtype]
         self._state = ctypes.c_void_p()
-        picture = pack(PictureStructure, image=image, alpha=alpha, radii=radii)
+        picture = PictureStructure(*addresses(image, alpha, radii))
         self._call("forward", ctypes.byref(pack_scene(scene)), ctypes.byref(picture), ctypes.byref(self._state))
 
     def backward(self, scene: Scene, upstream: Upstream, out: Gradients, stats: DensifyStats | None) -> None:
         """Fill `out` and add to `stats`."""
-        packed = (pack_scene(scene), self._state, _pack_upstream(upstream), _pack_gradients(out, stats))
-        self._call("backward", *(item if item is self._state else ctypes.byref(item) for item in packed))
+        packed = (UpstreamStructure(*addresses(*upstream)), _pack_gradients(out, stats))
+        self._call("backward", ctypes.byref(pack_scene(scene)), self._state, *map(ctypes.byref, packed))
 
     def _call(self, name: str, *arguments: object) -> None:
         _native.check(self._library, "dgr", getattr(self._library, f"dgr_{name}_{self._suffix}")(*arguments))
@@ -63,6 +59,7 @@ _Work = structure(
 )
 RECORD = 12  # numbers of a Gaussian in device memory, as in src/cuda_common.cuh
 CAMERA_NUMBERS = 18
+ALIGNMENT = 256  # bytes, as cudaMalloc's
 
 
 class _Capacity:
@@ -76,6 +73,7 @@ class _Capacity:
         self._pairs = 0
         self.room = 0
         self.needed = torch.zeros(1, dtype=torch.int32).pin_memory()
+        self._needed = ctypes.c_uint32.from_address(self.needed.data_ptr())  # reading a tensor takes microseconds
 
     def pairs(self, guess: int) -> int:
         """Memory to give now: half as much again as was last needed, `guess` before that is known."""
@@ -88,7 +86,7 @@ class _Capacity:
     @property
     def last_needed(self) -> int:
         """Pairs that the last finished pass needed; 0 before the first."""
-        return int(self.needed[0]) & 0xFFFFFFFF
+        return self._needed.value
 
 
 def list_usage(device: torch.device, batch: int, width: int, height: int) -> tuple[int, int]:
@@ -108,42 +106,48 @@ def _capacity(_device: int, _batch: int, _width: int, _height: int) -> _Capacity
     return _Capacity()
 
 
+def _allocate(device: torch.device, *sizes: int) -> tuple[Tensor, list[int]]:
+    """One piece of memory for arrays of these sizes in bytes, and where each begins.
+
+    One, because asking for memory takes the host about as long as launching a kernel.
+    """
+    offsets, total = [], 0
+    for size in sizes:
+        offsets.append(total)
+        total += -(-size // ALIGNMENT) * ALIGNMENT
+    memory = torch.empty(total, dtype=torch.uint8, device=device)
+    first = memory.data_ptr()
+    return memory, [first + offset for offset in offsets]
+
+
 class CudaPass:
     """A pass of the CUDA library on the current stream; holds the device memory that its backward pass needs."""
 
     def __init__(self, scene: Scene, image: Tensor, alpha: Tensor, radii: Tensor):
         self._library = _native.load("cuda")
         device, tile = image.device, constants().tile
-        tiles = scene.batch * -(-scene.width // tile) * -(-scene.height // tile)
-        capacity = _capacity(device.index, scene.batch, scene.width, scene.height)
-        pairs = capacity.pairs(guess=4 * scene.batch * scene.count + tiles)
-        integers = partial(torch.empty, dtype=torch.int32, device=device)
-        self._memory = {
-            "splats": image.new_empty(scene.batch * scene.count * RECORD),
-            "tile_cursor": integers(tiles),
-            "tile_begin": integers(tiles + 1),
-            "keys": integers(2 * pairs),
-            "transmittance": torch.empty_like(alpha),
-            "needed": capacity.needed,
-        }
-        self._pairs = capacity.room = pairs
-        picture = pack(PictureStructure, image=image, alpha=alpha, radii=radii)
-        self._call("forward", device, pack_scene(scene), picture, pack(_Work, **self._memory, capacity=pairs))
+        batch, count = radii.shape
+        tiles = batch * -(-scene.width // tile) * -(-scene.height // tile)
+        capacity = _capacity(device.index, batch, scene.width, scene.height)
+        pairs = capacity.room = capacity.pairs(guess=4 * batch * count + tiles)
+        sizes = (4 * RECORD * batch * count, 4 * tiles, 4 * (tiles + 1), 8 * pairs, 4 * alpha.numel())
+        self._memory, places = _allocate(device, *sizes)
+        self._work = _Work(*places, needed=capacity.needed.data_ptr(), capacity=pairs)
+        self._call("forward", device, pack_scene(scene), PictureStructure(*addresses(image, alpha, radii)), self._work)
 
     def backward(self, scene: Scene, upstream: Upstream, out: Gradients, stats: DensifyStats | None) -> None:
         """Fill `out` and add to `stats`."""
-        doubles = partial(torch.empty, dtype=torch.float64, device=scene.means.device)
-        extra = {
-            "splat_gradients": scene.means.new_empty(scene.batch * scene.count * RECORD),
-            "camera": None if out.R is None else doubles(scene.batch * CAMERA_NUMBERS),
-            "background": None if out.background is None else doubles(3 * scene.batch),
-        }
-        work = pack(_Work, **self._memory, **extra, capacity=self._pairs)
-        arguments = (pack_scene(scene), work, _pack_upstream(upstream), _pack_gradients(out, stats))
-        self._call("backward", scene.means.device, *arguments)
+        device, batch, count = scene.means.device, scene.batch, scene.gaussians
+        camera = 0 if out.R is None else 8 * CAMERA_NUMBERS * batch
+        background = 0 if out.background is None else 8 * 3 * batch
+        # Not kept: freed memory is given out again in the order of the stream.
+        _memory, places = _allocate(device, 4 * RECORD * batch * count, camera, background)
+        self._work.splat_gradients, self._work.camera, self._work.background = places
+        packed = (UpstreamStructure(*addresses(*upstream)), _pack_gradients(out, stats))
+        self._call("backward", device, pack_scene(scene), self._work, *packed)
 
     def _call(self, name: str, device: torch.device, *structures: ctypes.Structure) -> None:
-        with torch.cuda.device(device):
-            stream = ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream)
+        with torch.cuda.device(device.index):
+            stream = ctypes.c_void_p(torch.cuda.current_stream(device.index).cuda_stream)
             status = getattr(self._library, f"dgr_cuda_{name}")(*map(ctypes.byref, structures), stream)
         _native.check(self._library, "dgr", status)

@@ -82,7 +82,7 @@ def radii(splats: Splats2D, scene: Scene) -> Tensor:
     middle = splats.covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
     discriminant = (middle**2 - torch.linalg.det(splats.covariance)).clamp(min=c.discriminant_min)
     radius = torch.ceil(c.radius_sigmas * torch.sqrt(middle + torch.sqrt(discriminant)))
-    result = torch.zeros(scene.count, dtype=torch.int32, device=radius.device)
+    result = torch.zeros(scene.gaussians, dtype=torch.int32, device=radius.device)
     result[splats.gaussian] = torch.where(touches, radius, torch.zeros_like(radius)).to(torch.int32)
     return result
 

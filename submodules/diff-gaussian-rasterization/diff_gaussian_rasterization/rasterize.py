@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ._library import DIFFERENTIABLE, DensifyStats, Scene, empty_gradients
+from ._library import DensifyStats, Scene, empty_gradients
 from ._passes import CpuPass, CudaPass
 from .definition import rasterize_torch
 
@@ -70,7 +72,10 @@ def rasterize(
     _check_stats(stats, means, backend)
     if backend == "torch":
         return RasterizeOutput(*rasterize_torch(Scene(*inputs, background, width, height), means2d))
-    return RasterizeOutput(*_Rasterize.apply(*inputs, background, means2d, width, height, stats))
+    differentiable = (*inputs, background, means2d)
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in differentiable):
+        return RasterizeOutput(*_Rasterize.apply(*differentiable, width, height, stats))
+    return _draw(_scene((*inputs, background), width, height))[0]
 
 
 class _Rasterize(torch.autograd.Function):
@@ -78,69 +83,75 @@ class _Rasterize(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        *given, _means2d, width, height, stats = arguments
-        tensors: list[Any] = [None if tensor is None else tensor.contiguous() for tensor in given]
+        *tensors, _means2d, width, height, ctx.stats = arguments
         scene = _scene(tensors, width, height)
-        image = scene.means.new_empty(scene.batch, 3, height, width)
-        alpha = scene.means.new_empty(scene.batch, height, width)
-        radii = torch.empty(scene.batch, scene.count, dtype=torch.int32, device=image.device)
-        ctx.native_pass = (CudaPass if image.is_cuda else CpuPass)(scene, image, alpha, radii)
-        ctx.save_for_backward(*tensors, image, radii)
-        ctx.size, ctx.stats = (width, height), stats
-        ctx.mark_non_differentiable(radii)
+        output, ctx.native_pass = _draw(scene)
+        ctx.save_for_backward(*scene[:9], output.image, output.radii)
+        ctx.size = (width, height)
+        ctx.mark_non_differentiable(output.radii)
         ctx.set_materialize_grads(False)
-        return image, alpha, radii
+        return output.image, output.alpha, output.radii
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, v_image: Tensor | None, v_alpha: Tensor | None, _v_radii: None) -> tuple[Tensor | None, ...]:
         *tensors, image, radii = ctx.saved_tensors
-        scene = _scene(tensors, *ctx.size)
-        want_background, want_means2d = ctx.needs_input_grad[8:10]
-        out = empty_gradients(
-            scene, any(ctx.needs_input_grad[5:8]), want_background, want_means2d or ctx.stats is not None
-        )
+        scene = Scene._make((*tensors, *ctx.size))
+        needed = ctx.needs_input_grad
+        want_background, want_means2d = needed[8:10]
+        out = empty_gradients(scene, any(needed[5:8]), want_background, want_means2d or ctx.stats is not None)
         upstream = [None if v is None else v.contiguous() for v in (v_image, v_alpha)]
         ctx.native_pass.backward(scene, (*upstream, image, radii), out, ctx.stats)
-        wanted = zip(vars(out).values(), ctx.needs_input_grad, strict=False)
-        return (*(v if needed else None for v, needed in wanted), None, None, None)
+        return (*(v if wanted else None for v, wanted in zip(out, needed, strict=False)), None, None, None)
 
 
-def _scene(tensors: list[Any], width: int, height: int) -> Scene:
-    return Scene(**dict(zip((*DIFFERENTIABLE, "background"), tensors, strict=True)), width=width, height=height)
+def _scene(tensors: Sequence[Tensor | None], width: int, height: int) -> Scene:
+    """`tensors` are the first fields of Scene, contiguous or not."""
+    contiguous = (None if tensor is None else tensor.contiguous() for tensor in tensors)
+    return Scene._make((*contiguous, width, height))
 
 
-_SHAPES: dict[str, tuple[str | int, ...]] = {
-    "means": ("B", "N", 3),
-    "quats": ("B", "N", 4),
-    "scales": ("B", "N", 3),
-    "opacities": ("B", "N"),
-    "colors": ("B", "N", 3),
-    "R": ("B", 3, 3),
-    "t": ("B", 3),
-    "K": ("B", 3, 3),
-    "means2d": ("B", "N", 2),
-}
+def _draw(scene: Scene) -> tuple[RasterizeOutput, CpuPass | CudaPass]:
+    """The picture by the native library of the scene's device, and the pass that drew it."""
+    means = scene.means
+    batch, count = means.shape[:2]
+    image = means.new_empty(batch, 3, scene.height, scene.width)
+    alpha = means.new_empty(batch, scene.height, scene.width)
+    radii = means.new_empty(batch, count, dtype=torch.int32)
+    native_pass = (CudaPass if means.is_cuda else CpuPass)(scene, image, alpha, radii)
+    return RasterizeOutput(image, alpha, radii), native_pass
+
+
+_NAMES = ("means", "quats", "scales", "opacities", "colors", "R", "t", "K", "means2d")
+
+
+@lru_cache(maxsize=64)
+def _shapes(B: int, N: int) -> tuple[tuple[int, ...], ...]:
+    """What the tensors of `_NAMES` should be."""
+    return (B, N, 3), (B, N, 4), (B, N, 3), (B, N), (B, N, 3), (B, 3, 3), (B, 3), (B, 3, 3), (B, N, 2)
 
 
 def _check_tensors(inputs: tuple[Tensor, ...], background: Tensor | None, means2d: Tensor | None) -> None:
-    named = dict(zip(_SHAPES, (*inputs, means2d), strict=True))
-    for name, tensor in (*named.items(), ("background", background)):
-        if isinstance(tensor, Tensor):
-            _check_kind(name, tensor, inputs[0])
-        elif tensor is not None or name not in ("means2d", "background"):
-            raise TypeError(f"{name}: wanted a tensor, got {type(tensor).__name__}")
     means = inputs[0]
+    _check_kind("means", means, means)
     if means.ndim != 3 or means.shape[0] == 0:
         raise ValueError(f"means: wanted shape [B,N,3] with B at least 1, got {list(means.shape)}")
-    sizes = {"B": means.shape[0], "N": means.shape[1]}
-    for name, tensor in named.items():
-        wanted = [size if isinstance(size, int) else sizes[size] for size in _SHAPES[name]]
-        if tensor is not None and list(tensor.shape) != wanted:
-            raise ValueError(f"{name}: wanted shape {wanted}, got {list(tensor.shape)}")
+    tensors: tuple[Any, ...] = (*inputs, means2d)
+    dtype, device = means.dtype, means.device
+    for name, tensor, wanted in zip(_NAMES, tensors, _shapes(*means.shape[:2]), strict=True):
+        # Before every single picture: the message is looked for only where there is something to tell.
+        if isinstance(tensor, Tensor) and tensor.shape == wanted and tensor.dtype == dtype and tensor.device == device:
+            continue
+        if tensor is not None or name != "means2d":
+            _check_kind(name, tensor, means)
+            raise ValueError(f"{name}: wanted shape {list(wanted)}, got {list(tensor.shape)}")
+    if background is not None:
+        _check_kind("background", background, means)
 
 
-def _check_kind(name: str, tensor: Tensor, means: Tensor) -> None:
+def _check_kind(name: str, tensor: Any, means: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: wanted a tensor, got {type(tensor).__name__}")
     if tensor.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{name}: wanted float32 or float64, got {tensor.dtype}")
     if tensor.dtype != means.dtype:
@@ -155,9 +166,11 @@ def _check_size(width: int, height: int, background: Tensor | None, means: Tenso
             raise TypeError(f"{name}: wanted an int, got {type(size).__name__}")
         if not 1 <= size <= MAX_SIZE:
             raise ValueError(f"{name}: wanted 1 to {MAX_SIZE} pixels, got {size}")
+    if background is None:
+        return
     batch = means.shape[0]
     wanted = ([3], [batch, 3], [batch, 3, height, width])
-    if background is not None and list(background.shape) not in wanted:
+    if list(background.shape) not in wanted:
         raise ValueError(
             f"background: wanted shape {wanted[0]}, {wanted[1]} or {wanted[2]}, got {list(background.shape)}"
         )
@@ -168,9 +181,9 @@ def _check_stats(stats: DensifyStats | None, means: Tensor, backend: str) -> Non
         return
     if backend == "torch":
         raise ValueError('stats: wanted None with backend "torch", which has no backward pass of its own')
+    wanted = (torch.float32, [means.shape[1]], means.device, True)
     for name, tensor in vars(stats).items():
         got = (tensor.dtype, list(tensor.shape), tensor.device, tensor.is_contiguous())
-        wanted = (torch.float32, [means.shape[1]], means.device, True)
         if got != wanted:
             raise ValueError(f"stats.{name}: wanted (dtype, shape, device, contiguous) {wanted}, got {got}")
 
