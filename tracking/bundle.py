@@ -66,7 +66,7 @@ class DataTerm(Protocol):
 class Prior:
     """Quadratic terms. codes: sum of weight (rows @ codes - target)^2 / 2 with rows [M,C], target [T,M], weight [M].
     smooth [6+C]: precision of second differences of each unknown; steady bool [T]: frame t lies evenly between its
-    neighbours. shape: precision of each shape code; focal: log focal and its precision.
+    neighbours. shape [S,S]: precision of the shape codes; focal: log focal and its precision.
     """
 
     rows: Tensor
@@ -74,7 +74,7 @@ class Prior:
     weight: Tensor
     smooth: Tensor
     steady: Tensor
-    shape: float
+    shape: Tensor
     focal: tuple[float, float]
 
 
@@ -203,7 +203,7 @@ def _prior_cost(prior: Prior, state: State) -> float:
     bend = _second_differences(state) * prior.steady[:, None]
     focal, precision = prior.focal
     cost = (prior.weight * misfit**2).double().sum() + (prior.smooth * bend**2).double().sum()
-    cost += prior.shape * (state.shape**2).double().sum() + precision * (state.log_focal.double() - focal) ** 2
+    cost += (state.shape @ prior.shape @ state.shape).double() + precision * (state.log_focal.double() - focal) ** 2
     return float(cost) / 2
 
 
@@ -221,11 +221,11 @@ def _add_prior(equations: NormalEquations, prior: Prior, state: State) -> None:
         equations.blocks[:, diagonal, diagonal] += factor**2 * smooth * np.roll(steady, shift, axis=0)
     equations.next += -2 * smooth * (steady + np.roll(steady, -1, axis=0))
     equations.after_next += smooth * np.roll(steady, -1, axis=0)
-    n_shape, (focal, precision) = len(state.shape), prior.focal
-    shared = np.concatenate([np.full(n_shape, prior.shape), [precision]])
-    value = np.concatenate([_double(state.shape), [float(state.log_focal) - focal]])
-    equations.shared[np.arange(n_shape + 1), np.arange(n_shape + 1)] += shared
-    equations.shared_gradient += shared * value
+    focal, precision = prior.focal
+    equations.shared[:-1, :-1] += _double(prior.shape)
+    equations.shared_gradient[:-1] += _double(prior.shape @ state.shape)
+    equations.shared[-1, -1] += precision
+    equations.shared_gradient[-1] += precision * (float(state.log_focal) - focal)
 
 
 def _hold_bounds(problem: Problem, state: State, equations: NormalEquations) -> None:

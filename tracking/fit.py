@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flame import Head
+from flame import JOINT_NAMES, Head
 from flame.rotations import matrix_from_6d, matrix_to_6d, matrix_to_axis_angle
 from tracking.bundle import POSE, Prior, Problem, Progress, State, minimise, orthonormal
 from tracking.landmark_embedding import LOOSE_SPREAD, landmark_embedding
@@ -34,6 +34,7 @@ class FitSettings:
 
     focal: pixels of the crop; None estimates it. focal_guess: in crop sides, with focal_sigma, a standard deviation of
     its logarithm: perspective tells little of it, so the guess matters. shape_codes: identity directions used.
+    size_sigma: of the head's size, by its eye distance, relative to the mean head's.
     independent_frames: how many frames' worth of independent evidence about what is constant a clip holds; landmark
     errors are alike from frame to frame. landmark_weight: below 1, since the landmarks of a frame err together.
     expression_sigma: around the detector's scores (heads with ARKit's expressions) ; expression_limit: their largest
@@ -49,13 +50,14 @@ class FitSettings:
     focal_guess: float = 2.0
     focal_sigma: float = 0.25
     shape_codes: int = 100
+    size_sigma: float = 0.01
     independent_frames: float = 10.0
-    landmark_weight: float = 0.3
+    landmark_weight: float = 0.1
     expression_sigma: float = 0.15
     expression_limit: float = 1.1
     jaw_sigma: float = 0.03
     free_jaw_sigma: float = 0.15
-    gaze_sigma: float = 0.3
+    gaze_sigma: float = 0.2
     vergence_sigma: float = 0.03
     rotation_bend: float = 0.01
     translation_bend: float = 0.002
@@ -189,7 +191,8 @@ def clip_prior(head: Head, observations: Observations, settings: FitSettings, de
     center = np.log(settings.focal or settings.focal_guess * observations.size)
     return Prior(
         torch.cat([rows, vergence]).to(device), target.to(device), torch.tensor(sigma).pow(-2).to(device),
-        _smoothness(head, settings).to(device), _steady(observations.source_index).to(device), evidence,
+        _smoothness(head, settings).to(device), _steady(observations.source_index).to(device),
+        evidence * _shape_precision(head, settings).to(device),
         (float(center), evidence / settings.focal_sigma**2),
     )  # fmt: skip
 
@@ -313,6 +316,20 @@ def _blink_columns(head: Head) -> list[int] | None:
     columns = [head.expression_names.index(name) for name in BLINKS]
     same = torch.allclose(head.expression_dirs[:, :, columns].permute(2, 0, 1), head.eyelids, atol=1e-6)
     return columns if same else None
+
+
+def _shape_precision(head: Head, settings: FitSettings) -> Tensor:
+    """[S,S]: standard normal codes, and a distance of the eyes like the mean head's.
+
+    One camera cannot see how large a head is. Expressions have a size in metres, though, so that an optimiser would
+    trade the head's size for expressions nearer to their prior; grown people's eye distances differ by 5 % only.
+    """
+    n_shape = min(settings.shape_codes, head.n_shape)
+    left, right = (head.joint_regressor[JOINT_NAMES.index(name)] for name in ("left_eye", "right_eye"))
+    apart = (left - right) @ head.v_template
+    by_shape = torch.einsum("v,vcs->cs", left - right, head.shape_dirs[:, :, :n_shape])
+    stretch = (apart / apart.norm() ** 2) @ by_shape
+    return torch.eye(n_shape) + torch.outer(stretch, stretch) / settings.size_sigma**2
 
 
 def _smoothness(head: Head, settings: FitSettings) -> Tensor:

@@ -107,7 +107,8 @@ def _offset_system(term: LandmarkTerm, state: State, center: float) -> tuple[Ten
     by_camera = torch.stack([focal / z, zero, -focal * x / z**2, zero, focal / z, -focal * y / z**2], -1)
     slope = by_camera.reshape(*z.shape, 2, 3) @ state.R[:, None] / term.sigma[:, None, None]
     value = (term.observed - pixels) / term.sigma[:, None]
-    weight = term.weight / (1 + (value - (slope @ term.offset[..., None]).squeeze(-1)).square().sum(-1) / CUTOFF**2)
+    seen = term.weight / term.weight.max()
+    weight = seen / (1 + (value - (slope @ term.offset[..., None]).squeeze(-1)).square().sum(-1) / CUTOFF**2)
     return (torch.einsum("tl,tlka,tlkb->lab", weight, slope, slope),
             torch.einsum("tl,tlka,tlk->la", weight, slope, value))
 

@@ -1,0 +1,101 @@
+"""The picture as a cost term: every point of the face should show, in every frame, what it shows on average.
+
+Compared is a band of spatial frequencies of the brightness, not the brightness: shading that comes and goes with the
+pose is mostly broad, while pores, brows, lips and nostrils are in the band and stay with the skin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flame import Head
+from tracking.bundle import State, project
+from tracking.surface import SurfacePoints, turns_of
+
+Images = Callable[[int], NDArray[np.uint8]]
+
+BAND = 4.0         # the wide blur that is subtracted, in units of the narrow one
+CUTOFF = 2.0       # residuals beyond twice the usual one belong to something else than the skin
+MIN_FACING = 0.35  # cosine; skin seen flatter than 70 degrees is foreshortened too far to compare
+BRIGHTNESS = (0.299, 0.587, 0.114)
+
+
+@dataclass(eq=False)
+class PhotometricTerm:
+    """Band-passed brightness at the points minus its mean over the clip, over its usual size (a `bundle.DataTerm`).
+
+    pictures [T,1,S,S] float16; reference [L]; scale [L]: usual size of the residual; weight [T,L], 0 where hidden.
+    """
+
+    points: SurfacePoints
+    offset: Tensor
+    pictures: Tensor
+    reference: Tensor
+    scale: Tensor
+    weight: Tensor
+    cutoff: float = CUTOFF
+
+    def residual(self, frames: slice, pixels: Tensor, want_slope: bool) -> tuple[Tensor, Tensor | None, Tensor]:
+        pictures = self.pictures[frames].float()
+        value = ((sample(pictures, pixels) - self.reference) / self.scale)[..., None]
+        if not want_slope:
+            return value, None, self.weight[frames]
+        half = 0.5 * torch.eye(2, device=pixels.device)
+        slope = [sample(pictures, pixels + step) - sample(pictures, pixels - step) for step in half]
+        return value, (torch.stack(slope, -1) / self.scale[:, None])[..., None, :], self.weight[frames]
+
+    def learn(self, state: State, facing: Tensor, weight: float) -> None:
+        """Take reference, usual residual and weights from the pictures as `state` places the points.
+
+        facing [T,L]: cosine between skin and view, or not positive where hidden.
+        """
+        center = self.pictures.shape[-1] / 2
+        values = torch.cat([
+            sample(self.pictures[part].float(), project(state, self._place(state, part), center, part)[0])
+            for part in parts(len(state.t))
+        ])
+        self.weight = torch.where(facing > MIN_FACING, weight * facing, 0)
+        hidden = self.weight <= 0
+        self.reference = values.masked_fill(hidden, torch.nan).nanmedian(0).values.nan_to_num(0)
+        error = (values - self.reference).abs().masked_fill(hidden, torch.nan)
+        usual = 1.48 * error.nanmedian(0).values  # of a normal distribution, the standard deviation
+        self.scale = usual.nan_to_num(1).clamp_min(float(usual.nanmedian()) / 2)
+
+    def _place(self, state: State, frames: slice) -> Tensor:
+        codes = state.split(frames)
+        return self.points.place(state.shape, codes, turns_of(codes))
+
+
+def face_points(head: Head, n_shape: int, device: torch.device | str) -> tuple[SurfacePoints, Tensor]:
+    """Middles of the triangles of the face's skin, and the triangles' vertex numbers [L,3]."""
+    inside = torch.zeros(head.n_vertices, dtype=torch.bool)
+    inside[head.regions["face"]] = True
+    surface = head.faces[head.regions["surface_faces"]]
+    chosen = head.regions["surface_faces"][inside[surface].all(1)]
+    third = np.full((len(chosen), 3), 1 / 3)
+    return SurfacePoints(head, chosen.numpy(), third, n_shape, device), head.faces[chosen].to(device)
+
+
+def band_pass(image: NDArray[np.uint8], sigma: float) -> NDArray[np.float16]:
+    """Brightness [S,S] between the blurs sigma and BAND * sigma (pixels), in grey levels."""
+    grey = (image.astype(np.float32) @ np.array(BRIGHTNESS, np.float32))
+    narrow, wide = (cv2.GaussianBlur(grey, (0, 0), width) for width in (sigma, BAND * sigma))
+    return (narrow - wide).astype(np.float16)
+
+
+def sample(pictures: Tensor, pixels: Tensor) -> Tensor:
+    """Bilinear values [C,L] of pictures [C,1,S,S] at pixels [C,L,2]; zero outside."""
+    grid = 2 * pixels / pictures.shape[-1] - 1
+    return F.grid_sample(pictures, grid[:, None], align_corners=False)[:, 0, 0]
+
+
+def parts(count: int, step: int = 32) -> list[slice]:
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]

@@ -1,0 +1,110 @@
+"""Sub-pixel refinement of a fitted clip against its pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flame import Head, pose_head
+from flame.rotations import matrix_to_6d
+from tracking.bundle import Progress, State, minimise, orthonormal
+from tracking.fit import FitSettings, clip_of, fit_of, state_of
+from tracking.photometric_term import Images, PhotometricTerm, band_pass, face_points, parts
+from tracking.records import Fit, Observations
+from tracking.surface import turns_of
+from utils.mesh_raster import project, rasterize_mesh
+
+DEPTH_SLACK = 0.004  # metres; what lies further behind the nearest surface is hidden
+RASTER = 256         # side of the depth pictures that decide it
+
+
+@dataclass(frozen=True)
+class RefineSettings:
+    """blurs: of the pictures, coarse to fine, in 1/512 of the crop's side: the mesh must be within about twice the
+    blur of its place, and the finer the blur the more exact the outcome. bakes: how often at each blur the mean
+    appearance is taken anew. iterations: after each. weight: of a point of the skin; landmark_weight: what the
+    landmarks keep, which say where features are but jitter. fit: priors, as in the fit.
+    """
+
+    blurs: tuple[float, ...] = (3.0, 1.5, 0.8)
+    bakes: int = 2
+    iterations: int = 4
+    weight: float = 0.1
+    landmark_weight: float = 0.05
+    free_identity: bool = False
+    fit: FitSettings = FitSettings()  # noqa: RUF009 (frozen)
+
+
+def refine_clip(
+    head: Head,
+    fit: Fit,
+    observations: Observations,
+    images: Images,
+    settings: RefineSettings | None = None,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> Fit:
+    """Align every frame with the clip's mean appearance, so that each point of the mesh stays on its point of the skin.
+
+    images(i): crop of frame i, uint8 RGB [S,S,3]. Pose and codes of all frames are solved for, with the fit's priors,
+    smoothness and landmarks; identity and focal length stay. Dense image alignment (Lucas and Kanade 1981) by the
+    solver that fits the landmarks.
+    """
+    settings = settings or RefineSettings()
+    clip = clip_of(head, observations, settings.fit, device)
+    state = state_of(head, fit, device)
+    clip.learn_offset(state)
+    clip.landmarks.weight *= settings.landmark_weight / settings.fit.landmark_weight
+    points, corners = face_points(head, len(state.shape), device)
+    facing = _facing(head, state, corners, observations.size)
+    empty = torch.zeros(len(points), device=facing.device)
+    term = PhotometricTerm(points, points.rest.new_zeros(len(points), 3), empty, empty, empty, facing)
+    held = torch.full_like(clip.problem.held_shared, not settings.free_identity)
+    problem = replace(clip.problem, terms=[clip.landmarks, term], held_shared=held)
+    done, total = 0, len(settings.blurs) * settings.bakes
+    for blur in settings.blurs:
+        sigma = blur * observations.size / 512
+        pictures = np.stack([band_pass(images(i), sigma) for i in range(len(fit))])
+        term.pictures = torch.from_numpy(pictures)[:, None].to(facing.device)
+        for _ in range(settings.bakes):
+            term.learn(state, facing, settings.weight)
+            state = minimise(problem, state, settings.iterations, 1e-4, None)
+            done += 1
+            if progress is not None:
+                progress(done, total)
+    return fit_of(head, orthonormal(state), clip, settings.fit)
+
+
+def _facing(head: Head, state: State, corners: Tensor, size: int) -> Tensor:
+    """Cosine [T,L] between each triangle's normal and the view; 0 where the head itself hides its middle."""
+    faces = head.faces.numpy()
+    K = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]]) * [[RASTER], [RASTER], [1]]
+    K[:2, :2] *= float(state.log_focal.exp()) / size
+    rows = []
+    for part in parts(len(state.t)):
+        vertices = _vertices(head, state, part)
+        triangle = vertices[:, corners]
+        normal = torch.linalg.cross(triangle[:, :, 1] - triangle[:, :, 0], triangle[:, :, 2] - triangle[:, :, 0])
+        middle = triangle.mean(2)
+        cosine = -torch.nn.functional.cosine_similarity(normal, middle, dim=-1)
+        for camera, centre, value in zip(vertices.cpu().numpy(), middle.cpu().numpy(), cosine, strict=True):
+            pixels, depth = project(camera, np.eye(3), np.zeros(3), K)
+            nearest = rasterize_mesh(pixels, depth, faces, RASTER, RASTER).depth
+            at, own = project(centre, np.eye(3), np.zeros(3), K)
+            column, row = np.clip(at.astype(int), 0, RASTER - 1).T
+            rows.append(value * torch.from_numpy(own < nearest[row, column] + DEPTH_SLACK).to(value))
+    return torch.stack(rows)
+
+
+def _vertices(head: Head, state: State, frames: slice) -> Tensor:
+    """The mesh in camera axes, [C,V,3], metres."""
+    codes = state.split(frames)
+    turns = turns_of(codes).rotation
+    shape = state.shape.new_zeros(head.n_shape)
+    shape[:len(state.shape)] = state.shape
+    posed = pose_head(head, shape, codes.expression, matrix_to_6d(turns[:, 0]),
+                      matrix_to_6d(turns[:, 1:]).flatten(1), codes.lids)
+    return posed.vertices @ state.R[frames].mT + state.t[frames, None]
