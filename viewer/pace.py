@@ -25,7 +25,9 @@ class Pace:
             raise ValueError(f"window: wanted a positive size of at most 64 to 1, got {width} x {height}")
         shrink = min(1.0, self.longest / max(width, height))
         if moving:
-            shrink = min(shrink, math.sqrt(self._moving / (width * height)))
+            # Steps of sqrt(2): a GPU captures its work anew for every size, and pictures that keep growing flicker.
+            fitting = min(1.0, math.sqrt(self._moving / (width * height)) / shrink)
+            shrink *= 2.0 ** (math.floor(2 * math.log2(fitting) + 1e-6) / 2)
         return max(1, round(width * shrink)), max(1, round(height * shrink))
 
     def record(self, seconds: float, pixels: int) -> None:

@@ -136,7 +136,7 @@ class Panel:
         self._change(centres, lambda state, value: replace(state, centres=bool(value)))
         background = gui.add_rgb("Background", (0, 0, 0))
         self._change(background, lambda state, value: replace(state, background=_fractions(value)))
-        self.compare = gui.add_checkbox("Beside the ground truth", False, disabled=True)
+        self.compare = gui.add_checkbox("Ground truth", False, disabled=True)
         self._change(self.compare, lambda state, value: replace(
             state, compare=bool(value) and not self.compare.disabled, base="clip" if value else state.base))
         self.truth_note = gui.add_markdown("Looking for the data set ...")

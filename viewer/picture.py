@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from dataclasses import replace
 
 import cv2
@@ -14,6 +16,7 @@ from torch import Tensor
 from evaluation.pictures import colorize, error_map, to_bytes
 from gaussian_renderer import Cameras, RenderOutput, render
 from player import Player
+from player.fast import FastRenderer
 from scene.avatar import FACE
 from scene.rig import Codes
 from viewer.camera import clip_camera, fitted
@@ -25,15 +28,18 @@ Image = NDArray[np.uint8]
 LEAST_ALPHA = 0.05  # where the head covers less of a pixel it has no depth
 FACE_DOTS, TEETH_DOTS = (80, 190, 255), (255, 170, 40)
 OUTSIDE = 24  # grey around the frame in the comparison
+SIZES_KEPT = 4  # captured graphs on a GPU, one a picture size
 
 
 class Painter:
-    """Draws one avatar. Pictures are uint8 RGB [H,W,3]; cameras of one frame (B = 1), any device."""
+    """Draws one avatar, for any thread. Pictures are uint8 RGB [H,W,3]; cameras of one frame (B = 1), on the CPU."""
 
     def __init__(self, player: Player, truth: GroundTruth | None = None) -> None:
         self.player = player
         self.truth = truth
         self._clip = player.clip.codes
+        self._lock = threading.Lock()
+        self._fast: OrderedDict[tuple[int, int], FastRenderer] = OrderedDict()
         rest = player.vertices(player.neutral_codes())[0]
         self.middle = (0.5 * (rest.amin(0) + rest.amax(0))).cpu().numpy()  # [3], metres, around which to orbit
         distance = (rest - rest.new_tensor(self.middle)).norm(dim=1)
@@ -56,9 +62,10 @@ class Painter:
 
         The comparison is drawn from the clip's camera, always, and needs the data set.
         """
-        if state.compare:
-            return self._paint_comparison(state, own.width, own.height)
-        return self._paint_view(state, self.camera(state, own))
+        with self._lock:
+            if state.compare:
+                return self._paint_comparison(state, own.width, own.height)
+            return self._paint_view(state, self.camera(state, own))
 
     def depth(self, state: ViewState, own: Cameras) -> tuple[Tensor, Tensor]:
         """Depth [H,W] in metres along the view axis, the mean over what is seen of each pixel, and alpha [H,W].
@@ -81,11 +88,15 @@ class Painter:
         values[differences.gaussian[chosen].long()] = differences.mask[chosen]
         return values
 
-    def _paint_view(self, state: ViewState, cameras: Cameras) -> Image:
-        cameras = self._moved(cameras)
-        posed = self._posed(state, cameras)
-        picture = self._paint_layer(state, posed, cameras)
-        pinhole: Pinhole = tuple(part[0].cpu().numpy() for part in (cameras.R, cameras.t, cameras.K))  # type: ignore
+    def _paint_view(self, state: ViewState, own: Cameras) -> Image:
+        pinhole: Pinhole = (own.R[0].numpy(), own.t[0].numpy(), own.K[0].numpy())
+        plain = state.layer == "colour" and state.parts == "everything" and not state.centres
+        if plain and self.player.device.type == "cuda":
+            picture = self._paint_fast(state, own)
+        else:
+            cameras = self._moved(own)
+            posed = self._posed(state, cameras)
+            picture = self._paint_layer(state, posed, cameras)
         if state.mesh:
             vertices = self.player.vertices(self.codes(state))[0].cpu().numpy()
             picture = draw_mesh(picture, vertices, self.player.head.faces.numpy(), pinhole)
@@ -95,6 +106,17 @@ class Painter:
             shown = self._shown(state).cpu().numpy()
             picture = draw_centres(picture, posed.means[0].cpu().numpy()[shown], colors[shown], pinhole)
         return picture
+
+    def _paint_fast(self, state: ViewState, cameras: Cameras) -> Image:
+        """The picture in colour by a captured graph, which is worth it on a GPU alone."""
+        size = cameras.width, cameras.height
+        renderer = self._fast.pop(size, None) or FastRenderer(self.player, *size, as_bytes=True)
+        self._fast[size] = renderer
+        if len(self._fast) > SIZES_KEPT:
+            self._fast.popitem(last=False)
+        drawn = renderer.render(self.codes(state), cameras, torch.tensor(state.background)).bytes
+        assert drawn is not None  # as_bytes
+        return drawn[0].cpu().numpy()
 
     def _paint_layer(self, state: ViewState, posed: Posed, cameras: Cameras) -> Image:
         if state.layer == "opacity":

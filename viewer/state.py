@@ -63,6 +63,7 @@ TURNS = {
     "neck left": _Turn("neck", _ONE, 1, 1.0, -60.0, 60.0),
     "neck tilt": _Turn("neck", _ONE, 2, 1.0, -30.0, 30.0),
 }
+_GROUPS = {"jaw": "Jaw", "look": "Gaze", "neck": "Neck"}
 LIDS = ("left eyelid", "right eyelid")
 
 
@@ -109,17 +110,13 @@ def sliders_of(head: Head, count: int, clip: Codes) -> dict[str, Slider]:
     codes = clip.expression[:, :count]
     signed = bool(codes.numel()) and float(codes.min()) < 0
     limit = max(3.0 if signed else 1.0, math.ceil(10 * float(codes.abs().max())) / 10 if codes.numel() else 0.0)
-    found = [Slider(name, name.split()[1], _pose_group(name),
-                    turn.low, turn.high, 0.5) for name, turn in TURNS.items()]
-    found += [Slider(name, name, "Eyes", -0.5, 1.0, 0.01) for name in LIDS]
+    found = [Slider(name, f"{name.split()[1]} (°)", _GROUPS[name.split()[0]], turn.low, turn.high, 0.5)
+             for name, turn in TURNS.items()]
+    found += [Slider(name, name, "Eyelids", -0.5, 1.0, 0.01) for name in LIDS]
     names = head.expression_names[:count]
     found += [Slider(EXPRESSION + name, name, group, -limit if signed else 0.0, limit, 0.01)
               for name, group in zip(names, expression_groups(names), strict=True)]
     return {slider.name: slider for slider in found}
-
-
-def _pose_group(name: str) -> str:
-    return {"jaw": "Jaw", "look": "Eyes", "neck": "Neck"}[name.split()[0]]
 
 
 def expression_groups(names: tuple[str, ...]) -> list[str]:

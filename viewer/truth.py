@@ -28,5 +28,4 @@ class GroundTruth:
         """A frame in [0,1], [H,W,3], its head over a plain background. ValueError when its file is damaged."""
         rgba = self._dataset.rgba(frame).astype(np.float32) / 255
         alpha = rgba[..., 3:]
-        result: NDArray[np.float32] = rgba[..., :3] * alpha + np.asarray(background, np.float32) * (1 - alpha)
-        return result
+        return (rgba[..., :3] * alpha + np.asarray(background) * (1 - alpha)).astype(np.float32)
