@@ -9,7 +9,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from blendshape_ops import MEANS
 
 from arguments.export_settings import ExportSettings
@@ -48,7 +47,10 @@ def export_web(player: Player, settings: ExportSettings) -> Path:
 
 
 def page_data(player: Player) -> tuple[dict[str, Any], dict[str, Table]]:
-    """What avatar.js holds: small facts, and named arrays (layouts in docs/web.md). ValueError where they do not fit."""
+    """What avatar.js holds: small facts, and named arrays (layouts in docs/web.md). ValueError where they do not fit.
+
+    meta.front: the frame whose camera looks most along the head's -z, into its face.
+    """
     avatar, head, clip = player.avatar, player.head, player.clip
     pairs = live_pairs(avatar)
     tables = {"gaussians": pack_gaussians(avatar, pairs), "pairs": pack_pairs(pairs), **head_tables(player),
@@ -57,6 +59,7 @@ def page_data(player: Player) -> tuple[dict[str, Any], dict[str, Table]]:
             "driven": player.num_expressions, "expressionNames": list(player.expression_names),
             "vertices": head.n_vertices, "triangles": head.n_faces, "parents": list(head.parents),
             "correctives": head.has_pose_correctives, "frames": len(clip), "width": clip.width, "height": clip.height,
+            "front": int(clip.R[:, 2, 2].argmin()),
             "target": avatar.neutral.detach().cpu()[:, MEANS].median(dim=0).values.tolist()}
     return meta, tables
 
@@ -78,6 +81,6 @@ def _shaders() -> str:
 
 def _script(meta: dict[str, Any], tables: dict[str, Table]) -> str:
     """JavaScript that defines AVATAR. A script and not a file to fetch: pages opened from the disk may not fetch."""
-    encoded = {name: {"type": _TYPES[table.dtype.str], "data": base64.b64encode(np.ascontiguousarray(table)).decode()}
+    encoded = {name: {"type": _TYPES[table.dtype.str], "data": base64.b64encode(table.tobytes()).decode()}
                for name, table in tables.items()}
     return f'"use strict";\nconst AVATAR = {json.dumps({"meta": meta, "tables": encoded})};\n'

@@ -6,6 +6,8 @@ expressions, then, where the head has pose correctives, the 9 (J-1) pose feature
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,10 +16,10 @@ from torch import Tensor
 from flame import Head
 from player.player import Player
 
-Table = NDArray[np.generic]
+Table = NDArray[Any]
 
-_STILL_METRES, _STILL_TURN = 1e-6, 1e-4  # a thousandth of a pixel at 512; half a thousandth of a degree times 10
-_FOLLOWS_METRES = 1e-5  # rounding of float32 maps is 3e-8; halves below are 4e-6
+_STILL_METRES, _STILL_TURN = 1e-6, 1e-4  # thousandths of a pixel where 512 show a head; 0.01 degrees
+_FOLLOWS_METRES = 1e-5  # a hundredth of a millimetre; maps in float32 are off by 3e-8 m on the demo
 
 
 def head_tables(player: Player) -> dict[str, Table]:
@@ -55,7 +57,7 @@ def _anchor_tables(head: Head, neutral: Tensor) -> dict[str, Table]:
 
 
 def _joint_tables(head: Head, neutral: Tensor) -> dict[str, Table]:
-    """Joint positions at rest [J,3], how expressions move them [J,3,E], and the joints' share in the lower teeth [J]."""
+    """Joint positions at rest [J,3], how expressions move them [J,3,E], the joints' share in the lower teeth [J]."""
     directions = torch.einsum("jv,vce->jce", head.joint_regressor, head.expression_dirs)
     return {"jointNeutral": _single(head.joint_regressor @ neutral), "jointDirections": _single(directions),
             "lowerTeethWeights": _single(head.mouth.lower_weights), "expressionJaw": _single(head.expression_jaw)}

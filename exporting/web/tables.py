@@ -1,4 +1,4 @@
-"""The Gaussians of an avatar as integer textures for WebGL2: rows of 32-bit words, in half precision where that is enough.
+"""The Gaussians of an avatar as integer textures for WebGL2: rows of 32-bit words, halves where they are enough.
 
 Both tables are read by page/pose.frag with texelFetch, four words (one RGBA32UI texel) at a time. docs/web.md has the
 layout in a table. `read_gaussians` and `read_pairs` are the inverse, for tests and for whoever wants the numbers.
@@ -7,6 +7,7 @@ layout in a table. `read_gaussians` and `read_pairs` are the inverse, for tests 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -100,7 +101,7 @@ def pack_pairs(pairs: PairTable) -> Words:
     return words
 
 
-def read_gaussians(words: Words) -> dict[str, NDArray[np.generic]]:
+def read_gaussians(words: Words) -> dict[str, NDArray[Any]]:
     """The inverse of `pack_gaussians`: neutral [N,59], triangle, count, start [N], barycentric [N,3], weights [N,8]."""
     neutral = np.concatenate([words[:, 0:3].copy().view("<f4"), _read_halves(words[:, 8:10]),
                               words[:, 4:8].copy().view("<f4"), _read_halves(words[:, 16:40])], axis=1)
@@ -128,7 +129,7 @@ def _read_halves(words: Words) -> Floats:
 
 
 def _read_unorms(words: Words) -> Floats:
-    return np.ascontiguousarray(words).view("<u2").astype(np.float32) / 65535
+    return np.ascontiguousarray(words).view("<u2").astype(np.float32) / np.float32(65535)
 
 
 def _check_room(what: str, got: int, room: int) -> None:

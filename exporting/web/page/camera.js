@@ -5,7 +5,7 @@ class Camera {
   constructor(meta, tables) {
     this.meta = meta;
     this.tables = tables;
-    this.frame = 0;
+    this.frame = meta.front;
     this.reset();
   }
 

@@ -6,7 +6,7 @@ const DEGREE = Math.PI / 180;
 const GROUPS = { brow: "Brows", eye: "Eyelids and gaze (shapes)", cheek: "Cheeks", nose: "Nose", jaw: "Jaw (shapes)",
                  mouth: "Mouth", tongue: "Tongue" };
 
-/** Controls that turn a joint: id, label, codes, axis (0 x, 1 y, 2 z), sign, range in degrees. */
+/** Controls that turn a joint: id, label, codes, axis (0 x, 1 y, 2 z), sign, anatomy's range in degrees. */
 const TURNS = [
   ["jaw_open", "Jaw open", ["jaw"], 0, 1, [-5, 35]],
   ["jaw_side", "Jaw left", ["jaw"], 1, 1, [-15, 15]],
@@ -17,9 +17,16 @@ const TURNS = [
   ["neck_tilt", "Tilt right", ["neck"], 2, 1, [-25, 25]],
 ];
 
-function turnControl([id, label, parts, axis, sign, [min, max]]) {
+const LEAST_TURN = 5;  // degrees: a joint that the clip holds still can be turned at least this far
+
+/** Joints turn as far as the clip shows, and a fifth more: what lies beyond, the avatar has never seen. */
+function turnControl([id, label, parts, axis, sign, [min, max]], clip) {
+  const angles = clip.map((codes) => (sign * codes[parts[0]][axis]) / DEGREE);
+  const low = angles.reduce((a, b) => Math.min(a, b), 0), high = angles.reduce((a, b) => Math.max(a, b), 0);
   return {
-    id, label, group: "Jaw, gaze and neck", min, max, step: 0.5, unit: "°",
+    id, label, group: "Jaw, gaze and neck", step: 0.5, unit: "°",
+    min: Math.max(min, Math.floor(Math.min(1.2 * low, -LEAST_TURN))),
+    max: Math.min(max, Math.ceil(Math.max(1.2 * high, LEAST_TURN))),
     get: (codes) => (sign * codes[parts[0]][axis]) / DEGREE,
     set: (codes, value) => parts.forEach((part) => { codes[part][axis] = sign * value * DEGREE; }),
   };
@@ -63,7 +70,8 @@ function expressionControl(name, k, meta, tables) {
 function controlsOf(meta, tables) {
   const expressions = meta.expressionNames.slice(0, meta.driven)
     .map((name, k) => expressionControl(name, k, meta, tables));
-  const posture = [...TURNS.map(turnControl), eyelidControl(0), eyelidControl(1)];
+  const clip = Array.from({ length: meta.frames }, (_, frame) => clipCodes(meta, tables, frame));
+  const posture = [...TURNS.map((turn) => turnControl(turn, clip)), eyelidControl(0), eyelidControl(1)];
   return [...posture, ...expressions];
 }
 

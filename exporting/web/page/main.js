@@ -23,8 +23,8 @@ function showStill(player, address) {
   const { canvas } = player;
   document.body.classList.add("still");
   player.resize(address.size, address.size);
-  Object.assign(canvas.style, { width: `${canvas.width}px`, height: `${canvas.height}px` });
   player.drawStill();
+  Object.assign(canvas.style, { width: `${canvas.width}px`, height: `${canvas.height}px` });
   report(reportOf(player));
 }
 
@@ -66,11 +66,13 @@ function refresh(player, panel) {
   byId("play").textContent = player.playing ? "Pause" : "Play";
   byId("play").setAttribute("aria-pressed", player.playing);
   byId("scrub").value = player.frame;
+  byId("stage").style.background = player.backgroundName;
+  byId("background").value = player.backgroundName;
   byId("frame").textContent = `${player.frame + 1} / ${player.meta.frames}`;
 }
 
 function showRate(player) {
-  const rate = player.playing ? `${player.rate.toFixed(0)} fps` : "still";
+  const rate = player.playing ? `${player.rate.toFixed(player.rate < 10 ? 1 : 0)} fps` : "still";
   const { width, height } = player.canvas;
   byId("rate").textContent = `${rate} · ${player.meta.gaussians.toLocaleString("en")} Gaussians · ${width} × ${height}`;
   report(reportOf(player));
@@ -86,8 +88,11 @@ function runLoop(player) {
 }
 
 function fitCanvas(player) {
-  const stage = byId("stage"), ratio = Math.min(window.devicePixelRatio || 1, 2);
-  const fit = () => player.resize(stage.clientWidth * ratio, stage.clientHeight * ratio);
+  const stage = byId("stage");
+  const fit = () => {
+    const ratio = Math.min(window.devicePixelRatio || 1, 2);
+    player.resize(stage.clientWidth * ratio, stage.clientHeight * ratio);
+  };
   new ResizeObserver(fit).observe(stage);
   fit();
 }
@@ -117,10 +122,11 @@ function start() {
     player.follows(address);
     if (address.size) showStill(player, address);
     else showPage(player, address);
+    return player;
   } catch (error) {
     showProblem(error.message);
     throw error;
   }
 }
 
-start();
+const PLAYER = start();  // by name for tests and consoles

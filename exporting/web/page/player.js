@@ -14,9 +14,10 @@ class AvatarPlayer {
     this.camera = new Camera(meta, this.tables);
     this.renderer = new Renderer(canvas, meta, this.tables);
     this.codes = neutralCodes(meta);
-    this.background = [0.13, 0.14, 0.16];
-    Object.assign(this, { playing: false, loop: true, follow: true, frame: 0, changed: true, drawn: 0, rate: 0 });
+    this.size = [meta.width, meta.height];
     this.onchange = () => {};
+    Object.assign(this, { playing: false, loop: true, follow: true, frame: 0, changed: true, drawn: 0, rate: 0 });
+    this.setBackground("#202428");
   }
 
   /** Show a frame of the clip: its codes and, where it is followed, its camera. */
@@ -29,7 +30,7 @@ class AvatarPlayer {
 
   setFollow(follow) {
     this.follow = follow;
-    this.camera.frame = follow ? this.frame : 0;
+    this.camera.frame = follow ? this.frame : this.meta.front;
     this.touch();
   }
 
@@ -83,21 +84,21 @@ class AvatarPlayer {
   /** background: "#rrggbb". */
   setBackground(background) {
     if (!/^#[0-9a-f]{6}$/i.test(background)) throw new Error(`background: wanted RRGGBB, got ${background.slice(1)}`);
+    this.backgroundName = background.toLowerCase();
     this.background = [1, 3, 5].map((at) => parseInt(background.slice(at, at + 2), 16) / 255);
     this.touch();
   }
 
+  /** The size in pixels of the pictures to come; the canvas takes it when the first of them is drawn. */
   resize(width, height) {
     const scale = Math.min(1, MAX_SIDE / Math.max(width, height, 1));
-    const size = [width, height].map((side) => Math.max(1, Math.round(side * scale)));
-    if (this.canvas.width === size[0] && this.canvas.height === size[1]) return;
-    [this.canvas.width, this.canvas.height] = size;
+    this.size = [width, height].map((side) => Math.max(1, Math.round(side * scale)));
     this.touch();
   }
 
   pose() {
     this.changed = false;
-    this.renderer.pose(this.head.pose(this.codes), this.camera.view(this.canvas.width, this.canvas.height));
+    this.renderer.pose(this.head.pose(this.codes), this.camera.view(...this.size), this.size);
   }
 
   draw() {
@@ -107,18 +108,24 @@ class AvatarPlayer {
   /** One picture, now. */
   drawStill() {
     this.pose();
+    this.renderer.read();
     this.draw();
   }
 
   /** One turn of the loop: draw what was posed in the last one, if the GPU is done with it, then pose anew. */
   tick(now) {
-    if (this.renderer.fence) {
-      if (!this.renderer.ready()) return;
+    const { renderer } = this;
+    if (renderer.waiting) {
+      if (!renderer.ready()) return;
+      renderer.collect();
       this.draw();
       this.measure(now);
     }
     if (this.playing) this.advance(now);
-    if (this.changed) this.pose();
+    if (this.changed) {
+      this.pose();
+      renderer.request();
+    }
   }
 
   advance(now) {
@@ -132,10 +139,10 @@ class AvatarPlayer {
     }
   }
 
-  /** Pictures a second, smoothed, over pictures that follow each other closely. */
+  /** Pictures a second, smoothed; pauses between pictures are left out. */
   measure(now) {
     const passed = now - (this.lastDrawn || 0);
     this.lastDrawn = now;
-    if (passed < 500) this.rate = this.rate ? this.rate + 0.1 * (1000 / passed - this.rate) : 1000 / passed;
+    if (passed < 3000) this.rate = this.rate ? this.rate + 0.1 * (1000 / passed - this.rate) : 1000 / passed;
   }
 }

@@ -12,6 +12,7 @@ class Renderer {
     if (!gl) throw new Error("This page needs WebGL 2, which this browser does not offer or has switched off.");
     this.gl = gl;
     this.canvas = canvas;
+    this.fence = null;
     this.meta = meta;
     this.fine = gl.getExtension("EXT_color_buffer_float") !== null;
     this.poseProgram = new Program(gl, "pose.vert", "pose.frag");
@@ -50,13 +51,13 @@ class Renderer {
     this.pictureSize = [0, 0];
   }
 
-  /** Start posing for a frame: `posed` from Head.pose, `view` from Camera.view. */
-  pose(posed, view) {
+  /** Pose for a picture of `size` pixels: `posed` from Head.pose, `view` from Camera.view. */
+  pose(posed, view, size) {
     const { gl, meta, poseProgram: program } = this;
     this.codes.upload(posed.codes);
     this.surface.upload(posed.surface);
     this.turns.upload(posed.turns);
-    this.size = [this.canvas.width, this.canvas.height];
+    this.size = size;
     gl.bindFramebuffer(gl.FRAMEBUFFER, this.poseTarget);
     gl.viewport(0, 0, TABLE_WIDTH, this.rows);
     gl.disable(gl.BLEND);
@@ -75,11 +76,12 @@ class Renderer {
     gl.uniform2fv(program.at("u_size"), this.size);
     gl.bindVertexArray(this.empty);
     gl.drawArrays(gl.TRIANGLES, 0, 3);
-    this.startReading();
   }
 
-  startReading() {
+  /** Ask for the depths of what was posed; `ready` says when they are there, `collect` takes them. */
+  request() {
     const { gl } = this;
+    gl.bindFramebuffer(gl.FRAMEBUFFER, this.poseTarget);
     gl.bindBuffer(gl.PIXEL_PACK_BUFFER, this.pixels);
     gl.readPixels(0, 0, TABLE_WIDTH, this.rows, gl.RGBA_INTEGER, gl.UNSIGNED_INT, 0);
     gl.bindBuffer(gl.PIXEL_PACK_BUFFER, null);
@@ -87,20 +89,35 @@ class Renderer {
     gl.flush();
   }
 
-  /** Whether the depths that `pose` asked for have arrived, so that `draw` will not wait. */
-  ready() {
-    return this.fence && this.gl.getSyncParameter(this.fence, this.gl.SYNC_STATUS) === this.gl.SIGNALED;
+  get waiting() {
+    return this.fence !== null;
   }
 
-  /** Sort and draw what `pose` posed, over a colour [r, g, b]; returns the number of splats drawn. */
-  draw(background) {
-    const { gl, placed } = this;
+  ready() {
+    return this.gl.getSyncParameter(this.fence, this.gl.SYNC_STATUS) === this.gl.SIGNALED;
+  }
+
+  collect() {
+    const { gl } = this;
     gl.deleteSync(this.fence);
     this.fence = null;
     gl.bindBuffer(gl.PIXEL_PACK_BUFFER, this.pixels);
-    gl.getBufferSubData(gl.PIXEL_PACK_BUFFER, 0, placed);
+    gl.getBufferSubData(gl.PIXEL_PACK_BUFFER, 0, this.placed);
     gl.bindBuffer(gl.PIXEL_PACK_BUFFER, null);
-    const order = this.sorter.backToFront(placed);
+  }
+
+  /** Ask and wait: for a single picture. */
+  read() {
+    const { gl } = this;
+    gl.bindFramebuffer(gl.FRAMEBUFFER, this.poseTarget);
+    gl.readPixels(0, 0, TABLE_WIDTH, this.rows, gl.RGBA_INTEGER, gl.UNSIGNED_INT, this.placed);
+  }
+
+  /** Sort and draw what was posed and read, over a colour [r, g, b]; returns the number of splats drawn. */
+  draw(background) {
+    const { canvas, size } = this;
+    if (canvas.width !== size[0] || canvas.height !== size[1]) [canvas.width, canvas.height] = size;
+    const order = this.sorter.backToFront(this.placed);
     this.drawSplats(order);
     this.finish(background);
     return order.length;
