@@ -38,8 +38,9 @@ class FastFrames(NamedTuple):
 class FastRenderer:
     """Draws up to `batch` frames a call at one picture size. On a GPU a call is one small copy and one CUDA graph.
 
-    half: expression differences in half precision: less memory to read, the picture equal within 50 dB. as_bytes: the
-    picture also as uint8. What the avatar's tables hold is taken over when this is made; later changes are not seen.
+    half: expression differences in half precision: less memory to read, the picture equal within 50 dB (on a CPU full
+    precision is quicker). as_bytes: the picture also as uint8. What the avatar's tables hold is taken over when this is
+    made; later changes are not seen.
     A call does not wait for the GPU. Where a frame needs more of the rasterizer's lists than any before, the graph is
     captured again: the picture is right, that call is slow.
     """
@@ -49,7 +50,8 @@ class FastRenderer:
         if batch < 1:
             raise ValueError(f"batch: wanted 1 or more frames, got {batch}")
         self.width, self.height, self.batch, self._as_bytes = width, height, batch, as_bytes
-        self._player, self._device = player, player.device
+        # Held here: a graph reads these tables where they lay at its capture.
+        self._avatar, self._sh_degree, self._device = player.avatar, player.sh_degree, player.device
         self._tables = drive_tables(player.rig, player.avatar)
         self._half = HalfDifferences.of(player.avatar.differences) if half else None
         self._shapes: dict[str, tuple[int, ...]] = {
@@ -129,7 +131,7 @@ class FastRenderer:
         return FastFrames(output.image, output.alpha, to_bytes(output.image) if self._as_bytes else None)
 
     def _posed(self, codes: FrameCodes) -> Posed:
-        avatar, degree = self._player.avatar, self._player.sh_degree
+        avatar, degree = self._avatar, self._sh_degree
         drive = drive_frames(self._tables, codes)
         if self._half is None:
             return blend_pose_color(avatar.neutral, avatar.differences, avatar.binding, drive, degree)

@@ -91,11 +91,9 @@ HD void store_affine(T* bone, const Mat3<T>& linear, Vec3<T> shift) {
 // Bones of frame b from the joints' rotations and the linear quantities: joint transforms, skull, lower teeth.
 template <typename T>
 HD void pose_bones(const DriveArgs<T>& a, int64_t b, const Mat3<T>* turns, const T* linear) {
-    Mat3<T> rotation[JOINTS], moment{};
-    Vec3<T> place[JOINTS], target_mean{0, 0, 0};
+    Mat3<T> rotation[JOINTS], moment{}, lower{};
+    Vec3<T> place[JOINTS], target_mean{0, 0, 0}, lower_shift{0, 0, 0};
     T* bones = a.bones + b * BONES * 12;
-    T* lower = bones + 12 * (BONES - 1);
-    for (int i = 0; i < 12; ++i) lower[i] = 0;
     for (int j = 0; j < JOINTS; ++j) {
         const Vec3<T> joint = load3(linear + 3 * j);
         const int parent = a.parents[j];
@@ -103,7 +101,8 @@ HD void pose_bones(const DriveArgs<T>& a, int64_t b, const Mat3<T>* turns, const
         place[j] = j ? place[parent] + rotation[parent] * (joint - load3(linear + 3 * parent)) : joint;
         const Vec3<T> shift = place[j] - rotation[j] * joint;
         store_affine(bones + 12 * j, rotation[j], shift);
-        for (int i = 0; i < 12; ++i) lower[i] += a.lower_weights[j] * bones[12 * j + i];
+        for (int i = 0; i < 3; ++i) lower.row[i] += a.lower_weights[j] * rotation[j].row[i];
+        lower_shift += a.lower_weights[j] * shift;
         const T* rows = linear + JOINT_ROWS + 12 * j;
         for (int c = 0; c < 4; ++c) {
             const Vec3<T> sum = rotation[j] * Vec3<T>{rows[c], rows[4 + c], rows[8 + c]} +
@@ -121,6 +120,7 @@ HD void pose_bones(const DriveArgs<T>& a, int64_t b, const Mat3<T>* turns, const
     }
     const Mat3<T> skull = nearest_rotation(moment);
     store_affine(bones + 12 * JOINTS, skull, target_mean - skull * load3(a.anchor_mean));
+    store_affine(bones + 12 * (JOINTS + 1), lower, lower_shift);
     store3(a.camera_centers + 3 * b, T(-1) * transpose_times(load_mat3(a.R + 9 * b), load3(a.t + 3 * b)));
 }
 
