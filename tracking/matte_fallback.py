@@ -1,0 +1,164 @@
+"""Cutting a head out without a network: GrabCut seeded by the fitted head and by the clip's own still background.
+
+Colour models are learned once over the clip, so that all pictures are cut alike. Works at half size or 256 pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from tracking.matte_refine import ByteImage, HeadShape, Mask, Plate, grow, shrink
+from tracking.records import Floats
+
+WORK = 256             # pixels a side: where GrabCut works
+SAMPLES = 12           # pictures that the models are learned from
+NEAR = 0.10            # units about the head that are hair unless the colours deny it
+REACH_TOP, REACH_BOTTOM = 0.5, 1.1  # units about the head beyond which is no hair, at crown and neck
+STILL = 5.0            # 8-bit levels: a background that varies less over the clip stands still
+BINS = 16              # of a colour histogram, per channel
+ROUNDS = 3             # of GrabCut while it learns
+
+Models = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A picture at working size [s,s,3] and what the fitted head says of it."""
+
+    image: ByteImage
+    shape: HeadShape
+
+    @property
+    def rows(self) -> int:
+        """How many rows lie above the lowest point of the neck's cut."""
+        return int(np.clip(np.ceil(self.shape.cut.max()) + 2, 8, len(self.image)))
+
+
+def working(image: ByteImage, silhouette: Floats) -> Sample | None:
+    """A picture and its silhouette at working size; None where the head is not in the picture."""
+    side = min(WORK, len(image))
+    shape = HeadShape.of(cv2.resize(silhouette, (side, side), interpolation=cv2.INTER_AREA))
+    return shape and Sample(np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA), np.uint8), shape)
+
+
+class Cutter:
+    """Rough masks of head and hair, with models learned from some pictures of the clip."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.plate: Plate | None = None
+        self.clothes: Mask | None = None
+        models, labels = _learn(samples, [self._seeds(s) for s in samples])
+        self.plate = estimate_plate([s.image for s in samples], [_full(s, m) for s, m in zip(samples, labels)],
+                                    [s.shape for s in samples])
+        self.clothes = clothing_colours(samples, labels)
+        self.models, _ = _learn(samples, [self._seeds(s) for s in samples])
+
+    def cut(self, sample: Sample) -> Mask:
+        """Rough mask [s,s] of head, hair and neck."""
+        rows, seeds = sample.rows, self._seeds(sample)
+        back, front = (m.copy() for m in self.models)
+        if _both(seeds):
+            cv2.grabCut(sample.image[:rows], seeds, None, back, front, 1, cv2.GC_EVAL_FREEZE_MODEL)
+        return _full(sample, _is_front(seeds))
+
+    def _seeds(self, sample: Sample) -> ByteImage:
+        """GrabCut's labels for the rows above the cut."""
+        shape, rows = sample.shape, sample.rows
+        distance = cv2.distanceTransform((~shape.mask).astype(np.uint8), cv2.DIST_L2, 3) / shape.unit
+        seeds = np.where(distance < NEAR, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+        if self.plate is not None:
+            unlike = np.linalg.norm(sample.image - self.plate.colour, axis=2)
+            limit = 4 * self.plate.noise
+            seeds[self.plate.known & (unlike > 6 * self.plate.noise + 20)] = cv2.GC_PR_FGD
+            seeds[self.plate.known & (unlike < limit)] = cv2.GC_BGD
+        if self.clothes is not None:
+            seeds[self.clothes[_bins(sample.image)] & (distance > 0.02)] = cv2.GC_BGD
+        seeds[distance > _reach(shape.mask)] = cv2.GC_BGD
+        seeds[shrink(shape.mask, 0.04 * shape.unit)] = cv2.GC_FGD
+        return np.ascontiguousarray(seeds[:rows])
+
+
+def _both(seeds: ByteImage) -> bool:
+    front = _is_front(seeds)
+    return bool(front.any() and not front.all())
+
+
+def _is_front(labels: ByteImage) -> Mask:
+    return (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
+
+
+def _full(sample: Sample, mask: Mask) -> Mask:
+    """The rows that were cut off come back empty."""
+    return np.pad(mask, ((0, len(sample.image) - len(mask)), (0, 0)))
+
+
+def _reach(mask: Mask) -> Floats:
+    """How far from the head there may be hair [s,1], in units: hair falls."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    down = np.clip((np.arange(len(mask)) - rows[0]) / max(rows[-1] - rows[0], 1), 0, 1)
+    return (REACH_TOP + (REACH_BOTTOM - REACH_TOP) * down)[:, None]
+
+
+def _learn(samples: Sequence[Sample], seeds: Sequence[ByteImage]) -> tuple[Models, list[Mask]]:
+    """Colour models of background and head over all samples at once, and the samples' masks."""
+    image = np.concatenate([s.image[:s.rows] for s in samples])
+    labels = np.concatenate(list(seeds))
+    back, front = np.zeros((1, 65)), np.zeros((1, 65))
+    if _both(labels):
+        cv2.setRNGSeed(0)  # the models start by k-means; runs must agree
+        cv2.grabCut(image, labels, None, back, front, ROUNDS, cv2.GC_INIT_WITH_MASK)
+    ends = np.cumsum([s.rows for s in samples])[:-1]
+    return (back, front), [_is_front(part) for part in np.split(labels, ends)]
+
+
+def estimate_plate(images: Sequence[ByteImage], heads: Sequence[Mask], shapes: Sequence[HeadShape]) -> Plate | None:
+    """The background [s,s,3] as the median over the pictures that show it; None where it does not stand still."""
+    free = np.stack([~grow(head | shape.mask, 0.05 * shape.unit) for head, shape in zip(heads, shapes, strict=True)])
+    seen = free.sum(axis=0)
+    known = seen >= max(2, len(images) // 8)
+    if known.sum() < 0.02 * known.size:
+        return None
+    stack = np.where(free[..., None], np.stack(images).astype(np.float32), np.nan)[:, known]
+    median = np.nanmedian(stack, axis=0)
+    deviation = np.nanmedian(np.abs(stack - median), axis=(0, 2))
+    # the worst tenth tells a moving camera before a plain wall behind it hides the motion
+    if np.quantile(deviation, 0.9) > STILL:
+        return None
+    colour = np.zeros(images[0].shape, np.float32)
+    colour[known] = median
+    return Plate(colour, known, float(max(1.5, 1.5 * np.median(deviation))))
+
+
+def clothing_colours(samples: Sequence[Sample], heads: Sequence[Mask]) -> Mask | None:
+    """Colours [BINS**3] that are frequent below the neck and rare in head and hair; None where no clothes are seen."""
+    above, below = np.zeros(BINS**3), np.zeros(BINS**3)
+    for sample, head in zip(samples, heads, strict=True):
+        bins = _bins(sample.image)
+        above += np.bincount(bins[:len(head)][head | sample.shape.mask[:len(head)]], minlength=BINS**3)
+        rows = np.arange(len(bins))[:, None]
+        torso = (rows > sample.shape.cut + 0.04 * sample.shape.unit) & (
+            grow(sample.shape.mask, 0.35 * sample.shape.unit))
+        below += np.bincount(bins[torso], minlength=BINS**3)
+    if below.sum() < 100 * len(samples):
+        return None
+    return (below > 1e-3 * below.sum()) & (above < 0.05 * below)
+
+
+def _bins(image: ByteImage) -> NDArray[np.intp]:
+    """The histogram bin of each pixel [s,s]."""
+    b = image.astype(np.intp) * BINS // 256
+    return (b[..., 0] * BINS + b[..., 1]) * BINS + b[..., 2]
+
+
+def survey(
+    images: Callable[[int], ByteImage], count: int, head_masks: Callable[[int], Floats]
+) -> list[Sample]:
+    """Pictures at working size, spread evenly over the clip, in which the head is seen."""
+    chosen = np.unique(np.linspace(0, count - 1, min(count, SAMPLES)).round().astype(int))
+    found = (working(images(int(i)), head_masks(int(i))) for i in chosen)
+    return [sample for sample in found if sample is not None]

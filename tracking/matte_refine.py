@@ -1,0 +1,191 @@
+"""From a rough matte to one with soft hair: colour sampling in the unknown band, tidying, the cut at the neck."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from tracking.records import Floats
+
+ByteImage = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+# Lengths are shares of the head's unit: the square root of the area of the fitted head's silhouette.
+BAND_INSIDE, BAND_OUTSIDE = 0.035, 0.07  # how far hair stays uncertain on either side of the rough border
+CORE = 0.03            # the fitted head is trusted so far inside its silhouette
+NECK_SOFT = 0.05       # height of the ramp of the cut
+CONTRAST = 24.0        # 8-bit levels between hair and background, from which on their mixture tells alpha
+STRAND_GAP = 0.02      # a piece of hair this near to the rest is no island
+HOLE = 0.002           # of the silhouette's area: smaller holes beside the head are mistakes
+
+
+@dataclass(frozen=True, eq=False)
+class HeadShape:
+    """What the fitted head says of a picture: its silhouette [S,S], its unit in pixels, the row of the neck's cut [S]."""
+
+    mask: Mask
+    unit: float
+    cut: Floats
+
+    @staticmethod
+    def of(silhouette: Floats) -> HeadShape | None:
+        """From a rendered silhouette [S,S] in 0 .. 1 that ends at the lower ring of the neck; None where it is empty."""
+        mask = silhouette >= 0.5
+        if not mask.any():
+            return None
+        return HeadShape(mask, float(np.sqrt(mask.sum())), _neck_line(mask))
+
+
+def _neck_line(mask: Mask) -> Floats:
+    """The row in each column [S] below which the neck is cut off; beyond the picture where the neck leaves it."""
+    size = len(mask)
+    rows = np.flatnonzero(mask.any(axis=1))
+    last = size - 1 - np.argmax(mask[::-1], axis=0)
+    neck = mask.any(axis=0) & (last >= rows[-1] - 0.1 * (rows[-1] - rows[0]))
+    columns = np.flatnonzero(neck)
+    ring = np.where(last[columns] >= size - 1, 1.25 * size, last[columns] + 1.0)
+    line = np.interp(np.arange(mask.shape[1]), columns, ring)
+    sigma = 0.05 * np.sqrt(mask.sum())
+    return cv2.GaussianBlur(line[None], (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)[0].astype(np.float32)
+
+
+def neck_ramp(shape: HeadShape) -> Floats:
+    """[S,S]: 1 above the cut of the neck, 0 below it, a smooth step of NECK_SOFT units between."""
+    height = max(3.0, NECK_SOFT * shape.unit)
+    x = (shape.cut[None] - (np.arange(len(shape.mask))[:, None] + 0.5)) / height
+    x = np.clip(x, 0, 1)
+    return (x * x * (3 - 2 * x)).astype(np.float32)
+
+
+def disc(radius: float) -> ByteImage:
+    """Structuring element of a radius in pixels, 1 at least."""
+    n = 2 * max(1, round(radius)) + 1
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (n, n)), np.uint8)
+
+
+def grow(mask: Mask, radius: float) -> Mask:
+    """Dilate by `radius` pixels."""
+    distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 3)
+    return np.asarray(distance <= radius)
+
+
+def shrink(mask: Mask, radius: float) -> Mask:
+    """Erode by `radius` pixels; the border of the picture is no edge."""
+    distance = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
+    return np.asarray(distance > radius)
+
+
+@dataclass(frozen=True, eq=False)
+class Plate:
+    """The still background: colour float32 [S,S,3]; known [S,S], where the clip showed it; noise in 8-bit levels."""
+
+    colour: Floats
+    known: Mask
+    noise: float
+
+
+def refine_alpha(image: ByteImage, rough: Mask, shape: HeadShape, plate: Plate | None) -> Floats:
+    """Alpha float32 [S,S] from a rough mask [S,S] of head and hair.
+
+    Deep inside it is 1, far outside 0; in the band between, each pixel is taken as the mixture of a foreground and a
+    background colour of its surroundings that explains it best: I = a F + (1 - a) B.
+    """
+    unit = shape.unit
+    sure = shrink(rough, BAND_INSIDE * unit) | shrink(shape.mask, CORE * unit)
+    sure_not = ~grow(rough | shape.mask, BAND_OUTSIDE * unit)
+    if not (sure.any() and sure_not.any()):
+        return rough.astype(np.float32)
+    unknown = ~(sure | sure_not)
+    alpha = sure.astype(np.float32)
+    colours = cv2.GaussianBlur(image, (0, 0), 0.8).astype(np.float32)
+    front = _surroundings(colours, sure, unknown, unit)
+    back = _surroundings(colours, sure_not, unknown, unit)
+    if plate is not None:
+        known = plate.known[unknown][:, None]
+        back = [*back, np.where(known, plate.colour[unknown], back[0])]
+    value, trust = _explain(image[unknown].astype(np.float32), front, back)
+    prior = cv2.GaussianBlur(rough.astype(np.float32), (0, 0), max(1.0, 0.012 * unit))[unknown]
+    alpha[unknown] = trust * value + (1 - trust) * prior
+    smooth = guided_filter(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), alpha, max(2, round(0.012 * unit)), 4e-4)
+    alpha[unknown] = smooth[unknown]
+    return alpha
+
+
+def _surroundings(colours: Floats, where: Mask, unknown: Mask, unit: float) -> list[Floats]:
+    """Candidate colours [n,3] of one side for each unknown pixel: the nearest one, and means of two sizes about it."""
+    labels = cv2.distanceTransformWithLabels(
+        (~where).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)[1]
+    lookup = np.zeros((labels.max() + 1, 3), np.float32)
+    lookup[labels[where]] = colours[where]
+    found = [lookup[labels[unknown]]]
+    weight = where.astype(np.float32)
+    for radius in (0.06 * unit, 0.2 * unit):
+        window = (2 * round(radius) + 1,) * 2
+        mean = cv2.boxFilter(colours * weight[..., None], -1, window, normalize=True)[unknown]
+        count = cv2.boxFilter(weight, -1, window, normalize=True)[unknown][:, None]
+        found.append(np.where(count > 1e-3, mean / np.maximum(count, 1e-3), found[0]))
+    return found
+
+
+def _explain(pixel: Floats, front: list[Floats], back: list[Floats]) -> tuple[Floats, Floats]:
+    """Alpha [n] of the best pair of colours, and how far to trust it [n] in 0 .. 1 (contrast and fit)."""
+    best = np.full(len(pixel), np.inf, np.float32)
+    alpha, trust = np.zeros(len(pixel), np.float32), np.zeros(len(pixel), np.float32)
+    for f in front:
+        for b in back:
+            axis = f - b
+            length = np.maximum((axis * axis).sum(axis=1), 1e-3)
+            a = np.clip(((pixel - b) * axis).sum(axis=1) / length, 0, 1)
+            rest = pixel - b - a[:, None] * axis
+            # a pair of nearly equal colours explains its own mixture well and says nothing of alpha
+            cost = np.sqrt((rest * rest).sum(axis=1)) + 4 * CONTRAST / np.sqrt(length + 16)
+            better = cost < best
+            best[better], alpha[better] = cost[better], a[better]
+            trust[better] = np.minimum(1, length[better] / CONTRAST**2)
+    return alpha, trust
+
+
+def guided_filter(guide: ByteImage, source: Floats, radius: int, eps: float) -> Floats:
+    """Smooth `source` [S,S] along the edges of the grey `guide` [S,S] (He et al., Guided Image Filtering, 2010)."""
+    window = (2 * radius + 1, 2 * radius + 1)
+
+    def mean(x: Floats) -> Floats:
+        return np.asarray(cv2.boxFilter(x, -1, window), np.float32)
+
+    g = guide.astype(np.float32) / 255
+    g_mean, s_mean = mean(g), mean(source)
+    slope = (mean(g * source) - g_mean * s_mean) / (mean(g * g) - g_mean**2 + eps)
+    return np.clip(mean(slope) * g + mean(s_mean - slope * g_mean), 0, 1)
+
+
+def tidy(alpha: Floats, shape: HeadShape) -> Floats:
+    """Fill the holes of the head, drop what hangs together with it nowhere, and cut it softly at the neck."""
+    alpha = np.where(shrink(shape.mask, CORE * shape.unit), np.float32(1), alpha)
+    alpha = _without_islands(alpha, shape)
+    alpha = _without_holes(alpha, shape)
+    return alpha * neck_ramp(shape)
+
+
+def _without_islands(alpha: Floats, shape: HeadShape) -> Floats:
+    near = cv2.dilate((alpha > 0.1).astype(np.uint8), disc(STRAND_GAP * shape.unit / 2))
+    pieces = cv2.connectedComponents(near)[1]
+    keep = np.zeros(pieces.max() + 1, bool)
+    keep[np.unique(pieces[shape.mask])] = True
+    keep[0] = False
+    # what is fainter than the threshold belongs to the piece that it surrounds
+    return np.where(cv2.dilate(keep[pieces].astype(np.uint8), disc(0.02 * shape.unit)) > 0, alpha, np.float32(0))
+
+
+def _without_holes(alpha: Floats, shape: HeadShape) -> Floats:
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats((alpha < 0.5).astype(np.uint8), connectivity=4)
+    small = stats[:, cv2.CC_STAT_AREA] < HOLE * shape.unit**2
+    small[0] = False
+    if count < 2 or not small.any():
+        return alpha
+    hole = cv2.dilate(small[pieces].astype(np.uint8), disc(1)) > 0
+    # a speck of the outline's ragged edge touches the outside; only what opaque pixels enclose is a hole
+    enclosed = cv2.blur((alpha > 0.9).astype(np.float32), (2 * round(0.03 * shape.unit) + 1,) * 2) > 0.6
+    return np.where(hole & enclosed, np.float32(1), alpha)

@@ -1,0 +1,148 @@
+"""The alpha of head, hair and neck over a clip: a network where one is given, else GrabCut; refined and kept steady."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tracking.matte_fallback import Cutter, survey, working
+from tracking.matte_refine import ByteImage, HeadShape, Plate, refine_alpha, tidy
+from tracking.records import Floats
+
+SAME = 6.0      # 8-bit levels: a pixel that changed less shows what it showed in the picture before
+MEMORY = 0.6    # share of the alpha before in such a pixel
+
+
+@dataclass(frozen=True)
+class MatteSettings:
+    """matting_model: a network's file (.onnx, .tflite), None = GrabCut. parsing_model: a network that labels the parts
+    of a face, None = no help with clothes. clothing_classes: its labels that are clothes; empty = by their number."""
+
+    matting_model: Path | None = None
+    parsing_model: Path | None = None
+    clothing_classes: tuple[int, ...] = ()
+
+
+def matte_clip(
+    images: Callable[[int], ByteImage], count: int, head_masks: Callable[[int], Floats],
+    settings: MatteSettings | None = None, progress: Callable[[int, int], None] | None = None,
+) -> Iterator[ByteImage]:
+    """Alpha of every picture of a clip, in order: uint8 [S,S], 255 = head, hair or neck.
+
+    Args:
+        images: picture i, uint8 RGB [S,S,3]; RGBA [S,S,4] keeps its own alpha.
+        count: how many pictures there are.
+        head_masks: silhouette [S,S] in 0 .. 1 of the fitted head in picture i, ending at the lower ring of the neck.
+            Where it is empty, so is the matte.
+        progress: called with (pictures done, count).
+
+    Raises:
+        ValueError: a count below 1, or a picture or silhouette of wrong kind or size; the message names it.
+        FileNotFoundError, tracking.matte_model.MatteModelError: a network that cannot be used.
+    """
+    if count < 1:
+        raise ValueError(f"matte_clip: at least 1 picture expected, got {count}")
+    settings = settings or MatteSettings()
+    source = _Checked(images, head_masks, count)
+    return _run(source, settings, progress)
+
+
+class _Checked:
+    """The pictures and silhouettes of a clip; everything that comes is checked against the first picture."""
+
+    def __init__(self, images: Callable[[int], ByteImage], head_masks: Callable[[int], Floats], count: int) -> None:
+        self.images, self.head_masks, self.count = images, head_masks, count
+        first = images(0)
+        self.shape = first.shape
+        if first.ndim != 3 or first.shape[2] not in (3, 4) or first.shape[0] != first.shape[1]:
+            raise ValueError(f"picture 0: a square RGB or RGBA picture expected, got {list(first.shape)}")
+        self.size = len(first)
+
+    def image(self, index: int) -> ByteImage:
+        picture = self.images(index)
+        if picture.dtype != np.uint8 or picture.shape != self.shape:
+            raise ValueError(f"picture {index}: uint8 {list(self.shape)} like the first expected, got "
+                             f"{picture.dtype} {list(picture.shape)}")
+        return picture
+
+    def rgb(self, index: int) -> ByteImage:
+        return np.ascontiguousarray(self.image(index)[..., :3])
+
+    def silhouette(self, index: int) -> Floats:
+        mask = self.head_masks(index)
+        if mask.shape != (self.size, self.size):
+            raise ValueError(f"head mask {index}: {[self.size, self.size]} like the pictures expected, got "
+                             f"{list(mask.shape)}")
+        return np.asarray(mask, np.float32)
+
+
+def _run(
+    source: _Checked, settings: MatteSettings, progress: Callable[[int, int], None] | None
+) -> Iterator[ByteImage]:
+    if source.shape[2] == 4:
+        mattes: Iterator[Floats | ByteImage] = (source.image(i)[..., 3] for i in range(source.count))
+    else:
+        mattes = _estimated(source, settings)
+    for index, matte in enumerate(mattes):
+        yield matte if matte.dtype == np.uint8 else np.round(matte * 255).astype(np.uint8)
+        if progress is not None:
+            progress(index + 1, source.count)
+
+
+def _estimated(source: _Checked, settings: MatteSettings) -> Iterator[Floats]:
+    rough = _GrabCut(source)
+    steady = Steady()
+    for index in range(source.count):
+        image, silhouette = source.rgb(index), source.silhouette(index)
+        shape = HeadShape.of(silhouette)
+        if shape is None:
+            yield np.zeros(silhouette.shape, np.float32)
+            continue
+        alpha = rough.alpha(image, silhouette, shape)
+        yield tidy(steady.follow(image, alpha), shape)
+
+
+class _GrabCut:
+    """Mattes without a network."""
+
+    def __init__(self, source: _Checked) -> None:
+        samples = survey(source.rgb, source.count, source.silhouette)
+        if not samples:
+            raise ValueError("the fitted head lies in none of the pictures: without it there is nothing to cut out")
+        self.cutter = Cutter(samples)
+        self.plate = _resized(self.cutter.plate, source.size)
+
+    def alpha(self, image: ByteImage, silhouette: Floats, shape: HeadShape) -> Floats:
+        sample = working(image, silhouette)
+        if sample is None:
+            return np.zeros(silhouette.shape, np.float32)
+        rough = cv2.resize(self.cutter.cut(sample).astype(np.float32), silhouette.shape[::-1])
+        return refine_alpha(image, rough >= 0.5, shape, self.plate)
+
+
+def _resized(plate: Plate | None, size: int) -> Plate | None:
+    if plate is None:
+        return None
+    known = cv2.resize(plate.known.astype(np.uint8), (size, size), interpolation=cv2.INTER_NEAREST) > 0
+    return Plate(np.asarray(cv2.resize(plate.colour, (size, size)), np.float32), known, plate.noise)
+
+
+class Steady:
+    """Alpha that does not flicker where the picture stands still: it leans on the one before where colours agree."""
+
+    def __init__(self) -> None:
+        self.before: tuple[Floats, Floats] | None = None
+
+    def follow(self, image: ByteImage, alpha: Floats) -> Floats:
+        """The next picture's alpha [S,S]; hair that moved has other colours and takes nothing from before."""
+        colours = cv2.GaussianBlur(image, (0, 0), 1.0).astype(np.float32)
+        if self.before is not None:
+            change = np.abs(colours - self.before[0]).max(axis=2) / SAME
+            weight = MEMORY * np.exp(-change * change)
+            alpha = alpha + weight * (self.before[1] - alpha)
+        self.before = colours, alpha
+        return alpha
