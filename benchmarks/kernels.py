@@ -1,7 +1,7 @@
 """What bounds each kernel, by Nsight Compute: python -m benchmarks.kernels -s SUBJECT [--gaussians 55000]
 
-Prints a Markdown table of the kernels of one plain training step, and of one rendered frame, with time, DRAM traffic
-and shares of the chip's limits, for every combination of picture size, number of Gaussians and batch size. ncu
+Prints a Markdown table of the kernels of one training step, and of one call of the fast renderer, with time, DRAM
+traffic and shares of the chip's limits, for every combination of picture size, number of Gaussians and batch size. ncu
 launches every kernel several times, by default with empty caches (--cache_control none leaves them as the launch before
 left them), so times are longer than those of a step that runs freely (`benchmarks.training --profile`).
 """
@@ -19,7 +19,9 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.rendering import host_inputs, trained_player
 from benchmarks.training import parser_of, settings_of
+from player.fast import FastRenderer
 from training.trainer import Trainer
 from training.world import open_world, resolve_device
 
@@ -115,11 +117,7 @@ def _rate(amount: float, seconds: float) -> float:
 def launch(args: argparse.Namespace) -> None:
     """What runs under ncu: warms up, then launches the kernels of interest between profiler start and stop."""
     device = resolve_device(args.device)
-    settings = settings_of(args, args.batch_sizes[0], args.gaussians[0], args.sizes[0])
-    trainer = Trainer(settings, open_world(settings.data, settings.model, 0, device), device, capture=False)
-    for _ in range(args.warm_up):
-        trainer.step()
-    action: Callable[[], object] = trainer.step if args.launch == "step" else lambda: render(trainer)
+    action = training_step(args, device) if args.launch == "step" else rendered_frames(args)
     action()
     torch.cuda.synchronize(device)
     torch.cuda.profiler.start()
@@ -128,10 +126,23 @@ def launch(args: argparse.Namespace) -> None:
     torch.cuda.profiler.stop()
 
 
-@torch.no_grad()
-def render(trainer: Trainer) -> None:
-    """As many frames of the subject as a training step has."""
-    trainer.render_frames(list(range(trainer.settings.optimization.batch_size)))
+def training_step(args: argparse.Namespace, device: torch.device) -> Callable[[], object]:
+    """A plain step: its kernels are those of the captured one."""
+    settings = settings_of(args, args.batch_sizes[0], args.gaussians[0], args.sizes[0])
+    trainer = Trainer(settings, open_world(settings.data, settings.model, 0, device), device, capture=False)
+    for _ in range(args.warm_up):
+        trainer.step()
+    return trainer.step
+
+
+def rendered_frames(args: argparse.Namespace) -> Callable[[], object]:
+    """A call of the fast renderer; ncu looks into its graph."""
+    args.train_steps = args.warm_up
+    player, batch = trained_player(args, args.gaussians[0]), args.batch_sizes[0]
+    size = player.clip.width if args.sizes[0] == -1 else args.sizes[0]
+    (codes, cameras), = host_inputs(player, 1, batch, size)
+    renderer = FastRenderer(player, cameras.width, cameras.height, batch)
+    return lambda: renderer.render(codes, cameras)
 
 
 def profile(args: argparse.Namespace, given: list[str], what: str, size: int, gaussians: int, batch: int) -> str:

@@ -7,9 +7,11 @@ import importlib
 import stat
 import subprocess
 import sys
+from argparse import Namespace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,11 +47,16 @@ def captured(tmp_path, generator):
     }
     data["w2c"][2, 3] = 1
     path = tmp_path / "captured.npz"
-    np.savez(path, **{name: tensor.numpy() for name, tensor in data.items()})
+    save_arrays(path, data)
     with torch.no_grad():
         data["image"] = rasterize(**load_scene(path, "cpu", 1, 40)).image[0]
-    np.savez(path, **{name: tensor.numpy() for name, tensor in data.items()})
+    save_arrays(path, data)
     return path
+
+
+def save_arrays(path, tensors):
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
+    np.savez(path, **arrays)
 
 
 def rows_of(path):
@@ -81,8 +88,8 @@ def test_the_naive_path_trains_as_ours(subject, dense):
     plain.avatar.differences.values = naive.join_columns(plain._differences)
     neutral = naive.join_columns(plain._neutral)
     assert (neutral - ours.avatar.neutral).norm() < 0.02 * (ours.avatar.neutral - start).norm()
-    got, wanted = plain.avatar.differences.dense(50), ours.avatar.differences.dense(50)
-    assert (got - wanted).norm() < 0.02 * wanted.norm()
+    dense_plain, dense_ours = plain.avatar.differences.dense(50), ours.avatar.differences.dense(50)
+    assert (dense_plain - dense_ours).norm() < 0.02 * dense_ours.norm()
 
 
 def test_rows_of_the_naive_path_say_so(subject, tmp_path):
@@ -104,18 +111,19 @@ def gsplat(monkeypatch):
 
     def rasterization(means, quats, scales, opacities, colors, viewmats, Ks, width, height, **options):
         calls.options = options
-        if means.ndim == 2:  # one set of splats, C cameras
+        shared = means.ndim == 2
+        if shared:  # one set of splats, C cameras
             means, quats, scales, opacities, colors = (
                 tensor.expand(len(viewmats), *tensor.shape) for tensor in (means, quats, scales, opacities, colors))
-            views, K, one = viewmats, Ks, ()
+            views, K = viewmats, Ks
         else:  # B sets, one camera each
             assert viewmats.shape == (len(means), 1, 4, 4) and Ks.shape == (len(means), 1, 3, 3)
-            views, K, one = viewmats[:, 0], Ks[:, 0], (slice(None), None)
+            views, K = viewmats[:, 0], Ks[:, 0]
         quats = torch.nn.functional.normalize(quats, dim=-1)
         output = rasterize(means, quats, scales, opacities, calls.factor * colors, views[:, :3, :3].contiguous(),
                            views[:, :3, 3].contiguous(), K, width, height, backend="torch")
         image, alpha = output.image.permute(0, 2, 3, 1), output.alpha[..., None]
-        return (image[one], alpha[one], {}) if one else (image, alpha, {})
+        return (image, alpha, {}) if shared else (image[:, None], alpha[:, None], {})
 
     module = SimpleNamespace(rasterization=rasterization, __version__="0.0")
     monkeypatch.setattr(importlib, "import_module", lambda name: {"gsplat": module}[name])
@@ -149,10 +157,10 @@ def test_rotation_gradients_compare_on_the_tangent():
     quats = torch.nn.functional.normalize(torch.tensor([[1.0, 2, 3, 4]]), dim=1)
     empty = {name: torch.ones(1) for name in LEARNT}
     tangent = torch.tensor([[2.0, -1, 0, 0]])
-    pictures = [against_gsplat.Picture(empty["means"], empty["means"], empty | {"quats": tangent + radial * quats})
-                for radial in (0, 7)]
+    got, wanted = (against_gsplat.Picture(empty["means"], empty["means"], empty | {"quats": tangent + radial * quats})
+                   for radial in (0, 7))
     # Rounding of the projection in single precision.
-    assert against_gsplat.relative_errors(*pictures, quats)["quats"] < 1e-6
+    assert against_gsplat.relative_errors(got, wanted, quats)["quats"] < 1e-6
 
 
 def test_all_contenders_are_timed(captured, gsplat, tmp_path):
@@ -249,7 +257,7 @@ def fake_command(folder, text, status=0):
 
 
 def profile(command):
-    return kernels.profile(SimpleNamespace(ncu=str(command), cache_control="all"), ["-s", "S"], "frame", 512, 9, 8)
+    return kernels.profile(Namespace(ncu=str(command), cache_control="all"), ["-s", "S"], "frame", 512, 9, 8)
 
 
 def test_ncu_is_run_over_one_setting(tmp_path):
@@ -267,13 +275,23 @@ def test_ncu_missing_or_failing_is_told(tmp_path):
         profile(fake_command(tmp_path, "no such device", 3)[0])
 
 
-def test_a_frame_is_rendered_without_gradients(subject):
-    settings = training.settings_of(training_args(subject), 2, 500, -1)
-    drawn = []
-    trainer = SimpleNamespace(settings=settings, render_frames=lambda frames: drawn.append(
-        (frames, torch.is_grad_enabled())))
-    kernels.render(trainer)
-    assert drawn == [([0, 1], False)]
+@pytest.mark.parametrize("what", ["step", "frame"])
+def test_one_action_is_launched_under_the_profiler(subject, monkeypatch, what):
+    seen: list[str] = []
+    for name in ("start", "stop"):
+        monkeypatch.setattr(torch.cuda.profiler, name, partial(seen.append, name))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(Trainer, "step", lambda trainer: seen.append("step"))
+    render = kernels.FastRenderer.render
+
+    def rendered(*given):
+        seen.append("frame")
+        assert render(*given).image.shape == (2, 3, 32, 32)
+
+    monkeypatch.setattr(kernels.FastRenderer, "render", rendered)
+    args = training_args(subject, "--warm_up", "3")
+    kernels.launch(Namespace(**vars(args), launch=what))
+    assert seen == ["step"] * 3 + [what, "start", what, "stop"]
 
 
 # compute-sanitizer ---------------------------------------------------------------------------------------------------
@@ -295,10 +313,19 @@ def test_verdict_of_the_sanitizer(output, status, expected):
     assert sanitize.verdict(output, status) == expected
 
 
+@pytest.mark.parametrize("way, caching", [("plain", "1"), ("captured", "")])
+def test_only_plain_steps_are_checked_without_caching(tmp_path, capsys, way, caching):
+    command, _ = fake_command(tmp_path, "")
+    command.write_text('#!/bin/sh\necho "caching ($PYTORCH_NO_CUDA_MEMORY_CACHING)"\nexit 1\n')
+    args = Namespace(sanitizer=str(command), source_path=Path("S"), device="cuda", timeout=60)
+    sanitize.check("memcheck", way, args)
+    assert f"caching ({caching})" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("found", [0, 2])
 def test_the_sanitizer_runs_over_a_kind_of_training(tmp_path, capsys, found):
     command, arguments = fake_command(tmp_path, f"========= ERROR SUMMARY: {found} errors\n")
-    args = SimpleNamespace(sanitizer=str(command), source_path=Path("S"), device="cuda", timeout=60)
+    args = Namespace(sanitizer=str(command), source_path=Path("S"), device="cuda", timeout=60)
     assert sanitize.check("memcheck", "captured", args) == (found == 0)
     assert capsys.readouterr().out.startswith(f"memcheck  captured ERROR SUMMARY: {found} errors")
     given = arguments.read_text()
@@ -306,7 +333,7 @@ def test_the_sanitizer_runs_over_a_kind_of_training(tmp_path, capsys, found):
 
 
 def test_a_sanitizer_missing_or_slow_is_told(tmp_path, capsys):
-    args = SimpleNamespace(sanitizer=str(tmp_path / "nothing"), source_path=Path("S"), device="cuda", timeout=0.2)
+    args = Namespace(sanitizer=str(tmp_path / "nothing"), source_path=Path("S"), device="cuda", timeout=0.2)
     with pytest.raises(SystemExit, match="--sanitizer: .*nothing was not found"):
         sanitize.check("memcheck", "plain", args)
     slow, _ = fake_command(tmp_path, "")
