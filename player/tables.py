@@ -19,7 +19,7 @@ def drive_tables(rig: Rig, avatar: Avatar) -> DriveTables:
     head, device = rig.head, rig.device
     neutral = rig.posed.neutral.double()
     basis = head.expression_dirs.double()
-    if head.has_pose_correctives:
+    if rig.pose_dirs is not None:
         basis = torch.cat([basis, head.pose_dirs.double()], dim=2)
     floats = {"lower_weights": head.mouth.lower_weights, "code_range": avatar.code_range,
               **_linear_part(head, neutral, basis), **_anchor_part(head, neutral)}

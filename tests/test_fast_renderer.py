@@ -17,6 +17,7 @@ from gaussian_renderer import Cameras, capture
 from player import Player
 from player.fast import SLOTS, FastRenderer
 from tests.players import FRAMES, HEIGHT_PIXELS, WIDTH_PIXELS, made_up_player, random_codes
+from tests.test_play_ops import assert_same_bytes
 
 SIZE = (WIDTH_PIXELS, HEIGHT_PIXELS)
 HALF_DB = 70.0  # issue: 50 at least; measured 95 to 112, and a column with a wrong scale would be below 40
@@ -104,7 +105,7 @@ def test_fewer_frames_than_the_batch(player: Player) -> None:
     assert torch.equal(part.image, whole[:3])
     assert part.bytes is not None
     assert part.bytes.shape == (3, HEIGHT_PIXELS, WIDTH_PIXELS, 3)
-    assert torch.equal(part.bytes, (part.image.clamp(0, 1) * 255 + 0.5).byte().permute(0, 2, 3, 1))
+    assert_same_bytes(part.bytes, part.image)
 
 
 def test_other_sizes(player: Player) -> None:
