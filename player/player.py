@@ -1,6 +1,6 @@
 """`open_player` opens a run's folder; a `Player` draws its avatar with any codes from any camera.
 
-Needs config.json, clip.safetensors and one checkpoint; the data set may be gone.
+Needs clip.safetensors and one checkpoint; the data set may be gone.
 """
 
 from __future__ import annotations
@@ -118,14 +118,12 @@ def open_player(model_path: Path, device: torch.device, iteration: int = -1) -> 
     """
     if not model_path.is_dir():
         raise ValueError(f"{model_path}: no such folder; wanted the output folder of a training run")
-    settings = load_config(TrainSettings, model_path)
-    checkpoint = newest_checkpoint(model_path, iteration, with_training=False)
-    if (model_path / CLIP_FILE).is_file():
+    if (model_path / CLIP_FILE).is_file():  # then config.json, which other versions write otherwise, is not needed
         clip = load_clip(model_path)
         subject = _Subject(clip, load_head(clip.head))
     else:
-        subject = _from_data(settings.data, model_path)
-    return _assemble(subject, checkpoint, device, model_path)
+        subject = _from_data(load_config(TrainSettings, model_path).data, model_path)
+    return _assemble(subject, newest_checkpoint(model_path, iteration, with_training=False), device, model_path)
 
 
 def _from_data(data: DataSettings, model_path: Path) -> _Subject:
