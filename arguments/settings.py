@@ -1,7 +1,7 @@
 """The settings of a training run. Each field: default, unit, reason; its name is its flag.
 
-Defaults are those of the published method unless the comment says otherwise. Iteration counts are for the method's
-40,000 single-image steps; `--iterations` alone does not rescale them, `--schedule_scale` does.
+Defaults are those of the published method unless the comment says otherwise. Iteration counts of the schedule are for
+the method's 40,000 steps; a run with another number of `--iterations` goes through the whole schedule in them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 Alias = tyro.conf.arg
+METHOD_ITERATIONS = 40_000
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class DataSettings:
     """Train on white instead of black; the target is composited on the same colour."""
     cache: Literal["auto", "ram", "stream"] = "auto"
     """Where decoded images (uint8) wait: ram, stream (decode while training), auto (ram when they fit in half)."""
+    targets: Literal["auto", "gpu", "host"] = "auto"
+    """With a GPU, whose memory holds the images: gpu, host (copied a step ahead), auto (gpu when a quarter suffices)."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,12 @@ class ModelSettings:
 class OptimizationSettings:
     """Losses, learning rates and schedules."""
 
-    iterations: int = 40_000
-    """Training steps; each sees --batch_size images."""
-    batch_size: int = 1
+    iterations: int = 6_000
+    """Training steps; each sees --batch_size images. The method: 40,000 of one image."""
+    batch_size: int = 8
     """Frames per step."""
-    schedule_scale: float = 1.0
-    """Multiplies every iteration count below (not --iterations): 0.1 = a tenth of the steps."""
+    schedule_scale: float = 0.0
+    """Multiplies every iteration count below (not --iterations); 0 = iterations / 40,000, the whole schedule."""
     position_lr_init: float = 1.6e-4
     """Metres a step."""
     position_lr_final: float = 1.6e-6
@@ -87,8 +90,8 @@ class OptimizationSettings:
     """Logarithm of the scale."""
     rotation_lr: float = 1e-3
     """Quaternion components."""
-    difference_position_lr: float = 3.2e-7
-    """Expression differences of positions, metres a step, constant."""
+    difference_position_lr: float = 1e-7
+    """Expression differences of positions, metres a step, constant. The method: 3.2e-7."""
     difference_feature_lr: float = 1.25e-3
     """Expression differences of colour, all bands."""
     difference_opacity_lr: float = 5e-5
@@ -97,8 +100,8 @@ class OptimizationSettings:
     """Expression differences of the log-scale."""
     difference_rotation_lr: float = 1e-4
     """Expression differences of the quaternion."""
-    basis_lr_decay: float = 1.0
-    """Factor on all difference learning rates except the position's."""
+    basis_lr_decay: float = 0.3
+    """Factor on all difference learning rates except the position's. The method: 1, which fits training frames only."""
     lambda_dssim: float = 0.2
     """Weight of 1 - SSIM; L1 gets 1 - lambda_dssim."""
     alpha_loss: float = 10.0
@@ -121,8 +124,8 @@ class OptimizationSettings:
     """No densification from this iteration on."""
     densification_interval: int = 100
     """Iterations between densifications."""
-    densify_grad_threshold: float = 1e-3
-    """Mean screen-space gradient (NDC scale) above which a face Gaussian is densified."""
+    densify_grad_threshold: float = 5e-4
+    """Mean screen-space gradient (NDC scale) of one picture above which a face Gaussian is densified. The method: 1e-3."""
     densify_grad_threshold_teeth: float = 2e-4
     """The same for teeth."""
     percent_dense: float = 0.01
@@ -135,6 +138,11 @@ class OptimizationSettings:
     """Iteration after which --prune_scale applies."""
     max_gaussians: int = 200_000
     """Densification stops adding Gaussians at this number."""
+
+    @property
+    def scale(self) -> float:
+        """The factor on the iteration counts of the schedule."""
+        return self.schedule_scale or self.iterations / METHOD_ITERATIONS
 
 
 @dataclass(frozen=True)

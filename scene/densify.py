@@ -19,6 +19,7 @@ from gaussian_renderer import DensifyStats
 from scene.avatar import FACE, Avatar
 
 SPLIT_CHILDREN = 2
+SHORTEST_INTERVAL = 5  # steps: one that changes the rows costs a GPU as much time as several that do not
 SPLIT_SHRINK = 0.8 * SPLIT_CHILDREN
 
 
@@ -35,20 +36,21 @@ class RowSelection:
 
 def is_densify_step(settings: OptimizationSettings, iteration: int) -> bool:
     """Whether Gaussians are cloned, split and pruned after this iteration (counted from 1)."""
-    scale = settings.schedule_scale
-    interval = max(1, round(settings.densification_interval * scale))
+    scale = settings.scale
+    interval = max(SHORTEST_INTERVAL, round(settings.densification_interval * scale))
     return (settings.densify and settings.densify_from_iter * scale < iteration < settings.densify_until_iter * scale
             and iteration % interval == 0)
 
 
 def collects_stats(settings: OptimizationSettings, iteration: int) -> bool:
     """Whether screen-space gradients of this iteration are wanted."""
-    return settings.densify and iteration < settings.densify_until_iter * settings.schedule_scale
+    return settings.densify and iteration < settings.densify_until_iter * settings.scale
 
 
 def _wants_more(avatar: Avatar, stats: DensifyStats, settings: OptimizationSettings) -> Tensor:
     """Bool [N]: Gaussians whose mean screen-space gradient reaches their threshold, limited by max_gaussians."""
-    gradient = torch.where(stats.count > 0, stats.grad_sum / stats.count.clamp(min=1), 0.0)
+    # The loss is a mean over the batch, the thresholds are for one picture.
+    gradient = torch.where(stats.count > 0, stats.grad_sum / stats.count.clamp(min=1), 0.0) * settings.batch_size
     threshold = torch.where(avatar.part == FACE, settings.densify_grad_threshold, settings.densify_grad_threshold_teeth)
     wanted = gradient >= threshold
     room = max(0, settings.max_gaussians - avatar.count)
@@ -83,7 +85,7 @@ def densify(avatar: Avatar, stats: DensifyStats, settings: OptimizationSettings,
     values = rows[index]
     values[is_child] = _split_children(values[is_child], generator)
     keep = torch.sigmoid(values[:, layout.OPACITY])[:, 0] >= settings.prune_opacity
-    if iteration > settings.prune_scale_from_iter * settings.schedule_scale:
+    if iteration > settings.prune_scale_from_iter * settings.scale:
         keep &= values[:, layout.LOG_SCALES].amax(dim=1).exp() <= settings.prune_scale
     avatar.select_rows(index[keep], values[keep])
     return RowSelection(index[keep], fresh[keep], int(clone.sum()), int(split.sum()), int((~keep).sum()))

@@ -47,7 +47,7 @@ ATTRIBUTES = (
 
 def position_learning_rate(settings: OptimizationSettings, iteration: int) -> float:
     """Metres a step: log-linear from `position_lr_init` to `position_lr_final`, constant after the last step."""
-    last = settings.position_lr_max_steps * settings.schedule_scale
+    last = settings.position_lr_max_steps * settings.scale
     progress = min(max(iteration / last, 0.0), 1.0) if last > 0 else 1.0
     start, end = math.log(settings.position_lr_init), math.log(settings.position_lr_final)
     return math.exp((1 - progress) * start + progress * end)
@@ -67,5 +67,5 @@ def learning_rates(settings: OptimizationSettings, iteration: int) -> tuple[Tens
 
 def active_sh_degree(settings: OptimizationSettings, iteration: int, highest: int) -> int:
     """Degree in use at an iteration: 0 at first, one more every `sh_interval` iterations, up to `highest`."""
-    interval = settings.sh_interval * settings.schedule_scale
+    interval = settings.sh_interval * settings.scale
     return highest if interval <= 0 else min(highest, int(iteration / interval))

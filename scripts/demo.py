@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Chosen so that the demo takes at most ten minutes on two cores.
 SUBJECT = ("--frames", "300", "--size", "256")
-TRAINING = ("--split", "blocks", "--test_frames", "60", "--iterations", "2000", "--schedule_scale", "0.05",
+TRAINING = ("--split", "blocks", "--test_frames", "60", "--iterations", "2000", "--batch_size", "1",
             "--position_lr_init", "4e-4",
             "--num_face_gaussians", "12000", "--num_teeth_gaussians", "800", "--checkpoint_interval", "250")
 TESTING = ("--lpips_every", "6", "--pictures", "selected")

@@ -14,7 +14,7 @@ from scene.avatar import Avatar
 from scene.densify import SPLIT_SHRINK, collects_stats, densify, is_densify_step
 from tests.avatars import small_avatar
 
-SETTINGS = OptimizationSettings()
+SETTINGS = OptimizationSettings(batch_size=1, schedule_scale=1, densify_grad_threshold=1e-3)
 
 
 def stats_of(avatar: Avatar, chosen: list[int], value: float = 1.0) -> DensifyStats:
@@ -75,6 +75,15 @@ def test_thresholds_differ_between_face_and_teeth() -> None:
     assert set(rows.index[40:].tolist()) == {36, 37, 38, 39}
 
 
+def test_thresholds_are_for_one_picture_whatever_the_batch() -> None:
+    """The loss is a mean over the batch, so each picture's gradient is that much smaller."""
+    for gradient, batch, grown in ((0.9e-3, 1, 0), (0.9e-3 / 4, 4, 0), (1.1e-3 / 4, 4, 1), (1.1e-3, 1, 1)):
+        avatar = sized(small_avatar(), [3], 0.005)
+        before = avatar.count
+        run(avatar, stats_of(avatar, [3], gradient), batch_size=batch)
+        assert avatar.count == before + grown
+
+
 def test_unseen_gaussians_are_left_alone() -> None:
     avatar = small_avatar()
     rows = run(avatar, DensifyStats.zeros(40, torch.device("cpu")))
@@ -117,4 +126,13 @@ def test_schedule() -> None:
     tenth = dataclasses.replace(SETTINGS, schedule_scale=0.1)
     assert [i for i in range(1, 2_000) if is_densify_step(tenth, i)] == [i // 10 for i in steps]
     assert not is_densify_step(dataclasses.replace(SETTINGS, densify=False), 600)
+
+
+def test_a_run_of_any_length_goes_through_the_whole_schedule() -> None:
+    short = dataclasses.replace(SETTINGS, iterations=4_000, schedule_scale=0)
+    assert short.scale == 0.1
+    assert [i for i in range(1, 2_000) if is_densify_step(short, i)][::143] == [60, 1_490]
+    # Below that, changing the rows would take most of the time.
+    tiny = [i for i in range(1, 100) if is_densify_step(dataclasses.replace(SETTINGS, schedule_scale=0.005), i)]
+    assert tiny and all(b - a == 5 for a, b in zip(tiny, tiny[1:], strict=False))
 

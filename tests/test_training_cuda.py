@@ -28,10 +28,10 @@ def subject(tmp_path_factory):
 
 
 def make_trainer(subject, **more):
-    # A hundredth of the schedule: SH degrees rise every 10 steps; Gaussians densify at 6, 7, 8 ... unless told not to.
+    # A hundredth of the schedule: SH degrees rise every 10 steps; Gaussians densify every 5 steps if told to.
     optimization = OptimizationSettings(batch_size=2, schedule_scale=0.01, densify=more.pop("densify", False))
-    cache = more.pop("cache", "ram")
-    settings = TrainSettings(DataSettings(subject, test_frames=3, cache=cache), RunSettings(Path("unused")),
+    data = DataSettings(subject, test_frames=3, cache=more.pop("cache", "ram"), targets=more.pop("targets", "auto"))
+    settings = TrainSettings(data, RunSettings(Path("unused")),
                              ModelSettings(num_face_gaussians=2000, num_teeth_gaussians=50), optimization)
     device = torch.device("cuda", torch.cuda.current_device())
     return Trainer(settings, open_world(settings.data, settings.model, 0, device), device, **more)
@@ -74,14 +74,20 @@ def test_lists_that_grew_lead_to_another_capture(subject, monkeypatch):
     assert trainer.captured.captures == captures + 1
 
 
-def test_streamed_targets_are_the_resident_ones(subject):
-    resident, streamed = make_trainer(subject), make_trainer(subject, cache="stream")
+@pytest.mark.parametrize("how", [{"cache": "stream"}, {"targets": "host"}], ids=["from the disk", "from memory"])
+def test_streamed_targets_are_the_resident_ones(subject, how):
+    resident, streamed = make_trainer(subject), make_trainer(subject, **how)
     assert isinstance(resident._targets, ResidentTargets)
     assert isinstance(streamed._targets, StreamedTargets)
     for _ in range(15):
         first, second = resident.step(), streamed.step()
         assert torch.equal(first.rgba, second.rgba)
         assert torch.equal(resident._inputs.frames, streamed._inputs.frames)
+
+
+def test_targets_cannot_be_on_the_gpu_before_they_are_decoded(subject):
+    with pytest.raises(ValueError, match="--targets gpu: the images are streamed"):
+        make_trainer(subject, cache="stream", targets="gpu")
 
 
 def test_a_step_does_not_wait(subject):

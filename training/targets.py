@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -81,11 +81,18 @@ class HostTargets:
         out.copy_(self._dataset.rgba_batch(frames))
 
 
-def choose_targets(dataset: Dataset, device: torch.device) -> Targets:
-    """Resident on a GPU when all pictures take at most a quarter of its free memory, otherwise streamed to it."""
+def choose_targets(dataset: Dataset, device: torch.device, where: Literal["auto", "gpu", "host"]) -> Targets:
+    """Resident on a GPU or streamed to it (`where`; auto: resident when a quarter of its free memory suffices).
+
+    ValueError when they shall be on the GPU and are not even in the host's memory.
+    """
     if device.type != "cuda":
         return HostTargets(dataset)
     free, _ = torch.cuda.mem_get_info(device)
-    if dataset.images is not None and dataset.images.numel() <= DEVICE_SHARE * free:
-        return ResidentTargets(dataset.images, device)
-    return StreamedTargets(dataset, device)
+    if where == "gpu" and dataset.images is None:
+        raise ValueError("--targets gpu: the images are streamed from the disk (--cache); use --cache ram")
+    if dataset.images is None or where == "host":
+        return StreamedTargets(dataset, device)
+    if where == "auto" and dataset.images.numel() > DEVICE_SHARE * free:
+        return StreamedTargets(dataset, device)
+    return ResidentTargets(dataset.images, device)

@@ -57,7 +57,7 @@ class Trainer:
         self.avatar = create_avatar(world.head, world.rig, world.mouth, settings.model, seed, seen).to(device)
         size = (settings.optimization.batch_size, world.dataset.width, world.dataset.height)
         self._inputs = StepInputs(settings.optimization, *size, device)
-        self._targets = choose_targets(world.dataset, device)
+        self._targets = choose_targets(world.dataset, device, settings.data.targets)
         captures = capture and device.type == "cuda" and perceptual is None
         self.captured = CapturedStep(self._compute, (device, *size)) if captures else None
         self._renew_optimizer()
