@@ -35,12 +35,10 @@ class TrackSettings:
     """Also write the crops at the footage's own resolution into images.HQ, for train.py --use_HR True."""
     refine: bool = True
     """Refine the fit by the pictures themselves after the landmarks; False is faster."""
-    iterations: int = 300
-    """Steps of --refine over the clip."""
     face_model: Path | None = None
     """MediaPipe's face_landmarker.task; None = data/mediapipe, downloaded once."""
     matting_model: Path | None = None
-    """Network that cuts out the person (.tflite or .onnx); None = a published one if it can be had, else GrabCut."""
+    """Network that cuts out the person (.tflite or .onnx); None = GrabCut, which needs none."""
     parsing_model: Path | None = None
     """Face parsing network (.tflite or .onnx) that helps to cut off the clothes; None = the fitted head alone does."""
     device: str = "auto"
@@ -53,5 +51,3 @@ class TrackSettings:
     def __post_init__(self) -> None:
         if not 64 <= self.size <= 4096:
             raise ValueError(f"--size: 64 to 4096 pixels expected, got {self.size}")
-        if self.iterations < 1:
-            raise ValueError(f"--iterations: 1 or more expected, got {self.iterations}")

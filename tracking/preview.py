@@ -45,13 +45,15 @@ def write_error_plot(
     path: Path, time: NDArray[np.floating], quality: Quality, dropped: list[Dropped], title: str
 ) -> None:
     """A PNG: landmark error, turn of the head and sharpness over time; left-out pictures as marks along the axis."""
-    figure = Figure(figsize=(10, 7), dpi=110, layout="constrained")
+    figure = Figure(figsize=(10, 7), dpi=100)
+    figure.subplots_adjust(left=0.09, right=0.98, top=0.95, bottom=0.07, hspace=0.08)
     axes = figure.subplots(3, 1, sharex=True)
     rows = [(quality.landmark_error, "landmark error\n(pixels of the crop)"),
             (quality.yaw, "turn of the head\n(degrees)"), (quality.sharpness, "sharpness")]
     for axis, (values, label) in zip(axes, rows, strict=True):
         axis.plot(time, values, linewidth=1, color="#2864a0")
         axis.set_ylabel(label)
+        axis.yaxis.set_label_coords(-0.05, 0.5)
         axis.grid(alpha=0.3)
     axes[0].set_ylim(bottom=0)
     axes[2].set_ylim(bottom=0)
