@@ -18,7 +18,8 @@ log = logging.getLogger("export")
 
 def export(settings: ExportSettings) -> None:
     """Open the avatar and write it."""
-    player = open_player(settings.model_path, resolve_device(settings.device), settings.iteration)
+    device = resolve_device(settings.device)
+    player = open_player(settings.model_path, device, settings.iteration, settings.source_path)
     written = exporter_of(settings.format)(player, settings)
     files = [p for p in written.rglob("*") if p.is_file()] if written.is_dir() else [written]
     size = sum(path.stat().st_size for path in files) / 1e6

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from arguments import TestSettings, TrainSettings, load_config, parse_flags
+from arguments import ModelSettings, TestSettings, TrainSettings, load_config, parse_flags
 from evaluation import EvaluationSettings, PosedMeshes, evaluate, merge_without_blendshapes
 from gaussian_renderer import render
+from player.reference_model import load_reference_model, reference_iterations, reference_rig
 from scene.avatar import Avatar
 from scene.checkpoint import CheckpointError, newest_checkpoint
 from training.trainer import check_fits
@@ -66,16 +67,31 @@ def print_scores(metrics: dict, split: str) -> None:
             print(f"{name}: {block[f'{name}_reason']}")
 
 
+def open_run(settings: TestSettings, device: torch.device) -> tuple[World, Avatar, int]:
+    """The data set, the avatar and its SH degree, of a run of train.py or a model of the reference."""
+    if reference_iterations(settings.model_path):
+        model = load_reference_model(settings.model_path, settings.iteration, settings.source_path)
+        data = dataclasses.replace(model.data, cache="auto")
+        world = open_world(data, ModelSettings(num_expressions=0, num_teeth_gaussians=0), 0, device)
+        world = dataclasses.replace(world, rig=reference_rig(world.rig, model))
+        avatar, degree, iteration = model.avatar.to(device), model.sh_degree, model.iteration
+    else:
+        run = load_config(TrainSettings, settings.model_path)
+        data = run.data
+        if settings.source_path is not None:
+            data = dataclasses.replace(data, source_path=settings.source_path)
+        checkpoint = newest_checkpoint(settings.model_path, settings.iteration, with_training=False)
+        world = open_world(data, run.model, run.run.seed, device)
+        check_fits(checkpoint, world, f"checkpoint of iteration {checkpoint.iteration}")
+        avatar, degree = checkpoint.avatar.to(device), int(checkpoint.state["sh_degree"])
+        iteration = checkpoint.iteration
+    log.info("%s: iteration %d, %d Gaussians", settings.model_path, iteration, avatar.count)
+    return world, avatar, degree
+
+
 def test(settings: TestSettings) -> None:
     """Score one split of a run and leave metrics.json, pictures, video and report.html in its folder."""
-    run = load_config(TrainSettings, settings.model_path)
-    data = run.data if settings.source_path is None else dataclasses.replace(run.data, source_path=settings.source_path)
-    device = resolve_device(settings.device)
-    checkpoint = newest_checkpoint(settings.model_path, settings.iteration, with_training=False)
-    world = open_world(data, run.model, run.run.seed, device)
-    check_fits(checkpoint, world, f"checkpoint of iteration {checkpoint.iteration}")
-    avatar, degree = checkpoint.avatar.to(device), int(checkpoint.state["sh_degree"])
-    log.info("%s: iteration %d, %d Gaussians", settings.model_path, checkpoint.iteration, avatar.count)
+    world, avatar, degree = open_run(settings, resolve_device(settings.device))
     options = EvaluationSettings(batch=settings.batch_size, lpips=settings.lpips, lpips_folder=settings.lpips_weights,
                                  lpips_every=settings.lpips_every, background=settings.background,
                                  pictures=settings.pictures, fps=settings.fps, video=settings.video)

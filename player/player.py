@@ -17,6 +17,7 @@ from torch import Tensor
 from arguments import DataSettings, TrainSettings, load_config
 from flame import Head, load_head
 from gaussian_renderer import Cameras, RenderOutput, render
+from player.reference_model import load_reference_model, reference_iterations, reference_rig
 from scene.avatar import Avatar
 from scene.checkpoint import Checkpoint, CheckpointError, newest_checkpoint
 from scene.clip import CLIP_FILE, Clip, choose_head, clip_of, load_clip, open_data, open_dataset
@@ -110,20 +111,39 @@ class _Subject:
     head: Head
 
 
-def open_player(model_path: Path, device: torch.device, iteration: int = -1) -> Player:
+def open_player(model_path: Path, device: torch.device, iteration: int = -1,
+                source_path: Path | None = None) -> Player:
     """Open the avatar of a run's output folder; `iteration` chooses a checkpoint (-1: the newest).
 
-    A run from before runs kept their clip is read together with the data set that its config.json names. Raises
+    A run from before runs kept their clip is read together with the data set that its config.json names, and a folder
+    of the reference's checkpoint files together with the one that its cfg_args or `source_path` names. Raises
     ValueError, FileNotFoundError and CheckpointError naming what is missing or damaged.
     """
     if not model_path.is_dir():
         raise ValueError(f"{model_path}: no such folder; wanted the output folder of a training run")
+    if reference_iterations(model_path):
+        return _open_reference(model_path, device, iteration, source_path)
     if (model_path / CLIP_FILE).is_file():  # then config.json, which other versions write otherwise, is not needed
         clip = load_clip(model_path)
         subject = _Subject(clip, load_head(clip.head))
     else:
         subject = _from_data(load_config(TrainSettings, model_path).data, model_path)
     return _assemble(subject, newest_checkpoint(model_path, iteration, with_training=False), device, model_path)
+
+
+def _open_reference(model_path: Path, device: torch.device, iteration: int, source_path: Path | None) -> Player:
+    model = load_reference_model(model_path, iteration, source_path)
+    try:
+        source = open_data(model.data)
+        head = choose_head(model.data.head, source)
+        clip = clip_of(model.data, source, head, open_dataset(model.data, source))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{model_path}: codes and cameras of a model of the reference are in its data set, which does "
+                         f"not open: {error}. --source_path, or source_path in cfg_args, says where it is") from error
+    # The model stores what expressions do; the mesh need not be asked, hence 0.
+    player = Player(head, model.avatar, clip, model.sh_degree, 0, device, model_path.resolve().name)
+    player.rig = reference_rig(player.rig, model)
+    return player
 
 
 def _from_data(data: DataSettings, model_path: Path) -> _Subject:

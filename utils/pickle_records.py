@@ -93,6 +93,10 @@ class TorchTensor(Record):
     """torch._utils._rebuild_tensor_v2: (storage, offset, size, stride, ...)."""
 
 
+class TorchBytes(Record):
+    """torch.storage._load_from_bytes: a storage in a plain pickle, as the bytes of a legacy file."""
+
+
 class TorchParameter(Record):
     """torch._utils._rebuild_parameter: (tensor, requires_grad, hooks)."""
 

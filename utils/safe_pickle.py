@@ -8,6 +8,7 @@ their C code. Nothing global is changed: files may be read from many threads at 
 
 from __future__ import annotations
 
+import io
 import pickle
 import struct
 import zipfile
@@ -20,11 +21,13 @@ import torch
 from utils import pickle_records as records
 from utils.pickle_records import DamagedFileError, TorchStorage, UnsafePickleError, finish, kind_of
 
-__all__ = ["DamagedFileError", "UnsafePickleError", "load_flame_pickle", "load_torch_dict"]
+__all__ = ["DamagedFileError", "UnsafePickleError", "load_flame_pickle", "load_numpy_dict", "load_torch_dict",
+           "load_torch_tuple"]
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle in a file of torch.save before the zip format (torch < 1.6)
 
 _ZIP_MAGIC = b"PK\x03\x04"
+_NPY_MAGIC = b"\x93NUMPY"
 
 _NUMPY_GLOBALS: dict[str, Any] = {
     "numpy.ndarray": records.NdarrayType,
@@ -96,13 +99,65 @@ def load_torch_dict(path: str | Path) -> dict[Any, Any]:
     gradient; views that shared a storage become copies. Errors as in `load_flame_pickle`.
     """
     path = Path(path)
-    with path.open("rb") as file:
-        is_zip = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
-        file.seek(0)
-        raw = _read_zip(file, path) if is_zip else _read_legacy(file, path)
+    raw = _read_torch(path)
     if not isinstance(raw, dict):
         raise DamagedFileError(f"{path}: wanted a saved dict, got {kind_of(raw)}")
     return _finish_dict(raw, path)
+
+
+def load_torch_tuple(path: str | Path, length: int, entries: Collection[int]) -> dict[int, Any]:
+    """Read some entries of a checkpoint written by torch.save((tuple of `length` values, iteration), path).
+
+    The other entries may hold anything harmless, and their tensors are not formed. Values and errors as in
+    `load_torch_dict`; DamagedFileError too for another structure.
+    """
+    path = Path(path)
+    raw = _read_torch(path)
+    values = raw[0] if isinstance(raw, (tuple, list)) and len(raw) == 2 else None
+    if not isinstance(values, (tuple, list)) or len(values) != length:
+        got = f"a tuple of {len(values)}" if isinstance(values, (tuple, list)) else kind_of(raw)
+        raise DamagedFileError(f"{path}: wanted a saved pair (tuple of {length} values, iteration), got {got}")
+    return _finish_dict({i: values[i] for i in entries}, path)
+
+
+def load_numpy_dict(path: str | Path) -> dict[str, Any]:
+    """Read a dict of arrays written by numpy.save (an object array without axes) or pickle.dump.
+
+    Tensors among the values, saved as plain pickles, become CPU tensors. Errors as in `load_flame_pickle`.
+    """
+    path = Path(path)
+    permitted = _TORCH_GLOBALS | {"torch.storage._load_from_bytes": records.TorchBytes}
+    with path.open("rb") as file:
+        if file.read(len(_NPY_MAGIC)) == _NPY_MAGIC:
+            major = file.read(2)[:1]
+            size = 2 if major == b"\x01" else 4
+            file.seek(int.from_bytes(file.read(size), "little"), io.SEEK_CUR)  # the header: nothing it says is needed
+        else:
+            file.seek(0)
+        raw = _load(_Unpickler(file, path, permitted, encoding="latin1"), path)
+    if isinstance(raw, records.Ndarray) and isinstance(raw.state, tuple) and isinstance(raw.state[-1], list):
+        raw = raw.state[-1][0] if len(raw.state[-1]) == 1 else raw
+    if not isinstance(raw, dict):
+        raise DamagedFileError(f"{path}: wanted a saved dict, got {kind_of(raw)}")
+    for value in raw.values():
+        if isinstance(value, records.TorchTensor) and value.args and isinstance(value.args[0], records.TorchBytes):
+            value.args = (_storage_of(value.args[0], path), *value.args[1:])
+    return _finish_dict(raw, path)
+
+
+def _storage_of(record: records.TorchBytes, path: Path) -> Any:
+    """The storage that torch nests, as a legacy file of its own, in plain pickles of tensors."""
+    if len(record.args) != 1 or not isinstance(record.args[0], bytes):
+        raise DamagedFileError(f"{path}: a tensor's storage is not made of bytes")
+    return _read_legacy(io.BytesIO(record.args[0]), path)
+
+
+def _read_torch(path: Path) -> Any:
+    """The records of a file of torch.save, zip or legacy."""
+    with path.open("rb") as file:
+        is_zip = file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
+        file.seek(0)
+        return _read_zip(file, path) if is_zip else _read_legacy(file, path)
 
 
 class _Unpickler(pickle.Unpickler):

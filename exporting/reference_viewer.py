@@ -1,0 +1,112 @@
+"""The folders of .npy files that the viewer of the reference reads: one for the face, one for each row of teeth."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from blendshape_ops import LOG_SCALES, MEANS, OPACITY, QUATS, SH
+from blendshape_ops.reference import surface_motion, surface_offset
+from numpy.typing import NDArray
+from torch import Tensor
+
+from arguments.export_settings import ExportSettings
+from player.player import Player
+from scene.avatar import FACE, LOWER_TEETH, UPPER_TEETH
+from utils.atomic import WriteError
+
+CHUNK = 4096  # Gaussians at a time: their differences take 12 kB each at 50 expressions
+STEMS = {FACE: "fix_chkpnt", UPPER_TEETH: "mouth0_chkpnt", LOWER_TEETH: "mouth1_chkpnt"}
+ITERATION = 40_000  # the only one at which the reference writes; its viewer finds the folders by name
+
+
+def neutral_arrays(rows: Tensor) -> dict[str, NDArray[np.float32]]:
+    """The attributes of Gaussians [P,60] at rest, raw: scales as logarithms, opacities as logits."""
+    parts = {"pos": rows[:, MEANS], "shs": rows[:, SH].unflatten(1, (16, 3)), "scale": rows[:, LOG_SCALES],
+             "rot": rows[:, QUATS], "opacity": rows[:, OPACITY]}
+    return {name: part.contiguous().numpy() for name, part in parts.items()}
+
+
+def surface_arrays(player: Player, rows: Tensor) -> dict[str, NDArray[np.float32]]:
+    """What the Gaussians `rows` follow: pos_t [9(J-1),P,3] pose correctives, eyelid [P,3,2], W [P,J]; D [P,7,K]."""
+    rig, binding = player.rig, player.avatar.binding.to("cpu").select(rows)
+    faces, joints = rig.faces.cpu(), len(player.head.parents)
+
+    def offsets(directions: Tensor | None, count: int) -> Tensor:
+        if directions is None:
+            return torch.zeros(count, len(rows), 3)
+        return torch.stack([surface_offset(binding, faces, row.cpu().view(1, -1, 3))[0] for row in directions])
+
+    motion = [torch.cat(surface_motion(binding, row.cpu().view(1, -1, 16)), dim=2)[0] for row in rig.maps]
+    found = {"pos_t": offsets(rig.pose_dirs, 9 * (joints - 1)), "W": binding.weights[:, :joints],
+             "eyelid": offsets(rig.eyelid_dirs, 2).permute(1, 2, 0), "D": torch.stack(motion, dim=2)}
+    return {name: tensor.contiguous().numpy() for name, tensor in found.items()}
+
+
+def write_differences(player: Player, rows: Tensor, surface: NDArray[np.float32], folder: Path) -> None:
+    """xyz_t, rot_t, scale_t, opacity_t [P,C,K] and shs_t [P,16,3,K]: mask x learnt difference + motion of the mesh.
+
+    Written a part at a time, because the whole takes 0.6 GB for 65,000 Gaussians.
+    """
+    count, K = len(rows), player.num_expressions
+    shapes = {"xyz_t": (3, MEANS), "rot_t": (4, QUATS), "scale_t": (3, LOG_SCALES), "opacity_t": (1, OPACITY)}
+    files = {name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.dtype("<f4"), (count, width, K))
+             for name, (width, _) in shapes.items()}
+    harmonics = np.lib.format.open_memmap(folder / "shs_t.npy", "w+", np.dtype("<f4"), (count, 16, 3, K))
+    differences = player.avatar.differences.to("cpu")
+    for start in range(0, count, CHUNK):
+        part = slice(start, min(start + CHUNK, count))
+        own = differences.select(rows[part])
+        own.values = own.mask[:, None] * own.values
+        table = own.dense(K).transpose(1, 2).numpy()  # [n,60,K]
+        table[:, :QUATS.stop] += surface[part]
+        for name, (_, columns) in shapes.items():
+            files[name][part] = table[:, columns]
+        harmonics[part] = table[:, SH].reshape(-1, 16, 3, K)
+    for file in (*files.values(), harmonics):
+        file.flush()
+
+
+@torch.no_grad()
+def export_folders(player: Player, settings: ExportSettings) -> Path:
+    """Write the folders below one folder and return it; Gaussians that are not finite are left out.
+
+    ValueError for flags that say a pose; WriteError when the disk refuses.
+    """
+    given = [name for name in ("frame", "frames", "codes") if getattr(settings, name) is not None]
+    if given or settings.expression:
+        flag = (given or ["expression"])[0]
+        raise ValueError(f"--{flag}: --format npy holds the avatar, not a pose; leave it out")
+    target = settings.output or settings.model_path / "export" / "npy"
+    if target.exists() and (target.is_file() or any(target.iterdir())):
+        raise ValueError(f"--output: wanted a new or empty folder, got {target}")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        for part, stem in STEMS.items():
+            folder = temporary / f"{stem}{ITERATION}"
+            folder.mkdir(parents=True)
+            _write_part(player, part, folder)
+        if target.exists():
+            target.rmdir()
+        os.rename(temporary, target)
+    except OSError as error:
+        raise WriteError(f"{target}: could not be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _write_part(player: Player, part: int, folder: Path) -> None:
+    neutral = player.avatar.neutral.detach().cpu()
+    rows = ((player.avatar.part.cpu() == part) & neutral.isfinite().all(dim=1)).nonzero()[:, 0]
+    arrays = neutral_arrays(neutral[rows])
+    if part == FACE:
+        surface = surface_arrays(player, rows)
+        write_differences(player, rows, surface.pop("D"), folder)
+        arrays |= surface
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
