@@ -14,7 +14,12 @@ from flame.rotations import matrix_from_axis_angle, matrix_to_axis_angle, skew
 from tracking.normal_equations import NormalEquations, NotPositiveError, solve
 from tracking.surface import EYE_ANGLES, JAW_ANGLES, LIDS, Codes, SurfacePoints, turns_of
 
-POSE = 6  # unknowns of a frame before its codes: rotation increment (radians, camera axes), translation (metres)
+POSE = 6
+"""Unknowns of a frame before its codes: rotation increment (radians, camera axes), then x / z, y / z and log z of t.
+
+Focal length and distance trade along f / z = constant: a straight line in the logarithms, which steps can follow.
+"""
+
 CHUNK_BYTES = 96 * 2**20  # bounds the derivatives that are formed at once
 
 Progress = Callable[[int, int], None]
@@ -42,8 +47,19 @@ class State:
         return State(
             self.shape + shared[:-1], self.log_focal + shared[-1],
             torch.clamp(self.codes + step[:, POSE:], low, high),
-            matrix_from_axis_angle(step[:, :3]) @ self.R, self.t + step[:, 3:POSE],
+            matrix_from_axis_angle(step[:, :3]) @ self.R, _translation(_bearing(self.t) + step[:, 3:POSE]),
         )  # fmt: skip
+
+
+def _bearing(t: Tensor) -> Tensor:
+    """[T,3] -> x / z, y / z, log z."""
+    return torch.cat([t[:, :2] / t[:, 2:], t[:, 2:].log()], 1)
+
+
+def _translation(bearing: Tensor) -> Tensor:
+    """Inverse of `_bearing`."""
+    z = bearing[:, 2:].exp()
+    return torch.cat([bearing[:, :2] * z, z], 1)
 
 
 class DataTerm(Protocol):
@@ -95,7 +111,7 @@ class Problem:
 
 def minimise(problem: Problem, state: State, iterations: int, tolerance: float, progress: Progress | None) -> State:
     """Levenberg-Marquardt with bounds until the cost falls by less than `tolerance` of itself, or `iterations`."""
-    damping, cost = 1e-3, total_cost(problem, state)
+    damping, cost = 1e-4, total_cost(problem, state)
     for iteration in range(iterations):
         equations = normal_equations(problem, state)
         _hold_bounds(problem, state, equations)
@@ -104,7 +120,7 @@ def minimise(problem: Problem, state: State, iterations: int, tolerance: float, 
             trial = _stepped(problem, state, equations, damping)
             trial_cost = total_cost(problem, trial) if trial is not None else float("inf")
             if trial is not None and trial_cost <= cost:
-                state, cost, damping = trial, trial_cost, max(damping / 5, 1e-6)
+                state, cost, damping = trial, trial_cost, max(damping / 10, 1e-9)
                 break
             damping *= 6
         if progress is not None:
@@ -160,8 +176,10 @@ def _add_data(equations: NormalEquations, problem: Problem, state: State, term: 
     if slope is not None:
         by_camera, by_focal = slope @ by_camera, slope @ by_focal
     by_points = by_camera @ state.R[frames, None]
-    arm = -skew(camera - state.t[frames, None])
-    own = torch.cat([by_camera @ arm, by_camera, by_points @ term.points.derivative(state.shape, codes, turns)], -1)
+    t = state.t[frames]
+    arm = -skew(camera - t[:, None])
+    by_bearing = torch.diag_embed(t[:, 2:].expand(-1, 3)).index_copy(2, torch.tensor([2], device=t.device), t[..., None])
+    own = torch.cat([by_camera @ arm, by_camera @ by_bearing[:, None], by_points @ term.points.derivative(state.shape, codes, turns)], -1)
     # iteratively reweighted least squares: Cauchy's weight
     weight = (precision / (1 + (residual**2).sum(-1) / term.cutoff**2)).sqrt()[..., None]
     value = (weight * residual).flatten(1)
@@ -192,7 +210,7 @@ def _second_differences(state: State) -> Tensor:
     if frames < 3:
         return result
     steps = matrix_to_axis_angle(state.R[1:] @ state.R[:-1].mT)
-    values = torch.cat([state.t, state.codes], 1)
+    values = torch.cat([_bearing(state.t), state.codes], 1)
     result[1:-1, :3] = steps[1:] - steps[:-1]
     result[1:-1, 3:] = values[2:] - 2 * values[1:-1] + values[:-2]
     return result

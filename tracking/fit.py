@@ -26,6 +26,7 @@ from tracking.surface import EYE_ANGLES, JAW_ANGLES, LIDS, SurfacePoints, turns_
 
 BLINKS = ("eyeBlinkLeft", "eyeBlinkRight")
 OFFSET_FRAMES = 10  # a constant difference cannot be told from the codes of fewer frames
+TOLERANCE = 1e-4     # of the cost, below which a step is the last one
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class FitSettings:
 
     focal: float | None = None
     focal_guess: float = 2.0
-    focal_sigma: float = 0.25
+    focal_sigma: float = 0.12
     shape_codes: int = 100
     size_sigma: float = 0.01
     independent_frames: float = 10.0
@@ -59,8 +60,8 @@ class FitSettings:
     free_jaw_sigma: float = 0.15
     gaze_sigma: float = 0.2
     vergence_sigma: float = 0.03
-    rotation_bend: float = 0.01
-    translation_bend: float = 0.002
+    rotation_bend: float = 0.003
+    translation_bend: float = 0.0015
     code_bend: float = 0.08
     lid_bend: float = 0.4
     gaze_bend: float = 0.15
@@ -99,10 +100,10 @@ def fit_clip(
         raise ValueError("observations: no frame to fit")
     clip = clip_of(head, observations, settings, device)
     total = settings.iterations * (2 if settings.offsets else 1)
-    state = minimise(clip.problem, clip.start, settings.iterations, 3e-4, _part(progress, 0, total))
+    state = minimise(clip.problem, clip.start, settings.iterations, TOLERANCE, _part(progress, 0, total))
     if settings.offsets and len(observations) >= OFFSET_FRAMES:
         clip.learn_offset(state)
-        state = minimise(clip.problem, state, settings.iterations, 3e-4, _part(progress, settings.iterations, total))
+        state = minimise(clip.problem, state, settings.iterations, TOLERANCE, _part(progress, settings.iterations, total))
     if progress is not None:
         progress(total, total)
     return fit_of(head, orthonormal(state), clip, settings)
