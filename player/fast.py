@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import NamedTuple
 
 import torch
@@ -49,31 +50,43 @@ class FastRenderer:
                  as_bytes: bool = False) -> None:
         if batch < 1:
             raise ValueError(f"batch: wanted 1 or more frames, got {batch}")
-        self.width, self.height, self.batch, self._as_bytes = width, height, batch, as_bytes
+        self.batch, self._as_bytes, self._player, self._device = batch, as_bytes, player, player.device
         # Held here: a graph reads these tables where they lay at its capture.
-        self._avatar, self._sh_degree, self._device = player.avatar, player.sh_degree, player.device
+        self._avatar, self._sh_degree = player.avatar, player.sh_degree
         self._tables = drive_tables(player.rig, player.avatar)
         self._half = HalfDifferences.of(player.avatar.differences) if half else None
-        self._shapes: dict[str, tuple[int, ...]] = {
-            name: (width or player.head.n_expression,) for name, width in _CODES.items()} | _VIEW
-        sizes = [batch * torch.Size(shape).numel() for shape in self._shapes.values()]
-        self._inputs = torch.zeros(sum(sizes), device=self._device)
-        parts = self._inputs.split(sizes)
-        self._at = {name: part.view(batch, *shape)
-                    for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
         neck = player.neutral_codes().to("cpu").neck
         assert neck is not None
         self._defaults = {device.type: (neck.to(device), torch.zeros(1, 3, device=device))
                           for device in (neck.device, self._device)}
+        self._shapes: dict[str, tuple[int, ...]] = {
+            name: (size or player.head.n_expression,) for name, size in _CODES.items()} | _VIEW
+        self._open(width, height)
+
+    def resized(self, width: int, height: int) -> FastRenderer:
+        """A renderer of another picture size that shares this one's tables; both can be used."""
+        other = copy(self)
+        other._open(width, height)
+        return other
+
+    def _open(self, width: int, height: int) -> None:
+        """Make the places of inputs and pictures, and capture the graph."""
+        self.width, self.height = width, height
+        sizes = [self.batch * torch.Size(shape).numel() for shape in self._shapes.values()]
+        self._inputs = torch.zeros(sum(sizes), device=self._device)
+        parts = self._inputs.split(sizes)
+        self._at = {name: part.view(self.batch, *shape)
+                    for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
         self._captured: CapturedStep[FastFrames] | None = None
+        if self._device.type != "cuda":
+            return
         self._slot = 0
-        if self._device.type == "cuda":
-            self._slots = [torch.zeros(len(self._inputs)).pin_memory() for _ in range(SLOTS)]
-            self._sent = [torch.cuda.Event() for _ in range(SLOTS)]
-            self._captured = CapturedStep(self._compute, (self._device, batch, width, height))
-            rest = player.cameras_of([0] * batch, width, height)
-            for _ in range(WARM_UP + 1):
-                self.render(player.neutral_codes(batch), rest)
+        self._slots = [torch.zeros(len(self._inputs)).pin_memory() for _ in range(SLOTS)]
+        self._sent = [torch.cuda.Event() for _ in range(SLOTS)]
+        self._captured = CapturedStep(self._compute, (self._device, self.batch, width, height))
+        cameras = self._player.cameras_of([0] * self.batch, width, height)
+        for _ in range(WARM_UP + 1):
+            self.render(self._player.neutral_codes(self.batch), cameras)
 
     def render(self, codes: Codes, cameras: Cameras, background: Tensor | None = None) -> FastFrames:
         """Draw 1 to `batch` frames over a colour [3] or [n,3] (None: black).
