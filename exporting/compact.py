@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from arguments.export_settings import ExportSettings
+from exporting.poses import refuse_pose
 from player.player import Player
 from utils.atomic import write_with
 
@@ -143,10 +144,7 @@ def compact_tables(player: Player) -> tuple[Tables, dict[str, object]]:
 
 def export_avatar(player: Player, settings: ExportSettings) -> Path:
     """Write the avatar in one file and return it. ValueError for flags that say a pose, which it has not."""
-    given = [name for name in ("frame", "frames", "codes") if getattr(settings, name) is not None]
-    if given or settings.expression:
-        flag = (given or ["expression"])[0]
-        raise ValueError(f"--{flag}: --format avatar holds the avatar, not a pose; leave it out")
+    refuse_pose(settings)
     target = settings.output or settings.model_path / "export" / "avatar.safetensors"
     if target.is_dir() or target.suffix != ".safetensors":
         raise ValueError(f"--output: wanted the name of a .safetensors file, got {target}")

@@ -133,6 +133,13 @@ def chosen_poses(player: Player, settings: ExportSettings) -> list[tuple[str, Co
     return [(stem, with_expression(codes, changes))]
 
 
+def refuse_pose(settings: ExportSettings) -> None:
+    """ValueError if a flag says a pose, for formats that hold the whole avatar."""
+    given = [name for name in ("frame", "frames", "codes", "expression") if getattr(settings, name) not in (None, ())]
+    if given:
+        raise ValueError(f"--{given[0]}: --format {settings.format} holds the avatar, not a pose; leave it out")
+
+
 def export_poses(player: Player, settings: ExportSettings) -> Path:
     """Write one file, or for --frames a folder of numbered ones, and return it."""
     writer, suffix = WRITERS[settings.format]

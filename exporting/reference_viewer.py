@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from arguments.export_settings import ExportSettings
+from exporting.poses import refuse_pose
 from player.player import Player
 from scene.avatar import FACE, LOWER_TEETH, UPPER_TEETH
 from utils.atomic import WriteError
@@ -77,10 +78,7 @@ def export_folders(player: Player, settings: ExportSettings) -> Path:
 
     ValueError for flags that say a pose; WriteError when the disk refuses.
     """
-    given = [name for name in ("frame", "frames", "codes") if getattr(settings, name) is not None]
-    if given or settings.expression:
-        flag = (given or ["expression"])[0]
-        raise ValueError(f"--{flag}: --format npy holds the avatar, not a pose; leave it out")
+    refuse_pose(settings)
     target = settings.output or settings.model_path / "export" / "npy"
     if target.exists() and (target.is_file() or any(target.iterdir())):
         raise ValueError(f"--output: wanted a new or empty folder, got {target}")

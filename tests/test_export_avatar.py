@@ -193,4 +193,4 @@ def test_loader_is_short_and_needs_numpy_alone(file: Path, tmp_path: Path) -> No
 ])
 def test_flags_that_make_no_sense(player: Player, tmp_path: Path, changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        export_avatar(player, ExportSettings(tmp_path, **changes))
+        export_avatar(player, ExportSettings(tmp_path, format="avatar", **changes))
