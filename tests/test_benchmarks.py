@@ -49,7 +49,8 @@ def captured(tmp_path, generator):
     path = tmp_path / "captured.npz"
     save_arrays(path, data)
     with torch.no_grad():
-        data["image"] = rasterize(**load_scene(path, "cpu", 1, 40)).image[0]
+        output = rasterize(**load_scene(path, "cpu", 1, 40))
+    data |= {"image": output.image[0], "alpha": output.alpha[0]}
     save_arrays(path, data)
     return path
 
@@ -139,18 +140,42 @@ def test_equal_rasterizers_agree(captured, gsplat, tmp_path):
     assert against_gsplat.check(gsplat_args(captured), Results(path, "x"))
     assert gsplat.options == {"near_plane": pytest.approx(0.2), "eps2d": pytest.approx(0.3), "packed": False}
     rows = rows_of(path)
-    assert [row["name"] for row in rows] == ["agreement_image_psnr", "agreement_alpha_psnr", "agreement_stored_psnr",
-                                             *["agreement_gradient"] * 5]
-    assert [row["setting"].split(",")[0] for row in rows[3:]] == list(LEARNT)
+    compared = ["agreement_image_psnr", "agreement_alpha_psnr", *["agreement_gradient"] * len(LEARNT)]
+    assert [row["name"] for row in rows] == [*compared, *compared, "agreement_stored_psnr"]
+    assert [row["setting"].split(",")[0] for row in rows[2:7]] == list(LEARNT)
 
 
 def test_a_rasterizer_that_draws_otherwise_does_not_agree(captured, gsplat, capsys):
     gsplat.factor = 1.05
     assert not against_gsplat.check(gsplat_args(captured), Results(None, "x"))
     printed = capsys.readouterr().out
-    assert "agreement_image_psnr: wanted at least 70 dB" in printed
-    assert "gradient of colors: wanted a relative error of at most 0.01, got 0.0476" in printed
-    assert "agreement_stored_psnr: wanted" not in printed
+    for setting in ("gradients of a loss N=30 40x40", "random gradients, opacities at most 0.98 N=30 40x40"):
+        assert f"image, {setting}: wanted at least 70 dB, got" in printed
+        # 1 - 1 / 1.05: colours count 1.05 times.
+        assert f"gradient of colors, {setting}: wanted a relative error of at most 0.01, got 0.0476" in printed
+    assert "stored picture: wanted" not in printed
+
+
+def test_another_picture_than_the_stored_one_is_told(captured, gsplat, capsys):
+    data = dict(np.load(captured))
+    np.savez(captured, **(data | {"image": data["image"] + np.float32(0.01)}))
+    assert not against_gsplat.check(gsplat_args(captured), Results(None, "x"))
+    assert "stored picture: wanted at least 60 dB, got 40.00" in capsys.readouterr().out
+
+
+def test_splats_are_compared_below_both_caps(captured, gsplat, monkeypatch):
+    data = dict(np.load(captured))
+    np.savez(captured, **(data | {"opacities": np.ones_like(data["opacities"])}))
+    seen: list[float] = []
+    picture = against_gsplat.our_picture
+
+    def our_picture(scene, upstream):
+        seen.append(float(scene["opacities"].detach().max()))
+        return picture(scene, upstream)
+
+    monkeypatch.setattr(against_gsplat, "our_picture", our_picture)
+    against_gsplat.check(gsplat_args(captured), Results(None, "x"))
+    assert seen == pytest.approx([1.0, 0.98])
 
 
 def test_rotation_gradients_compare_on_the_tangent():
