@@ -47,9 +47,11 @@ def test_folders_files_and_shapes(player: Player, folder: Path) -> None:
     for name, part in parts.items():
         arrays, count = load(folder / name), int((player.avatar.part == part).sum())
         assert set(arrays) == (FACE_FILES if part == FACE else {"pos", "shs", "scale", "rot", "opacity"})
-        shapes = {"pos": (count, 3), "shs": (count, 16, 3), "scale": (count, 3), "rot": (count, 4),
-                  "opacity": (count, 1), "xyz_t": (count, 3, K), "shs_t": (count, 16, 3, K), "scale_t": (count, 3, K), "rot_t": (count, 4, K),
-                  "opacity_t": (count, 1, K), "pos_t": (36, count, 3), "W": (count, 5), "eyelid": (count, 3, 2)}
+        shapes = {
+            "pos": (count, 3), "shs": (count, 16, 3), "scale": (count, 3), "rot": (count, 4), "opacity": (count, 1),
+            "xyz_t": (count, 3, K), "shs_t": (count, 16, 3, K), "scale_t": (count, 3, K), "rot_t": (count, 4, K),
+            "opacity_t": (count, 1, K), "pos_t": (36, count, 3), "W": (count, 5), "eyelid": (count, 3, 2),
+        }
         assert {n: a.shape for n, a in arrays.items()} == {n: shapes[n] for n in arrays}
         assert {a.dtype for a in arrays.values()} == {np.dtype(np.float32)}
 
