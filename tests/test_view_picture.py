@@ -250,8 +250,13 @@ def test_screenshot_is_the_picture_and_a_film_has_all_frames(tmp_path: Path) -> 
     assert decoded is not None
     assert np.array_equal(decoded[..., ::-1], painter.paint(ViewState(frame=1), front(64)))
     seen: list[int] = []
+
+    def note(done: int) -> bool:
+        seen.append(done)
+        return True
+
     states = timeline(with_override(REST, SLIDERS["jaw open"], 10), 5)
-    movie = film(painter, states, front(64), 25.0, lambda done: seen.append(done) or True)
+    movie = film(painter, states, front(64), 25.0, note)
     assert movie is not None and seen == [1, 2, 3, 4, 5]
     (tmp_path / "film.mp4").write_bytes(movie)
     video = cv2.VideoCapture(str(tmp_path / "film.mp4"))

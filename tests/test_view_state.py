@@ -170,7 +170,7 @@ def test_clip_camera_keeps_the_whole_frame_in_the_middle() -> None:
 ])
 def test_malformed_cameras_are_refused(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        browser_camera(*arguments, 64, 64)
+        browser_camera(arguments[0], arguments[1], arguments[2], 64, 64)
 
 
 class Clock:

@@ -39,6 +39,7 @@ class _Window:
     version: int = -1
     camera_time: float = -1.0
     sharp: bool = False
+    warned: bool = False
 
 
 class Page:
@@ -199,8 +200,12 @@ class Page:
             picture = self._painter.paint(state, camera)
         except (ValueError, OSError, RuntimeError) as error:
             window.sharp = True
-            log.warning("no picture for browser %d: %s", client.client_id, error)
+            if not window.warned:
+                window.warned = True
+                log.warning("no picture for browser %d: %s", client.client_id, error)
             return False
+        if client.client_id not in self.server.get_clients():  # it left meanwhile
+            return True
         client.scene.set_background_image(picture, format="jpeg",
                                           jpeg_quality=RESTING_QUALITY if settled else MOVING_QUALITY)
         self.server.picture_sent(client.client_id)

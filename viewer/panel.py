@@ -157,7 +157,11 @@ class Panel:
         button.on_click(lambda _: self._actions.change(change))
 
     def _listen(self, widget: Any, act: Callable[[Any], None]) -> None:
-        """Call `act` with a widget's value when a browser changed it; what we set ourselves calls nothing."""
+        """Call `act` with a widget's value when a browser changed it; what we set ourselves calls nothing.
+
+        A browser may send anything: a value that `act` refuses is taken back.
+        """
+        good = [widget.value]
 
         @widget.on_update
         def _(event: viser.GuiEvent[Any]) -> None:
@@ -165,8 +169,10 @@ class Panel:
                 return
             try:
                 act(widget.value)
-            except (ValueError, KeyError, TypeError) as error:  # a browser may send anything
+                good[0] = widget.value
+            except (ValueError, KeyError, TypeError) as error:
                 log.warning("ignored a value of a browser: %s", error)
+                assign(widget, good[0])
 
 
 def _fractions(color: tuple[int, int, int]) -> tuple[float, float, float]:
