@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -263,11 +264,33 @@ def test_a_wrong_address_is_told(visit: Callable[[str], Tab], after: str, messag
     assert tab.evaluate("document.getElementById('problem').hidden") is False
 
 
-def test_a_browser_without_webgl_is_told(visit: Callable[[str], Tab], browser: Tab) -> None:
-    script = browser.call("Page.addScriptToEvaluateOnNewDocument",
-                          source="HTMLCanvasElement.prototype.getContext = () => null;")
+@contextmanager
+def broken_browser(tab: Tab, script: str) -> Iterator[None]:
+    """Every page runs `script` first."""
+    added = tab.call("Page.addScriptToEvaluateOnNewDocument", source=script)
     try:
+        yield
+    finally:
+        tab.call("Page.removeScriptToEvaluateOnNewDocument", identifier=added["identifier"])
+
+
+def test_a_browser_without_webgl_is_told(visit: Callable[[str], Tab], browser: Tab) -> None:
+    with broken_browser(browser, "HTMLCanvasElement.prototype.getContext = () => null;"):
         tab = visit("")
         assert "needs WebGL 2" in tab.evaluate("document.getElementById('problem').innerText")
-    finally:
-        browser.call("Page.removeScriptToEvaluateOnNewDocument", identifier=script["identifier"])
+
+
+def test_a_card_without_float_targets_will_do(visit: Callable[[str], Tab], browser: Tab, player: Player) -> None:
+    with broken_browser(browser, "WebGL2RenderingContext.prototype.getExtension = () => null;"):
+        tab = visit("frame=3&size=128")
+        assert tab.evaluate("PLAYER.renderer.fine") is False
+        wanted = our_picture(player, player.codes_of(3), player.cameras_of(3, 128, 128))
+        # sums in 8 bits, colours cut at 1 splat by splat, as this avatar's glaring colours show more than a face does
+        assert psnr(canvas_pixels(tab), wanted) > 30
+
+
+def test_a_lost_graphics_card_is_told(visit: Callable[[str], Tab]) -> None:
+    tab = visit("frame=0")
+    tab.evaluate("PLAYER.renderer.gl.getExtension('WEBGL_lose_context').loseContext()")
+    assert tab.wait_for("!document.getElementById('problem').hidden")
+    assert "reload the page" in tab.evaluate("document.getElementById('problem').innerText")

@@ -80,12 +80,12 @@ def pack_gaussians(avatar: Avatar, pairs: PairTable) -> Words:
     words[:, 10:11] = unorms(binding.barycentric[:, :2].cpu().numpy())
     words[:, 11] = pairs.offsets[:-1]
     words[:, 12:16] = unorms(np.pad(weights, ((0, 0), (0, MAX_BONES - weights.shape[1]))))
-    words[:, 16:40] = halves(row[:, SH])
+    words[:, 16:40] = halves(_by_channel(row[:, SH]))
     return words
 
 
 def pack_pairs(pairs: PairTable) -> Words:
-    """[P,20]: geometry in halves, the 48 colour coefficients in 8 bits each with one scale a row."""
+    """[P,20]: geometry in halves, the 48 colour coefficients in 8 bits each, in steps stored with the row."""
     values = pairs.values
     words = np.zeros((len(values), PAIR_WORDS), dtype="<u4")
     geometry = np.zeros((len(values), 12), np.float32)
@@ -93,10 +93,10 @@ def pack_pairs(pairs: PairTable) -> Words:
     geometry[:, MEANS] *= MEAN_UNIT
     words[:, 0:6] = halves(geometry)
     words[:, 5] |= pairs.expression.astype("<u4") << np.uint32(16)
-    colors = values[:, SH]
-    scale = np.abs(colors).max(axis=1, initial=0).astype(np.float32)
-    words[:, 6] = _floats(scale[:, None])[:, 0]
-    steps = np.rint(colors / np.maximum(scale, 1e-30)[:, None] * 127).astype(np.int8)
+    colors = _by_channel(values[:, SH])
+    step = np.abs(colors).max(axis=1, keepdims=True, initial=0).astype(np.float32) / np.float32(127)
+    words[:, 6:7] = _floats(step)
+    steps = np.rint(colors / np.maximum(step, 1e-30)).astype(np.int8)
     words[:, 8:20] = np.ascontiguousarray(steps).view("<u4")
     return words
 
@@ -104,7 +104,7 @@ def pack_pairs(pairs: PairTable) -> Words:
 def read_gaussians(words: Words) -> dict[str, NDArray[Any]]:
     """The inverse of `pack_gaussians`: neutral [N,59], triangle, count, start [N], barycentric [N,3], weights [N,8]."""
     neutral = np.concatenate([words[:, 0:3].copy().view("<f4"), _read_halves(words[:, 8:10]),
-                              words[:, 4:8].copy().view("<f4"), _read_halves(words[:, 16:40])], axis=1)
+                              words[:, 4:8].copy().view("<f4"), _by_coefficient(_read_halves(words[:, 16:40]))], axis=1)
     two = _read_unorms(words[:, 10:11])
     return {"neutral": neutral, "triangle": (words[:, 3] & 0xFFFFFF).astype(np.int64) - 1, "count": words[:, 3] >> 24,
             "start": words[:, 11], "barycentric": np.concatenate([two, 1 - two.sum(1, keepdims=True)], axis=1),
@@ -115,9 +115,18 @@ def read_pairs(words: Words) -> tuple[Floats, NDArray[np.int64]]:
     """The inverse of `pack_pairs`: values [P,59] and expression [P]."""
     geometry = _read_halves(words[:, 0:6])[:, :11]
     geometry[:, MEANS] /= MEAN_UNIT
-    scale = words[:, 6:7].copy().view("<f4")
-    colors = words[:, 8:20].copy().view(np.int8).astype(np.float32) / 127 * scale
-    return np.concatenate([geometry, colors], axis=1), (words[:, 5] >> 16).astype(np.int64)
+    step = words[:, 6:7].copy().view("<f4")
+    colors = words[:, 8:20].copy().view(np.int8).astype(np.float32) * step
+    return np.concatenate([geometry, _by_coefficient(colors)], axis=1), (words[:, 5] >> 16).astype(np.int64)
+
+
+def _by_channel(colors: Floats) -> Floats:
+    """[n,48] from [16][3] to [3][16]: one channel's coefficients lie together, four to a vector of the shader."""
+    return colors.reshape(-1, 16, 3).transpose(0, 2, 1).reshape(-1, 48)
+
+
+def _by_coefficient(colors: Floats) -> Floats:
+    return colors.reshape(-1, 3, 16).transpose(0, 2, 1).reshape(-1, 48)
 
 
 def _floats(values: NDArray[np.floating]) -> Words:

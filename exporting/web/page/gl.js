@@ -102,3 +102,15 @@ function createFramebuffer(gl, textures) {
   }
   return framebuffer;
 }
+
+/** A vertex array whose indices make two triangles of vertices 4 n to 4 n + 3, for n below `count`. */
+function createQuads(gl, count) {
+  const indices = new Uint32Array(6 * count);
+  for (let n = 0; n < count; ++n) [0, 1, 2, 2, 1, 3].forEach((corner, i) => { indices[6 * n + i] = 4 * n + corner; });
+  const quads = gl.createVertexArray();
+  gl.bindVertexArray(quads);
+  gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, gl.createBuffer());
+  gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, indices, gl.STATIC_DRAW);
+  gl.bindVertexArray(null);
+  return quads;
+}

@@ -115,6 +115,7 @@ function showPage(player, address) {
 }
 
 function start() {
+  byId("loading").hidden = true;
   try {
     const address = parseAddress(location.hash);
     if (!address.ui || address.size) document.body.classList.add("bare");

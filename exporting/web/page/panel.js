@@ -7,6 +7,11 @@ function element(tag, properties = {}, children = []) {
   return node;
 }
 
+/** Whether training never saw this expression move: the mesh moves, but nothing was learnt. */
+function isUnseen(control) {
+  return control.seen !== undefined && control.seen[0] === control.seen[1];
+}
+
 class Panel {
   constructor(player, root) {
     this.player = player;
@@ -14,7 +19,8 @@ class Panel {
     this.groups = [];
     const names = [...new Set(player.controls.map(({ group }) => group))];
     names.forEach((name, i) => {
-      const rows = this.rows.filter(({ control }) => control.group === name);
+      const rows = this.rows.filter(({ control }) => control.group === name)
+        .sort((a, b) => isUnseen(a.control) - isUnseen(b.control));
       const details = element("details", { open: i === 0 || name === GROUPS.mouth }, [
         element("summary", {}, [name, element("span", { className: "count", textContent: rows.length })]),
         ...rows.map(({ node }) => node),
@@ -31,7 +37,7 @@ class Panel {
                                      step: control.step, value: 0 });
     const value = element("output", { htmlFor: input.id });
     const label = element("label", { htmlFor: input.id, textContent: control.label });
-    if (control.seen && control.seen[0] === control.seen[1]) {
+    if (isUnseen(control)) {
       label.append(element("small", { textContent: " unseen", title: "never moved in the training clip: mesh motion only" }));
     }
     input.addEventListener("input", () => this.player.setControl(control, Number(input.value)));

@@ -60,15 +60,24 @@ vec3 surface(uvec3 corners, vec3 weights, int first) {
          weights.z * texelFetch(u_surface, at(first + int(corners.z)), 0).xyz;
 }
 
-void boneRows(uvec4 packed, out vec4 r0, out vec4 r1, out vec4 r2) {
-  r0 = r1 = r2 = vec4(0.0);
-  for (int i = 0; i < 8; ++i) {
-    vec2 two = unpackUnorm2x16(packed[i / 2]);
-    float weight = (i & 1) == 0 ? two.x : two.y;
-    r0 += weight * u_bones[3 * i];
-    r1 += weight * u_bones[3 * i + 1];
-    r2 += weight * u_bones[3 * i + 2];
-  }
+struct Bones {
+  vec4 r0, r1, r2;  // rows of the blended transform
+};
+
+void addBones(inout Bones sum, uint packed, int bone) {
+  vec2 weight = unpackUnorm2x16(packed);
+  sum.r0 += weight.x * u_bones[3 * bone] + weight.y * u_bones[3 * bone + 3];
+  sum.r1 += weight.x * u_bones[3 * bone + 1] + weight.y * u_bones[3 * bone + 4];
+  sum.r2 += weight.x * u_bones[3 * bone + 2] + weight.y * u_bones[3 * bone + 5];
+}
+
+Bones bonesOf(uvec4 packed) {
+  Bones sum = Bones(vec4(0.0), vec4(0.0), vec4(0.0));
+  addBones(sum, packed.x, 0);
+  addBones(sum, packed.y, 2);
+  addBones(sum, packed.z, 4);
+  addBones(sum, packed.w, 6);
+  return sum;
 }
 
 mat3 polar3(mat3 m) {
@@ -83,44 +92,47 @@ mat3 matrixOf(vec4 q) {  // columns
               2.0 * (x * z + w * y), 2.0 * (y * z - w * x), 1.0 - 2.0 * (x * x + y * y));
 }
 
-// Y_0 to Y_15, zero above the degree in use; basis and signs of 3D Gaussian Splatting.
-void basisOf(vec3 d, out float basis[16]) {
+// Y_0 to Y_15 in four columns, zero above the degree in use; basis and signs of 3D Gaussian Splatting.
+mat4 basisOf(vec3 d) {
   float x = d.x, y = d.y, z = d.z, xx = x * x, yy = y * y, zz = z * z;
   float one = u_degree > 0 ? 1.0 : 0.0, two = u_degree > 1 ? 1.0 : 0.0, three = u_degree > 2 ? 1.0 : 0.0;
-  basis = float[16](0.28209479177387814, -0.4886025119029199 * one * y, 0.4886025119029199 * one * z,
-    -0.4886025119029199 * one * x, 1.0925484305920792 * two * x * y, -1.0925484305920792 * two * y * z,
-    0.31539156525252005 * two * (2.0 * zz - xx - yy), -1.0925484305920792 * two * x * z,
-    0.5462742152960396 * two * (xx - yy), -0.5900435899266435 * three * y * (3.0 * xx - yy),
-    2.890611442640554 * three * x * y * z, -0.4570457994644658 * three * y * (4.0 * zz - xx - yy),
-    0.3731763325901154 * three * z * (2.0 * zz - 3.0 * xx - 3.0 * yy),
-    -0.4570457994644658 * three * x * (4.0 * zz - xx - yy), 1.445305721320277 * three * z * (xx - yy),
-    -0.5900435899266435 * three * x * (xx - 3.0 * yy));
+  return mat4(
+    vec4(0.28209479177387814, -0.4886025119029199 * one * y, 0.4886025119029199 * one * z,
+         -0.4886025119029199 * one * x),
+    two * vec4(1.0925484305920792 * x * y, -1.0925484305920792 * y * z, 0.31539156525252005 * (2.0 * zz - xx - yy),
+               -1.0925484305920792 * x * z),
+    vec4(0.5462742152960396 * two * (xx - yy), -0.5900435899266435 * three * y * (3.0 * xx - yy),
+         2.890611442640554 * three * x * y * z, -0.4570457994644658 * three * y * (4.0 * zz - xx - yy)),
+    three * vec4(0.3731763325901154 * z * (2.0 * zz - 3.0 * xx - 3.0 * yy),
+                 -0.4570457994644658 * x * (4.0 * zz - xx - yy), 1.445305721320277 * z * (xx - yy),
+                 -0.5900435899266435 * x * (xx - 3.0 * yy)));
 }
 
-// 48 coefficients, three a basis function, from 6 texels of halves (eight a texel, 8/3 basis functions).
-vec3 neutralColor(int n, float basis[16]) {
-  vec3 sum = vec3(0.0);
-  for (int i = 0; i < 48; i += 8) {
-    uvec4 words = gaussian(n, 4 + i / 8);
-    for (int j = 0; j < 8; ++j) {
-      vec2 two = unpackHalf2x16(words[j / 2]);
-      sum[(i + j) % 3] += basis[(i + j) / 3] * ((j & 1) == 0 ? two.x : two.y);
-    }
-  }
-  return sum;
+vec4 halves(uint low, uint high) { return vec4(unpackHalf2x16(low), unpackHalf2x16(high)); }
+
+vec4 bytes(uint word) { return vec4(ivec4(word << 24, word << 16, word << 8, word) >> 24); }
+
+float neutralChannel(int n, int channel, mat4 basis) {
+  uvec4 a = gaussian(n, 4 + 2 * channel), b = gaussian(n, 5 + 2 * channel);
+  return dot(basis[0], halves(a.x, a.y)) + dot(basis[1], halves(a.z, a.w)) +
+         dot(basis[2], halves(b.x, b.y)) + dot(basis[3], halves(b.z, b.w));
 }
 
-vec3 pairColor(int p, float basis[16]) {
-  vec3 sum = vec3(0.0);
-  for (int i = 0; i < 48; i += 16) {
-    uvec4 words = pair(p, 2 + i / 16);
-    for (int j = 0; j < 16; ++j) {
-      int signed8 = (int(words[j / 4]) << (24 - 8 * (j & 3))) >> 24;
-      sum[(i + j) % 3] += basis[(i + j) / 3] * float(signed8);
-    }
+float pairChannel(int p, int channel, mat4 basis) {
+  uvec4 words = pair(p, 2 + channel);
+  return dot(basis[0], bytes(words.x)) + dot(basis[1], bytes(words.y)) +
+         dot(basis[2], bytes(words.z)) + dot(basis[3], bytes(words.w));
+}
+
+vec3 colorOf(int n, int first, int last, vec3 direction) {
+  mat4 basis = basisOf(direction);
+  vec3 sum = vec3(0.5) + vec3(neutralChannel(n, 0, basis), neutralChannel(n, 1, basis), neutralChannel(n, 2, basis));
+  for (int p = first; p < last; ++p) {
+    uvec4 head = pair(p, 1);
+    float step = code(head.y) * uintBitsToFloat(head.z);
+    sum += step * vec3(pairChannel(p, 0, basis), pairChannel(p, 1, basis), pairChannel(p, 2, basis));
   }
-  uvec4 head = pair(p, 1);
-  return code(head.y) * uintBitsToFloat(head.z) / 127.0 * sum;
+  return max(sum, 0.0);
 }
 
 bool finite(float x) { return x - x == 0.0; }
@@ -163,18 +175,13 @@ void main() {
     row.quat += texelFetch(u_turns, at(triangle), 0);
     after = surface(corners, weights, u_vertices);
   }
-  vec4 r0, r1, r2;
-  boneRows(gaussian(n, 3), r0, r1, r2);
+  Bones bones = bonesOf(gaussian(n, 3));
   vec4 x = vec4(row.mean, 1.0);
-  vec3 y = vec3(dot(r0, x), dot(r1, x), dot(r2, x)) + after;
-  mat3 turn = polar3(transpose(mat3(r0.xyz, r1.xyz, r2.xyz)));
-
-  float basis[16];
-  basisOf(normalize(y - u_eye) * turn, basis);
-  vec3 color = vec3(0.5) + neutralColor(n, basis);
-  for (int p = first; p < last; ++p) color += pairColor(p, basis);
+  vec3 y = vec3(dot(bones.r0, x), dot(bones.r1, x), dot(bones.r2, x)) + after;
+  mat3 turn = polar3(transpose(mat3(bones.r0.xyz, bones.r1.xyz, bones.r2.xyz)));
+  vec3 color = colorOf(n, first, last, normalize(y - u_eye) * turn);
   vec3 scale = exp(row.logScale);
   mat3 axes = turn * matrixOf(normalize(row.quat));
   axes = mat3(axes[0] * scale.x, axes[1] * scale.y, axes[2] * scale.z);
-  write(y, axes, 1.0 / (1.0 + exp(-row.logit)), max(color, 0.0));
+  write(y, axes, 1.0 / (1.0 + exp(-row.logit)), color);
 }

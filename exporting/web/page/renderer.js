@@ -25,7 +25,7 @@ class Renderer {
     this.surface = new FloatTexture(gl, 2 * meta.vertices);
     this.turns = new FloatTexture(gl, meta.triangles);
     this.createTargets();
-    this.sorter = new DepthSorter(meta.gaussians);
+    this.sorter = new DepthSorter(meta.gaussians, TABLE_WIDTH * this.rows);
   }
 
   createTargets() {
@@ -40,14 +40,8 @@ class Renderer {
     gl.bufferData(gl.PIXEL_PACK_BUFFER, this.placed.byteLength, gl.STREAM_READ);
     gl.bindBuffer(gl.PIXEL_PACK_BUFFER, null);
     this.empty = gl.createVertexArray();
-    this.instances = gl.createVertexArray();
-    this.order = gl.createBuffer();
-    gl.bindVertexArray(this.instances);
-    gl.bindBuffer(gl.ARRAY_BUFFER, this.order);
-    gl.bufferData(gl.ARRAY_BUFFER, 4 * meta.gaussians, gl.DYNAMIC_DRAW);
-    gl.enableVertexAttribArray(0);
-    gl.vertexAttribIPointer(0, 1, gl.UNSIGNED_INT, 0, 0);
-    gl.vertexAttribDivisor(0, 1);
+    this.order = createTexture(gl, gl.R32UI, TABLE_WIDTH, rows);
+    this.quads = createQuads(gl, meta.gaussians);
     this.pictureSize = [0, 0];
   }
 
@@ -117,13 +111,13 @@ class Renderer {
   draw(background) {
     const { canvas, size } = this;
     if (canvas.width !== size[0] || canvas.height !== size[1]) [canvas.width, canvas.height] = size;
-    const order = this.sorter.backToFront(this.placed);
-    this.drawSplats(order);
+    const count = this.sorter.backToFront(this.placed);
+    this.drawSplats(this.sorter.order, count);
     this.finish(background);
-    return order.length;
+    return count;
   }
 
-  drawSplats(order) {
+  drawSplats(order, count) {
     const { gl, splatProgram: program } = this;
     this.fitPicture();
     gl.bindFramebuffer(gl.FRAMEBUFFER, this.pictureTarget);
@@ -133,12 +127,13 @@ class Renderer {
     gl.enable(gl.BLEND);
     gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
     program.use();
-    program.textures({ u_place: this.place, u_shape: this.shape });
+    gl.activeTexture(gl.TEXTURE0);
+    gl.bindTexture(gl.TEXTURE_2D, this.order);
+    gl.texSubImage2D(gl.TEXTURE_2D, 0, 0, 0, TABLE_WIDTH, this.rows, gl.RED_INTEGER, gl.UNSIGNED_INT, order);
+    program.textures({ u_order: this.order, u_place: this.place, u_shape: this.shape });
     gl.uniform2fv(program.at("u_size"), this.size);
-    gl.bindVertexArray(this.instances);
-    gl.bindBuffer(gl.ARRAY_BUFFER, this.order);
-    gl.bufferSubData(gl.ARRAY_BUFFER, 0, order);
-    gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, order.length);
+    gl.bindVertexArray(this.quads);
+    gl.drawElements(gl.TRIANGLES, 6 * count, gl.UNSIGNED_INT, 0);
   }
 
   finish(background) {

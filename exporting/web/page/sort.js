@@ -4,16 +4,18 @@ const DEPTH_STEPS = 65536;  // over the head's own depth, about 5 micrometres ea
 
 /** Counting sort by depth: two passes over the Gaussians, about a millisecond for 50,000. */
 class DepthSorter {
-  constructor(count) {
+  /** count: Gaussians; room: length of the array that the order is written to. */
+  constructor(count, room) {
     this.count = count;
     this.keys = new Uint16Array(count);
     this.starts = new Uint32Array(DEPTH_STEPS + 1);
-    this.order = new Uint32Array(count);
+    this.order = new Uint32Array(room);
   }
 
   /**
-   * Numbers of the Gaussians to draw, farthest first, equal depths by falling number. `placed`: four words a Gaussian,
-   * the third the bits of its depth, which order like the positive number itself; 0 where it is not drawn.
+   * Writes the numbers of the Gaussians to draw to `order`, farthest first, equal depths by falling number, and returns
+   * how many there are. `placed`: four words a Gaussian, the third the bits of its depth, which order like the positive
+   * number itself; 0 where it is not drawn.
    */
   backToFront(placed) {
     const { count, keys, starts, order } = this;
@@ -35,6 +37,6 @@ class DepthSorter {
     for (let i = 0; i < DEPTH_STEPS; ++i) starts[i + 1] += starts[i];
     const drawn = starts[DEPTH_STEPS];
     for (let n = count - 1; n >= 0; --n) if (placed[4 * n + 2] !== 0) order[starts[keys[n]]++] = n;
-    return order.subarray(0, drawn);
+    return drawn;
   }
 }
