@@ -41,7 +41,7 @@ class DataSettings:
     cache: Literal["auto", "ram", "stream"] = "auto"
     """Where decoded images (uint8) wait: ram, stream (decode while training), auto (ram when they fit in half)."""
     targets: Literal["auto", "gpu", "host"] = "auto"
-    """With a GPU, whose memory holds the images: gpu, host (copied a step ahead), auto (gpu when a quarter suffices)."""
+    """With a GPU, where images wait: gpu, host (copied a step ahead), auto (gpu when a quarter of it suffices)."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class OptimizationSettings:
     densification_interval: int = 100
     """Iterations between densifications."""
     densify_grad_threshold: float = 5e-4
-    """Mean screen-space gradient (NDC scale) of one picture above which a face Gaussian is densified. The method: 1e-3."""
+    """Mean gradient (NDC scale) of one picture above which a face Gaussian is densified. The method: 1e-3."""
     densify_grad_threshold_teeth: float = 2e-4
     """The same for teeth."""
     percent_dense: float = 0.01

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import blendshape_ops as layout
 import torch
@@ -134,5 +135,5 @@ def test_a_run_of_any_length_goes_through_the_whole_schedule() -> None:
     assert [i for i in range(1, 2_000) if is_densify_step(short, i)][::143] == [60, 1_490]
     # Below that, changing the rows would take most of the time.
     tiny = [i for i in range(1, 100) if is_densify_step(dataclasses.replace(SETTINGS, schedule_scale=0.005), i)]
-    assert tiny and all(b - a == 5 for a, b in zip(tiny, tiny[1:], strict=False))
+    assert tiny and all(b - a == 5 for a, b in itertools.pairwise(tiny))
 

@@ -1,0 +1,111 @@
+"""Quality against seconds: python -m benchmarks.quality -s DATA --name NAME [--steps 4] [FLAGS of train.py]
+
+Starts `python train.py` in a process of its own with checkpoints on the way, notes when each was complete, counted from
+the start of the process (imports, reading and set-up included), and scores every checkpoint afterwards on all held-out
+frames: PSNR, SSIM, LPIPS as test.py does. Every other flag goes to train.py. `--label` names the setting in the rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from arguments import OptimizationSettings, TrainSettings, load_config
+from benchmarks.results import RESULTS, Results
+from evaluation.scores import PerceptualMetrics, measure, measure_perceptual
+from gaussian_renderer import render
+from scene.avatar import Avatar
+from scene.checkpoint import STATE_FILE, list_checkpoints, load_checkpoint
+from training.world import World, open_world, resolve_device
+from utils.metrics import HEAD_ALPHA, on_black
+
+ROOT = Path(__file__).resolve().parents[1]
+BATCH = 4  # frames scored together
+
+
+def train(folder: Path, source: Path, iterations: int, steps: int, flags: list[str]) -> list[tuple[Path, float]]:
+    """Train in a process of its own; its checkpoints, each with the seconds after which it was complete."""
+    command = [sys.executable, "train.py", "-s", str(source), "-m", str(folder), "--iterations", str(iterations),
+               "--checkpoint_interval", str(max(1, iterations // steps)), "--keep_checkpoints", "0",
+               "--test_views", "0", *flags]
+    print(shlex.join(command), flush=True)
+    start = time.time()
+    subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.PIPE)
+    print(f"  whole command: {time.time() - start:.1f} s", flush=True)
+    return [(path, (path / STATE_FILE).stat().st_mtime - start) for path in list_checkpoints(folder / "checkpoints")]
+
+
+@torch.no_grad()
+def score(world: World, avatar: Avatar, sh_degree: int, networks: PerceptualMetrics) -> dict[str, float]:
+    """Means over all held-out frames, as test.py computes them."""
+    rows: list[dict[str, float]] = []
+    device = avatar.neutral.device
+    held_out = world.dataset.test_indices
+    for start in range(0, len(held_out), BATCH):
+        frames = held_out[start:start + BATCH]
+        index = torch.from_numpy(frames).to(device)
+        cameras = world.cameras_of(index)
+        image = render(avatar.pose(world.rig.drive(index, cameras.centers), sh_degree), cameras).image
+        rgba = world.dataset.rgba_batch(frames).to(device)
+        target, prediction = on_black(rgba, image)
+        masks = {"head": rgba[..., 3] >= HEAD_ALPHA}
+        perceptual = measure_perceptual(networks, prediction, target, masks)
+        rows += [a | b for a, b in zip(measure(prediction, target, masks), perceptual, strict=True)]
+    return {name: _mean(row[name] for row in rows if name in row) for name in sorted({n for row in rows for n in row})}
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found)
+
+
+def report(folder: Path, checkpoints: list[tuple[Path, float]], args: argparse.Namespace, results: Results) -> None:
+    """Score the checkpoints of a run; a row of time for each, rows of quality for the last."""
+    run = load_config(TrainSettings, folder)
+    device = resolve_device(args.device)
+    world = open_world(run.data, run.model, run.run.seed, device)
+    networks = PerceptualMetrics.load(args.lpips_weights, ("alex", "vgg"), world.dataset.width).to(device)
+    setting = f"{args.name}, {args.label}, {world.dataset.width}x{world.dataset.height}"
+    scores: dict[str, float] = {}
+    for path, seconds in checkpoints:
+        checkpoint = load_checkpoint(path, with_training=False)
+        avatar, degree = checkpoint.avatar.to(device), int(checkpoint.state["sh_degree"])
+        scores = score(world, avatar, degree, networks)
+        text = " ".join(f"{name}={scores[name]:.4f}" for name in ("psnr", "ssim", "lpips_alex", "lpips_vgg")
+                        if name in scores)
+        reached = f"{setting}, {checkpoint.iteration} steps, N={avatar.count}: {text}"
+        results.add("time_to_quality", reached, seconds, "s")
+    for name, value in scores.items():
+        unit = "dB" if name.endswith("psnr") else "1"
+        results.add(f"quality_{name}", f"{setting}, {len(world.dataset.test_indices)} held-out frames", value, unit)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-s", "--source_path", type=Path, required=True)
+    parser.add_argument("--name", required=True, help="of the data set, for the rows")
+    parser.add_argument("--label", default="default", help="of the settings, for the rows")
+    parser.add_argument("--iterations", type=int, default=OptimizationSettings.iterations)
+    parser.add_argument("--steps", type=int, default=4, help="checkpoints to score")
+    parser.add_argument("--lpips_weights", type=Path)
+    parser.add_argument("--device", default="auto", help="of the scoring; train.py gets its own --device")
+    parser.add_argument("--keep", type=Path, help="folder for the run, kept; otherwise it is temporary")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--commit", help="name of the measured commit, where git cannot tell")
+    args, flags = parser.parse_known_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.keep or Path(temporary) / "run"
+        checkpoints = train(folder, args.source_path, args.iterations, args.steps, flags)
+        report(folder, checkpoints, args, Results(args.results, args.commit))
+
+
+if __name__ == "__main__":
+    main()
