@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from diff_gaussian_rasterization import _native, _passes
+from diff_gaussian_rasterization import DensifyStats, _native, _passes
 from torch import Tensor
 
 from tests.rasterizer_scenes import INPUTS, backgrounds, random_scene
@@ -143,3 +143,19 @@ def test_arrays_in_one_piece_of_memory_do_not_overlap():
     memory, places = _passes._allocate(torch.device("cpu"), *sizes)
     starts = [place - memory.data_ptr() for place in places]
     assert starts == [0, 256, 256, 512, 1024] and memory.numel() >= 1024 + 5
+
+
+def test_statistics_do_not_need_the_gradient_of_screen_means(library):
+    scene = {name: tensor.float() for name, tensor in random_scene(2, 60, 33, 17).items()}
+    sums = []
+    for means2d in (None, torch.zeros(2, 60, 2, requires_grad=True)):
+        stats = DensifyStats.zeros(60)
+        with emulated(library):
+            leaf = scene["colors"].clone().requires_grad_()
+            output = RASTERIZE.rasterize(**(scene | {"colors": leaf}), width=33, height=17, stats=stats,
+                                         means2d=means2d)
+            (output.image.square().sum() + output.alpha.sum()).backward()
+        sums.append(stats)
+    assert sums[0].grad_sum.any()
+    assert all(torch.equal(got, wanted) for got, wanted in zip(vars(sums[0]).values(), vars(sums[1]).values(),
+                                                               strict=True))

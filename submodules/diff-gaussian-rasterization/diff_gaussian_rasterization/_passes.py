@@ -33,6 +33,8 @@ def _pack_gradients(out: Gradients, stats: DensifyStats | None) -> ctypes.Struct
 class CpuPass:
     """A pass of the C++ library; holds what its backward pass needs until it is dropped."""
 
+    sums_means2d = True  # statistics are summed up from Gradients.means2d
+
     def __init__(self, scene: Scene, image: Tensor, alpha: Tensor, radii: Tensor):
         self._library = _native.load("cpu")
         self._suffix = {torch.float32: "f32", torch.float64: "f64"}[scene.means.dtype]
@@ -122,6 +124,8 @@ def _allocate(device: torch.device, *sizes: int) -> tuple[Tensor, list[int]]:
 
 class CudaPass:
     """A pass of the CUDA library on the current stream; holds the device memory that its backward pass needs."""
+
+    sums_means2d = False
 
     def __init__(self, scene: Scene, image: Tensor, alpha: Tensor, radii: Tensor):
         self._library = _native.load("cuda")

@@ -98,8 +98,8 @@ class _Rasterize(torch.autograd.Function):
         *tensors, image, radii = ctx.saved_tensors
         scene = Scene._make((*tensors, *ctx.size))
         needed = ctx.needs_input_grad
-        want_background, want_means2d = needed[8:10]
-        out = empty_gradients(scene, any(needed[5:8]), want_background, want_means2d or ctx.stats is not None)
+        want_means2d = needed[9] or (ctx.stats is not None and ctx.native_pass.sums_means2d)
+        out = empty_gradients(scene, any(needed[5:8]), needed[8], want_means2d)
         upstream = [None if v is None else v.contiguous() for v in (v_image, v_alpha)]
         ctx.native_pass.backward(scene, (*upstream, image, radii), out, ctx.stats)
         return (*(v if wanted else None for v, wanted in zip(out, needed, strict=False)), None, None, None)
