@@ -176,10 +176,8 @@ def _add_data(equations: NormalEquations, problem: Problem, state: State, term: 
     if slope is not None:
         by_camera, by_focal = slope @ by_camera, slope @ by_focal
     by_points = by_camera @ state.R[frames, None]
-    t = state.t[frames]
-    arm = -skew(camera - t[:, None])
-    by_bearing = torch.diag_embed(t[:, 2:].expand(-1, 3)).index_copy(2, torch.tensor([2], device=t.device), t[..., None])
-    own = torch.cat([by_camera @ arm, by_camera @ by_bearing[:, None], by_points @ term.points.derivative(state.shape, codes, turns)], -1)
+    by_codes = by_points @ term.points.derivative(state.shape, codes, turns)
+    own = torch.cat([by_camera @ _camera_by_pose(camera, state.t[frames]), by_codes], -1)
     # iteratively reweighted least squares: Cauchy's weight
     weight = (precision / (1 + (residual**2).sum(-1) / term.cutoff**2)).sqrt()[..., None]
     value = (weight * residual).flatten(1)
@@ -201,6 +199,13 @@ def _pixel_by_camera(camera: Tensor, focal: float) -> Tensor:
     inverse, zero = focal / z.clamp_min(1e-3), torch.zeros_like(z)
     rows = [inverse, zero, -inverse * x / z.clamp_min(1e-3), zero, inverse, -inverse * y / z.clamp_min(1e-3)]
     return torch.stack(rows, -1).reshape(*z.shape, 2, 3)
+
+
+def _camera_by_pose(camera: Tensor, t: Tensor) -> Tensor:
+    """Derivative of camera coordinates [C,L,3] by a frame's first `POSE` unknowns: [C,L,3,6]."""
+    sideways = torch.diag_embed(t[:, 2:].expand(-1, 3))[..., :2]
+    by_bearing = torch.cat([sideways, t[..., None]], -1)[:, None]
+    return torch.cat([-skew(camera - t[:, None]), by_bearing.expand(-1, camera.shape[1], -1, -1)], -1)
 
 
 def _second_differences(state: State) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from flame import JOINT_NAMES, Head
 from flame.rotations import matrix_from_6d, matrix_to_6d, matrix_to_axis_angle
 from tracking.bundle import POSE, Prior, Problem, Progress, State, minimise, orthonormal
-from tracking.landmark_embedding import LOOSE_SPREAD, landmark_embedding
+from tracking.landmark_embedding import IRISES, LOOSE_SPREAD, landmark_embedding
 from tracking.landmark_term import (
     DETECTOR_NOISE,
     LandmarkTerm,
@@ -100,23 +100,32 @@ def fit_clip(
         raise ValueError("observations: no frame to fit")
     clip = clip_of(head, observations, settings, device)
     total = settings.iterations * (2 if settings.offsets else 1)
-    state = minimise(clip.problem, clip.start, settings.iterations, TOLERANCE, _part(progress, 0, total))
-    if settings.offsets and len(observations) >= OFFSET_FRAMES:
+    two_passes = settings.offsets and len(observations) >= OFFSET_FRAMES
+    first = clip.problem
+    if two_passes:
+        # Detectors see irises lower than they are, which gaze would take up; on average people look straight ahead.
+        first = replace(first, held=first.held | _gaze_columns(first.held))
+    state = minimise(first, clip.start, settings.iterations, TOLERANCE, _part(progress, 0, total))
+    if two_passes:
         clip.learn_offset(state)
-        state = minimise(clip.problem, state, settings.iterations, TOLERANCE, _part(progress, settings.iterations, total))
+        second = _part(progress, settings.iterations, total)
+        state = minimise(clip.problem, state, settings.iterations, TOLERANCE, second)
     if progress is not None:
         progress(total, total)
-    return fit_of(head, orthonormal(state), clip, settings)
+    return measured(head, fit_of(head, state, observations.size, settings), observations, device)
 
 
 @dataclass(eq=False)
 class Clip:
-    """A clip's problem (see `bundle.Problem`), where to start, and its landmarks. spread [L]: of the embedding."""
+    """A clip's problem (see `bundle.Problem`), where to start, and its landmarks. spread [L]: of the embedding;
+    irises bool [L].
+    """
 
     problem: Problem
     start: State
     landmarks: LandmarkTerm
     spread: Tensor
+    irises: Tensor
     size: int
     independent: float
 
@@ -128,7 +137,8 @@ class Clip:
         """Set the landmarks' constant difference and their expected errors to what `state` leaves over."""
         term = self.landmarks
         term.offset = estimate_offset(term, state, self.center, self.spread, self.independent)
-        term.sigma = spread_of_residuals(landmark_residuals(term, state, self.center), DETECTOR_NOISE * self.size)
+        sigma = spread_of_residuals(landmark_residuals(term, state, self.center), DETECTOR_NOISE * self.size)
+        term.sigma = torch.where(self.irises, term.sigma, sigma)  # an iris wanders by gaze, not by error
 
     def errors(self, state: State) -> LandmarkErrors:
         term, firm = self.landmarks, self.spread < LOOSE_SPREAD
@@ -168,7 +178,8 @@ def clip_of(head: Head, observations: Observations, settings: FitSettings, devic
         [term], clip_prior(head, observations, settings, device), observations.size / 2, low.to(points.rest),
         high.to(points.rest), _held(head).to(device), held_shared,
     )  # fmt: skip
-    return Clip(problem, start, term, spread, observations.size, settings.independent_frames)
+    irises = torch.from_numpy(np.isin(embedding.index, IRISES)).to(device)
+    return Clip(problem, start, term, spread, irises, observations.size, settings.independent_frames)
 
 
 def clip_prior(head: Head, observations: Observations, settings: FitSettings, device: torch.device | str) -> Prior:
@@ -224,8 +235,14 @@ def state_of(head: Head, fit: Fit, device: torch.device | str) -> State:
                  tensor(fit.R), tensor(fit.t))
 
 
-def fit_of(head: Head, state: State, clip: Clip, settings: FitSettings) -> Fit:
-    """The record of a solved state."""
+def measured(head: Head, fit: Fit, observations: Observations, device: torch.device | str) -> Fit:
+    """The fit with its `landmark_error`."""
+    return replace(fit, landmark_error=landmark_errors(head, fit, observations, device).aligned)
+
+
+def fit_of(head: Head, state: State, size: int, settings: FitSettings) -> Fit:
+    """The record of a solved state, landmark errors not yet measured. size: side of the crop."""
+    state = orthonormal(state)
     codes = state.split()
     turns = turns_of(codes).rotation
     expression, lids = codes.expression.clone(), codes.lids
@@ -236,14 +253,14 @@ def fit_of(head: Head, state: State, clip: Clip, settings: FitSettings) -> Fit:
     shape = torch.zeros(head.n_shape)
     shape[:len(state.shape)] = state.shape.cpu()
     focal = float(state.log_focal.exp())
-    K = np.array([[focal, 0, clip.center], [0, focal, clip.center], [0, 0, 1]], np.float32)
+    K = np.array([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]], np.float32)
 
     def array(values: Tensor) -> NDArray[np.float32]:
         return values.cpu().numpy().astype(np.float32)
 
     return Fit(array(shape), array(expression), array(matrix_to_6d(turns[:, 0])),
                array(matrix_to_6d(turns[:, 1:]).flatten(1)), array(lids), array(state.R), array(state.t), K,
-               clip.errors(state).aligned)
+               np.zeros(len(lids), np.float32))
 
 
 def _start(
@@ -308,6 +325,13 @@ def _held(head: Head) -> Tensor:
     if "tongueOut" in head.expression_names:
         held[POSE + head.expression_names.index("tongueOut")] = True
     return held
+
+
+def _gaze_columns(like: Tensor) -> Tensor:
+    """Mask of the gaze among a frame's unknowns."""
+    mask = torch.zeros_like(like)
+    mask[-LIDS - EYE_ANGLES:-LIDS] = True
+    return mask
 
 
 def _blink_columns(head: Head) -> list[int] | None:

@@ -43,7 +43,7 @@ class LandmarkTerm:
 def landmark_term(
     observations: Observations, embedding: LandmarkEmbedding, points: SurfacePoints, weight: float, scale: float
 ) -> LandmarkTerm:
-    """The term at zero offset. weight: of each landmark; scale: pixels per metre at the face, which turns the
+    """The term at zero offset. weight: of a landmark of the face; scale: pixels per metre at the face, which turns the
     embedding's spread into pixels.
 
     Raises ValueError naming the first frame that shows fewer than `MIN_LANDMARKS` finite landmarks.
@@ -63,7 +63,7 @@ def landmark_term(
     noise = DETECTOR_NOISE * observations.size
     return LandmarkTerm(
         points, torch.zeros_like(points.rest), tensor(np.where(finite[..., None], observed, 0)),
-        tensor(weight * finite * _openness(observations, embedding.index)),
+        tensor(finite * _weights(observations, embedding.index, weight)),
         tensor(np.hypot(noise, embedding.spread * scale)),
     )  # fmt: skip
 
@@ -107,17 +107,17 @@ def _offset_system(term: LandmarkTerm, state: State, center: float) -> tuple[Ten
     by_camera = torch.stack([focal / z, zero, -focal * x / z**2, zero, focal / z, -focal * y / z**2], -1)
     slope = by_camera.reshape(*z.shape, 2, 3) @ state.R[:, None] / term.sigma[:, None, None]
     value = (term.observed - pixels) / term.sigma[:, None]
-    seen = term.weight / term.weight.max()
+    seen = (term.weight > 0).to(z)
     weight = seen / (1 + (value - (slope @ term.offset[..., None]).squeeze(-1)).square().sum(-1) / CUTOFF**2)
     return (torch.einsum("tl,tlka,tlkb->lab", weight, slope, slope),
             torch.einsum("tl,tlka,tlk->la", weight, slope, value))
 
 
-def _openness(observations: Observations, index: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Weight [T,L]: 1, for irises less behind a closing lid, where the detector guesses."""
-    weight = np.ones((len(observations), len(index)), np.float32)
+def _weights(observations: Observations, index: NDArray[np.int64], weight: float) -> NDArray[np.float32]:
+    """[T,L]: `weight`; of the irises, which no other landmark repeats, 1 but less behind a closing lid, a guess."""
+    weights = np.full((len(observations), len(index)), weight, np.float32)
     for name, first in (("eyeBlinkLeft", IRIS_CENTRES["left_eye"]), ("eyeBlinkRight", IRIS_CENTRES["right_eye"])):
         opening = np.clip(1 - np.nan_to_num(observations.blendshapes[:, BLENDSHAPE_NAMES.index(name)]), 0, 1) ** 2
         own = np.flatnonzero((index >= first) & (index < first + len(IRISES) // 2))
-        weight[:, own] = opening[:, None]
-    return weight
+        weights[:, own] = opening[:, None]
+    return weights

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from flame import Head, pose_head
 from flame.rotations import matrix_to_6d
-from tracking.bundle import Progress, State, minimise, orthonormal
-from tracking.fit import FitSettings, clip_of, fit_of, state_of
+from tracking.bundle import Progress, State, minimise
+from tracking.fit import FitSettings, clip_of, fit_of, measured, state_of
 from tracking.photometric_term import Images, PhotometricTerm, band_pass, face_points, parts
 from tracking.records import Fit, Observations
 from tracking.surface import turns_of
@@ -75,7 +75,7 @@ def refine_clip(
             done += 1
             if progress is not None:
                 progress(done, total)
-    return fit_of(head, orthonormal(state), clip, settings.fit)
+    return measured(head, fit_of(head, state, observations.size, settings.fit), observations, device)
 
 
 def _facing(head: Head, state: State, corners: Tensor, size: int) -> Tensor:
