@@ -76,6 +76,18 @@ class Tab:
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    def middle_of(self, selector: str, text: str, seconds: float = 20) -> tuple[float, float]:
+        """Where the first visible element of a CSS selector with just this text lies, when there is one."""
+        x, y = self.wait_for(f"""(() => {{
+            for (const element of document.querySelectorAll({json.dumps(selector)})) {{
+                if (element.innerText === undefined || element.innerText.trim() != {json.dumps(text)}) continue;
+                element.scrollIntoView({{block: 'nearest'}});
+                const box = element.getBoundingClientRect();
+                if (box.width) return [box.x + box.width / 2, box.y + box.height / 2];
+            }}
+            return null}})()""", seconds)
+        return x, y
+
     def drag(self, start: tuple[float, float], end: tuple[float, float], steps: int = 6) -> None:
         """Press at `start`, move to `end`, release."""
         self.call("Input.dispatchMouseEvent", type="mousePressed", x=start[0], y=start[1], button="left", clickCount=1)
