@@ -36,8 +36,8 @@ class ExportSettings:
     expression: tuple[str, ...] = ()
     """Pose from name=value pairs; what is not named stays at rest (with --frame: as in the frame)."""
     up: Literal["auto", "y", "-y"] = "auto"
-    """Axis that points up in ply and splat: auto = -y, which viewers of these formats expect; y = as in the head model.
-    gltf and spz prescribe y."""
+    """Axis that points up in the file. y: as in the head model; -y: turned about x, as viewers of ply and splat expect.
+    auto: -y for ply and splat, y for spz and gltf (which prescribes it)."""
     source_path: Annotated[Path | None, Alias(aliases=["-s"])] = None
     """Data set folder, for a model of the reference whose data set is no longer where it was trained."""
     iteration: int = -1

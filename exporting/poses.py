@@ -26,7 +26,9 @@ WRITERS: dict[str, tuple[Writer, str]] = {
     "ply": (write_ply, ".ply"), "splat": (write_splat, ".splat"), "spz": (write_spz, ".spz"),
     "gltf": (write_gltf, ".glb"),
 }
-DOWNWARDS = {"ply", "splat"}  # formats whose viewers expect y down, as in the cameras of 3D Gaussian splatting
+# What --up auto means: viewers of ply and splat expect y down, as cameras of 3D Gaussian splatting have it; spz says y up
+# (but some viewers, SuperSplat among them, do not turn it); gltf prescribes it.
+UPWARDS = {"ply": "-y", "splat": "-y", "spz": "y", "gltf": "y"}
 HALF_TURN = np.diag([1.0, -1.0, -1.0])  # about x: y up, z towards the viewer -> y down, z away
 
 
@@ -143,9 +145,9 @@ def refuse_pose(settings: ExportSettings) -> None:
 def export_poses(player: Player, settings: ExportSettings) -> Path:
     """Write one file, or for --frames a folder of numbered ones, and return it."""
     writer, suffix = WRITERS[settings.format]
-    up = ("-y" if settings.format in DOWNWARDS else "y") if settings.up == "auto" else settings.up
-    if up == "-y" and settings.format not in DOWNWARDS:
-        raise ValueError(f"--up -y: {settings.format} prescribes y up; leave --up out")
+    up = UPWARDS[settings.format] if settings.up == "auto" else settings.up
+    if up == "-y" and settings.format == "gltf":
+        raise ValueError("--up -y: gltf prescribes y up; leave --up out")
     poses = chosen_poses(player, settings)
     folder = settings.model_path / "export"
     if settings.frames is None:

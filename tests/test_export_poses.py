@@ -228,6 +228,12 @@ def test_spz_holds_the_splats_to_its_precision(player: Player, cloud: SplatCloud
     np.testing.assert_allclose(found["rest"], rest, atol=0.51 / 128)
 
 
+def test_spz_can_be_turned_like_ply(player: Player, tmp_path: Path) -> None:
+    plain = unpack_spz(export_poses(player, settings(tmp_path, format="spz", output=tmp_path / "y.spz")))
+    turned = unpack_spz(export_poses(player, settings(tmp_path, format="spz", up="-y", output=tmp_path / "down.spz")))
+    np.testing.assert_allclose(turned["means"], plain["means"] * [1, -1, -1], atol=1e-6)
+
+
 def test_spz_refuses_what_24_bits_cannot_hold(cloud: SplatCloud, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a\.spz: the \.spz format holds positions below"):
         write_spz(dataclasses.replace(cloud, means=cloud.means + np.float32(1e8)), tmp_path / "a.spz")
