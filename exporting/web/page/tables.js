@@ -44,16 +44,24 @@ class SparseRows {
     this.width = width;
   }
 
-  /** out[4 (first + row) + i] = sum over the row's pairs of codes[column] * value[i]. */
+  /** out[4 (first + row) + i] = sum over the row's pairs of codes[column] * value[i]; width is 3 or 4. */
   sum(codes, out, first) {
     const { start, column, value, width } = this;
     for (let row = 0; row + 1 < start.length; ++row) {
-      const at = 4 * (first + row);
-      out.fill(0, at, at + width);
+      let x = 0, y = 0, z = 0, w = 0;
       for (let p = start[row]; p < start[row + 1]; ++p) {
-        const code = codes[column[p]];
-        if (code !== 0) for (let i = 0; i < width; ++i) out[at + i] += code * value[width * p + i];
+        const code = codes[column[p]], at = width * p;
+        if (code === 0) continue;
+        x += code * value[at];
+        y += code * value[at + 1];
+        z += code * value[at + 2];
+        if (width === 4) w += code * value[at + 3];
       }
+      const to = 4 * (first + row);
+      out[to] = x;
+      out[to + 1] = y;
+      out[to + 2] = z;
+      out[to + 3] = w;
     }
   }
 }
