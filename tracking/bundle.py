@@ -176,7 +176,7 @@ def _add_data(equations: NormalEquations, problem: Problem, state: State, term: 
     if slope is not None:
         by_camera, by_focal = slope @ by_camera, slope @ by_focal
     by_points = by_camera @ state.R[frames, None]
-    by_codes = by_points @ term.points.derivative(state.shape, codes, turns)
+    by_codes = term.points.derivative(by_points, state.shape, codes, turns)
     own = torch.cat([by_camera @ _camera_by_pose(camera, state.t[frames]), by_codes], -1)
     # iteratively reweighted least squares: Cauchy's weight
     weight = (precision / (1 + (residual**2).sum(-1) / term.cutoff**2)).sqrt()[..., None]
@@ -186,7 +186,7 @@ def _add_data(equations: NormalEquations, problem: Problem, state: State, term: 
     equations.gradient[frames] += _double((own.mT @ value[..., None]).squeeze(-1))
     if bool(problem.held_shared.all()):
         return
-    common = torch.cat([by_points @ term.points.shape_derivative(turns), by_focal], -1)
+    common = torch.cat([term.points.shape_derivative(by_points, turns), by_focal], -1)
     common = (weight[..., None] * common).flatten(1, 2)
     equations.border[frames] += _double(own.mT @ common)
     equations.shared += _double((common.mT @ common).sum(0))

@@ -7,6 +7,7 @@ would differentiate through all 5,000 vertices.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,36 +108,45 @@ class SurfacePoints:
                 points.index_add_(1, lever.index, turned)
         return points
 
-    def derivative(self, shape: Tensor, codes: Codes, turns: Turns) -> Tensor:
-        """d place / d (expression, jaw, eyes, lids): [T,L,3,E+3+4+2], in that order."""
-        frames, n = codes.expression.shape[0], self.n_expression
-        code = self._code(codes, turns)
-        by_code = self.code.expand(frames, *self.code.shape).clone()
-        joints = self.rest.new_zeros(frames, len(self), 3, JAW_ANGLES + EYE_ANGLES)
-        eye, column = torch.eye(3, device=joints.device), 0
-        for joint, lever in enumerate(self._levers):
-            change = turns.derivative[joint]
-            if len(lever.index):
-                by_code.index_add_(1, lever.index, _turned(turns.rotation[:, joint] - eye, lever.code))
-                swing = torch.einsum("tkab,tlb->tlak", change, self._arm(lever, shape, code))
-                joints[:, lever.index, :, column:column + change.shape[1]] = swing
-            column += change.shape[1]
-        if by_code.shape[-1] > n:  # the chain through the pose correctives
-            column = 0
-            for joint, change in enumerate(turns.derivative):
-                effect = by_code[..., n + 9 * joint:n + 9 * joint + 9] @ change.flatten(2).mT[:, None]
-                joints[..., column:column + change.shape[1]] += effect
-                column += change.shape[1]
-        return torch.cat([by_code[..., :n], joints, self.lids.expand(frames, *self.lids.shape)], dim=-1)
+    def derivative(self, rows: Tensor, shape: Tensor, codes: Codes, turns: Turns) -> Tensor:
+        """rows [T,L,K,3] @ d place / d (expression, jaw, eyes, lids): [T,L,K,E+3+4+2], in that order.
 
-    def shape_derivative(self, turns: Turns) -> Tensor:
-        """d place / d shape: [T,L,3,S]."""
-        result = self.shape.expand(turns.rotation.shape[0], *self.shape.shape).clone()
-        eye = torch.eye(3, device=result.device)
+        Rows come first because K (one grey value, two pixel coordinates) is less than three.
+        """
+        n = self.n_expression
+        code = self._code(codes, turns)
+        by_code = _along(rows, self.code)
+        joints = rows.new_zeros(*rows.shape[:3], JAW_ANGLES + EYE_ANGLES)
+        columns = torch.arange(joints.shape[-1]).split([change.shape[1] for change in turns.derivative])
+        for lever, (own, turned), change, column in self._turned(rows, turns, columns):
+            by_code.index_add_(1, lever.index, _along(turned, lever.code))
+            swing = torch.einsum("tkab,tlb->tlak", change, self._arm(lever, shape, code))
+            joints[:, lever.index, :, column[0]:column[-1] + 1] = own @ swing
+        if by_code.shape[-1] > n:  # the chain through the pose correctives
+            for joint, (change, column) in enumerate(zip(turns.derivative, columns, strict=True)):
+                effect = by_code[..., n + 9 * joint:n + 9 * joint + 9] @ change.flatten(2).mT[:, None]
+                joints[..., column[0]:column[-1] + 1] += effect
+        return torch.cat([by_code[..., :n], joints, _along(rows, self.lids)], dim=-1)
+
+    def shape_derivative(self, rows: Tensor, turns: Turns) -> Tensor:
+        """rows [T,L,K,3] @ d place / d shape: [T,L,K,S]."""
+        result = _along(rows, self.shape)
+        for lever, (_, turned), _, _ in self._turned(rows, turns, turns.derivative):
+            result.index_add_(1, lever.index, _along(turned, lever.shape))
+        return result
+
+    def _turned(
+        self, rows: Tensor, turns: Turns, columns: Sequence[Tensor]
+    ) -> Iterator[tuple[_Lever, tuple[Tensor, Tensor], Tensor, Tensor]]:
+        """Each joint that moves a point: its lever, the rows of its points, plain and times R - I, its derivative, and
+        its entry of `columns`.
+        """
+        eye = torch.eye(3, device=rows.device)
         for joint, lever in enumerate(self._levers):
             if len(lever.index):
-                result.index_add_(1, lever.index, _turned(turns.rotation[:, joint] - eye, lever.shape))
-        return result
+                own = rows[:, lever.index]
+                turned = own @ (turns.rotation[:, joint] - eye)[:, None]
+                yield lever, (own, turned), turns.derivative[joint], columns[joint]
 
     def _code(self, codes: Codes, turns: Turns) -> Tensor:
         if self.code.shape[-1] == self.n_expression:
@@ -179,6 +189,6 @@ def _matrix(*entries: Tensor) -> Tensor:
     return torch.stack(entries, dim=-1).reshape(-1, 3, 3)
 
 
-def _turned(matrix: Tensor, basis: Tensor) -> Tensor:
-    """[T,3,3] x [n,3,K] -> [T,n,3,K]."""
-    return torch.einsum("tab,lbk->tlak", matrix, basis)
+def _along(rows: Tensor, basis: Tensor) -> Tensor:
+    """[T,L,K,3] x [L,3,N] -> [T,L,K,N]."""
+    return torch.einsum("tlkc,lcn->tlkn", rows, basis)
