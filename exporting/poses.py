@@ -26,8 +26,8 @@ WRITERS: dict[str, tuple[Writer, str]] = {
     "ply": (write_ply, ".ply"), "splat": (write_splat, ".splat"), "spz": (write_spz, ".spz"),
     "gltf": (write_gltf, ".glb"),
 }
-# What --up auto means: viewers of ply and splat expect y down, as cameras of 3D Gaussian splatting have it; spz says y up
-# (but some viewers, SuperSplat among them, do not turn it); gltf prescribes it.
+# What --up auto means. Viewers of ply and splat expect y down, as cameras of 3D Gaussian splatting have it; spz says y
+# up (but some viewers, SuperSplat among them, do not turn it); gltf prescribes it.
 UPWARDS = {"ply": "-y", "splat": "-y", "spz": "y", "gltf": "y"}
 HALF_TURN = np.diag([1.0, -1.0, -1.0])  # about x: y up, z towards the viewer -> y down, z away
 
