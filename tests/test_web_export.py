@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -17,6 +16,7 @@ import pytest
 import torch
 from blendshape_ops import LOG_SCALES, MEANS, OPACITY, QUATS, SH, Binding, Differences
 
+import export
 from arguments.export_settings import ExportSettings
 from exporting.web import export_web
 from exporting.web.export import PAGE, page_data
@@ -25,7 +25,6 @@ from player import Player
 from scene.avatar import Avatar
 from tests.player_subject import EXPRESSIONS, lively_player, write_run
 
-ROOT = Path(__file__).resolve().parents[1]
 HALF = 2**-11  # relative rounding of a half
 TYPES = {"u32": "<u4", "u16": "<u2", "f16": "<f2", "f32": "<f4"}
 
@@ -164,6 +163,8 @@ def test_page_sources_are_not_too_long() -> None:
     lengths = {path.name: path.read_text().count("\n") for path in PAGE.iterdir()}
     assert len(lengths) > 10
     assert {name: lines for name, lines in lengths.items() if lines > 400} == {}
+    wide = [path.name for path in PAGE.iterdir() for line in path.read_text().splitlines() if len(line) > 120]
+    assert wide == []
 
 
 def test_a_folder_that_exists_is_left_alone(player: Player, tmp_path: Path) -> None:
@@ -206,16 +207,16 @@ def test_gaussians_that_do_not_follow_the_mesh_are_refused(player: Player) -> No
         page_data(strange)
 
 
-def test_the_command_writes_a_page_and_names_a_missing_avatar(player: Player, tmp_path: Path) -> None:
+def test_the_command_writes_a_page(player: Player, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = write_run(tmp_path / "run", player)
-
-    def export(model: Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "export.py", str(model), "--format", "web", "-o", str(tmp_path / "page")]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
-    missing = export(tmp_path / "nobody")
-    assert missing.returncode != 0
-    assert re.search(r"export\.py: .*nobody: no such folder; wanted the output folder", missing.stderr)
-    assert not (tmp_path / "page").exists()
-    assert export(run).returncode == 0
+    monkeypatch.setattr(sys, "argv", ["export.py", str(run), "--format", "web", "-o", str(tmp_path / "page")])
+    export.main()
     assert script_value(tmp_path / "page" / "avatar.js")["meta"]["gaussians"] == player.avatar.count
+
+
+def test_a_missing_avatar_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["export.py", str(tmp_path / "nobody"), "--format", "web", "-o", str(tmp_path / "page")]
+    monkeypatch.setattr(sys, "argv", flags)
+    with pytest.raises(SystemExit, match=r"export\.py: .*nobody: no such folder; wanted the output folder"):
+        export.main()
+    assert not (tmp_path / "page").exists()

@@ -19,9 +19,10 @@ from arguments.export_settings import ExportSettings
 from exporting.web import export_web
 from flame.rotations import matrix_from_6d, matrix_from_axis_angle, matrix_to_6d, matrix_to_axis_angle
 from gaussian_renderer import Cameras
-from player import Player
+from player import Player, open_player
 from scene.rig import Codes
 from tests.player_subject import CPU, EXPRESSIONS, SIZE, lively_avatar, lively_player
+from tests.reference_folder import write_data_set, write_reference_folder
 
 pytest.importorskip("websockets", reason="websockets (viser brings it) drives the browser")
 
@@ -167,6 +168,21 @@ def test_a_head_with_pose_correctives_moves_as_ours(browser: Tab, player: Player
     bones = np.array(browser.evaluate("Array.from(PLAYER.head.posed.bones)"))[:84]
     np.testing.assert_allclose(bones, drive.bones.numpy().reshape(-1), atol=1e-5)  # float32 against double
     assert psnr(canvas_pixels(browser), our_picture(other, other.codes_of(4), other.cameras_of(4))) > LEAST_PSNR
+
+
+def test_a_model_of_the_reference_looks_as_in_our_renderer(
+    browser: Tab, player: Player, tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("reference")
+    clip = replace(player.clip, codes=replace(player.clip.codes, neck=None))  # the reference's data sets have none
+    few = Player(player.head, lively_player().avatar, clip, 3, EXPRESSIONS, CPU, "few")
+    data = write_data_set(folder / "data", few)
+    other = open_player(write_reference_folder(folder / "model", few, data, correctives=3.0), CPU)
+    page = export_web(other, ExportSettings(folder, "web", folder / "page")) / "index.html"
+    browser.call("Page.navigate", url=f"{page.as_uri()}#frame=3&size=96")
+    browser.wait_for(SEEN)
+    assert psnr(canvas_pixels(browser), our_picture(other, other.codes_of(3), other.cameras_of(3))) > LEAST_PSNR
+    assert browser.evaluate("PLAYER.controls.every(({ min, max }) => Number.isFinite(min + max))")
 
 
 def moving_region(player: Player, codes: tuple[Codes, Codes], cameras: Cameras, margin: int) -> np.ndarray:

@@ -9,7 +9,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from blendshape_ops import MEANS
+from torch import Tensor
 
 from arguments.export_settings import ExportSettings
 from exporting.web.head import Table, head_tables
@@ -54,14 +56,22 @@ def page_data(player: Player) -> tuple[dict[str, Any], dict[str, Table]]:
     avatar, head, clip = player.avatar, player.head, player.clip
     pairs = live_pairs(avatar)
     tables = {"gaussians": pack_gaussians(avatar, pairs), "pairs": pack_pairs(pairs), **head_tables(player),
-              **_clip_tables(clip), "codeRange": avatar.code_range.cpu().numpy().astype("<f4")}
+              **_clip_tables(clip), "codeRange": avatar.code_range.cpu().numpy().astype("<f4"),
+              "seenRange": _seen_range(player).numpy().astype("<f4")}
     meta = {"name": player.name, "gaussians": avatar.count, "pairs": len(pairs.values), "degree": player.sh_degree,
             "driven": player.num_expressions, "expressionNames": list(player.expression_names),
-            "vertices": head.n_vertices, "triangles": head.n_faces, "parents": list(head.parents),
-            "correctives": head.has_pose_correctives, "frames": len(clip), "width": clip.width, "height": clip.height,
-            "front": int(clip.R[:, 2, 2].argmin()),
+            "vertices": len(tables["vertexStart"]) - 1, "triangles": len(tables["faces"]),
+            "parents": list(head.parents), "correctives": player.rig.pose_dirs is not None,
+            "frames": len(clip), "width": clip.width, "height": clip.height, "front": int(clip.R[:, 2, 2].argmin()),
             "target": avatar.neutral.detach().cpu()[:, MEANS].median(dim=0).values.tolist()}
     return meta, tables
+
+
+def _seen_range(player: Player) -> Tensor:
+    """[2,K] codes that sliders offer: the limits of the avatar, or, where it has none, what the clip shows."""
+    limits, codes = player.avatar.code_range.cpu(), player.clip.codes.expression[:, :player.num_expressions]
+    shown = torch.stack([codes.amin(dim=0).clamp(max=0), codes.amax(dim=0).clamp(min=0)])
+    return torch.where(limits.isfinite(), limits, shown)
 
 
 def _clip_tables(clip: Clip) -> dict[str, Table]:

@@ -23,19 +23,37 @@ _FOLLOWS_METRES = 1e-5  # a hundredth of a millimetre; maps in float32 are off b
 
 
 def head_tables(player: Player) -> dict[str, Table]:
-    """Named arrays of the head; ValueError when the Gaussians do not follow the head's mesh."""
-    head, count = player.head, player.num_expressions
-    posed = player.rig.posed
-    directions = head.expression_dirs[..., :count]
-    if head.has_pose_correctives:
-        directions = torch.cat([directions, head.pose_dirs], dim=-1)
-    maps = player.rig.maps.cpu().view(count, -1, 16)
-    _check_follows_mesh(player, maps)
-    turns = maps[..., 12:].permute(1, 2, 0)
-    return {"faces": np.pad(head.faces.numpy(), ((0, 0), (0, 1))).astype("<u4"),
-            **_sparse("vertex", directions, _STILL_METRES), **_sparse("triangle", turns, _STILL_TURN),
-            **_sparse("lid", head.eyelids.permute(1, 2, 0), _STILL_METRES),
-            **_anchor_tables(head, posed.neutral), **_joint_tables(head, posed.neutral)}
+    """Named arrays of the head; ValueError when the Gaussians do not follow its mesh."""
+    head, rig, count = player.head, player.rig, player.num_expressions
+    faces, neutral = rig.faces.cpu(), rig.posed.neutral
+    maps = rig.maps.cpu().view(count, -1, 16)
+    directions = _vertex_directions(player, maps)
+    _check_follows_mesh(player, maps, directions)
+    if rig.pose_dirs is not None:
+        directions = torch.cat([directions, _by_vertex(rig.pose_dirs)], dim=2)
+    lids = torch.zeros(len(directions), 3, 2) if rig.eyelid_dirs is None else _by_vertex(rig.eyelid_dirs)
+    return {"faces": np.pad(faces.numpy(), ((0, 0), (0, 1))).astype("<u4"),
+            **_sparse("vertex", directions, _STILL_METRES), **_sparse("lid", lids, _STILL_METRES),
+            **_sparse("triangle", maps[..., 12:].permute(1, 2, 0), _STILL_TURN),
+            **_anchor_tables(head, neutral), **_joint_tables(head, neutral)}
+
+
+def _vertex_directions(player: Player, maps: Tensor) -> Tensor:
+    """[V,3,K]: how expressions move what `rig.faces` names: the head's vertices.
+
+    In a model of the reference every Gaussian is a triangle of its own, whose corners are one point; then the point's.
+    """
+    faces = player.rig.faces.cpu().long()
+    if not bool((faces == faces[:, :1]).all()):
+        return player.head.expression_dirs[..., :len(maps)]
+    directions = torch.zeros(int(faces.max()) + 1, 3, len(maps))
+    directions[faces[:, 0]] = maps[..., 9:12].permute(1, 2, 0)
+    return directions
+
+
+def _by_vertex(offsets: Tensor) -> Tensor:
+    """[codes, V*3] -> [V,3,codes]."""
+    return offsets.cpu().view(len(offsets), -1, 3).permute(1, 2, 0)
 
 
 def _sparse(name: str, directions: Tensor, still: float) -> dict[str, Table]:
@@ -63,16 +81,16 @@ def _joint_tables(head: Head, neutral: Tensor) -> dict[str, Table]:
             "lowerTeethWeights": _single(head.mouth.lower_weights), "expressionJaw": _single(head.expression_jaw)}
 
 
-def _check_follows_mesh(player: Player, maps: Tensor) -> None:
+def _check_follows_mesh(player: Player, maps: Tensor, directions: Tensor) -> None:
     """The page moves a Gaussian by its triangle's corners; that must be what the avatar's triangle maps say."""
     binding = player.avatar.binding
     bound = (binding.triangle >= 0).nonzero()[:, 0].cpu()
     triangle, anchor = binding.triangle.cpu()[bound].long(), binding.anchor.cpu()[bound]
-    corners, weights = player.head.faces[triangle], binding.barycentric.cpu()[bound]
+    corners, weights = player.rig.faces.cpu()[triangle].long(), binding.barycentric.cpu()[bound]
     for k, rows in enumerate(maps):
         own = rows[triangle]
         by_map = (own[:, :9].view(-1, 3, 3) @ anchor[..., None])[..., 0] + own[:, 9:12]
-        by_corner = (player.head.expression_dirs[..., k][corners] * weights[..., None]).sum(dim=1)
+        by_corner = (directions[..., k][corners] * weights[..., None]).sum(dim=1)
         off = float((by_map - by_corner).abs().max()) if len(bound) else 0.0
         if off > _FOLLOWS_METRES:
             raise ValueError(f"web: the Gaussians of {player.name} do not follow the mesh of head {player.head.name} "

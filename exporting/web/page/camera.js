@@ -37,7 +37,8 @@ class Camera {
     const turn = multiply(rotationFromVector([this.pitch, 0, 0]), rotationFromVector([0, this.yaw, 0]));
     const R = multiply(turn, rotation);
     const t = add(apply(turn, subtract(translation, center)), [center[0], center[1], center[2] / this.zoom]);
-    return { R, t, eye: apply(transpose(R), t).map((x) => -x), ...this.intrinsics(rows("clipIntrinsics", 9), width, height) };
+    const eye = apply(transpose(R), t).map((x) => -x);
+    return { R, t, eye, ...this.intrinsics(rows("clipIntrinsics", 9), width, height) };
   }
 
   /** The clip's picture fits into ours and keeps its proportions. */

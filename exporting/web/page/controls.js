@@ -49,8 +49,8 @@ function readable(name, prefix) {
 
 function expressionControl(name, k, meta, tables) {
   const prefix = Object.keys(GROUPS).find((word) => new RegExp(`^${word}[A-Z]`).test(name)) || "";
-  const low = tables.codeRange[k], high = tables.codeRange[meta.driven + k];
-  const signed = tables.codeRange.subarray(0, meta.driven).some((x) => x < 0);
+  const low = tables.seenRange[k], high = tables.seenRange[meta.driven + k];
+  const signed = tables.seenRange.subarray(0, meta.driven).some((x) => x < 0);
   const reach = Math.max(1, high, signed ? -low : 0), tens = 10 * Math.floor(k / 10);
   return {
     id: name, label: prefix ? readable(name, prefix) : name,
@@ -94,8 +94,8 @@ function parseAddress(hash) {
   const given = new URLSearchParams(hash.replace(/^#/, ""));
   const number = (name, otherwise) => {
     const value = given.has(name) ? Number(given.get(name)) : otherwise;
-    if (given.has(name) && !Number.isFinite(value)) throw new Error(`#${name}: a number is wanted, got ${given.get(name)}`);
-    return value;
+    if (value === null || Number.isFinite(value)) return value;
+    throw new Error(`#${name}: a number is wanted, got ${given.get(name)}`);
   };
   const set = (given.get("set") || "").split(",").filter(Boolean).map((item) => {
     const [name, value] = item.split(":");

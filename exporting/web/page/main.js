@@ -73,8 +73,8 @@ function refresh(player, panel) {
 
 function showRate(player) {
   const rate = player.playing ? `${player.rate.toFixed(player.rate < 10 ? 1 : 0)} fps` : "still";
-  const { width, height } = player.canvas;
-  byId("rate").textContent = `${rate} · ${player.meta.gaussians.toLocaleString("en")} Gaussians · ${width} × ${height}`;
+  const count = player.meta.gaussians.toLocaleString("en"), { width, height } = player.canvas;
+  byId("rate").textContent = `${rate} · ${count} Gaussians · ${width} × ${height}`;
   report(reportOf(player));
 }
 

@@ -93,7 +93,9 @@ function rigidAlign(from, to) {
     b[i % 3] += to[i] / count;
   }
   for (let p = 0; p < from.length; p += 3) {
-    for (let i = 0; i < 9; ++i) moment[i] += (to[p + Math.floor(i / 3)] - b[Math.floor(i / 3)]) * (from[p + i % 3] - a[i % 3]);
+    for (let i = 0; i < 3; ++i) {
+      for (let j = 0; j < 3; ++j) moment[3 * i + j] += (to[p + i] - b[i]) * (from[p + j] - a[j]);
+    }
   }
   const rotation = nearestRotation(moment);
   return affine(rotation, subtract(b, apply(rotation, a)));

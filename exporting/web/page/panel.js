@@ -38,7 +38,8 @@ class Panel {
     const value = element("output", { htmlFor: input.id });
     const label = element("label", { htmlFor: input.id, textContent: control.label });
     if (isUnseen(control)) {
-      label.append(element("small", { textContent: " unseen", title: "never moved in the training clip: mesh motion only" }));
+      const title = "never moved in the training clip: mesh motion only";
+      label.append(element("small", { textContent: " unseen", title }));
     }
     input.addEventListener("input", () => this.player.setControl(control, Number(input.value)));
     input.addEventListener("dblclick", () => this.player.setControl(control, 0));

@@ -8,7 +8,8 @@ const TEXEL_WORDS = 4;
 class Renderer {
   /** Throws an Error with a message for the visitor where the browser cannot do it. */
   constructor(canvas, meta, tables) {
-    const gl = canvas.getContext("webgl2", { alpha: false, antialias: false, depth: false, preserveDrawingBuffer: true });
+    const options = { alpha: false, antialias: false, depth: false, preserveDrawingBuffer: true };
+    const gl = canvas.getContext("webgl2", options);
     if (!gl) throw new Error("This page needs WebGL 2, which this browser does not offer or has switched off.");
     this.gl = gl;
     this.canvas = canvas;
