@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tracking.matte_refine import ByteImage, HeadShape, Mask, Plate, grow, shrink
+from tracking.matte_refine import ByteImage, HeadShape, Mask, Plate, fill_holes, grow, shrink
 from tracking.records import Floats
 
 WORK = 256             # pixels a side: where GrabCut works
@@ -52,9 +52,8 @@ class Cutter:
     def __init__(self, samples: Sequence[Sample]) -> None:
         self.plate: Plate | None = None
         self.clothes: Mask | None = None
-        models, labels = _learn(samples, [self._seeds(s) for s in samples])
-        self.plate = estimate_plate([s.image for s in samples], [_full(s, m) for s, m in zip(samples, labels)],
-                                    [s.shape for s in samples])
+        _, labels = _learn(samples, [self._seeds(s) for s in samples])
+        self.plate = estimate_plate(samples, labels)
         self.clothes = clothing_colours(samples, labels)
         self.models, _ = _learn(samples, [self._seeds(s) for s in samples])
 
@@ -64,7 +63,14 @@ class Cutter:
         back, front = (m.copy() for m in self.models)
         if _both(seeds):
             cv2.grabCut(sample.image[:rows], seeds, None, back, front, 1, cv2.GC_EVAL_FREEZE_MODEL)
-        return _full(sample, _is_front(seeds))
+        return fill_holes(_full(sample, _is_front(seeds)), sample.shape, self._wall(sample))
+
+    def _wall(self, sample: Sample) -> Mask | None:
+        """Where the picture agrees with the known still background [s,s]."""
+        if self.plate is None:
+            return None
+        unlike = np.linalg.norm(sample.image - self.plate.colour, axis=2)
+        return self.plate.known & (unlike < 4 * self.plate.noise)
 
     def _seeds(self, sample: Sample) -> ByteImage:
         """GrabCut's labels for the rows above the cut."""
@@ -73,14 +79,25 @@ class Cutter:
         seeds = np.where(distance < NEAR, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
         if self.plate is not None:
             unlike = np.linalg.norm(sample.image - self.plate.colour, axis=2)
-            limit = 4 * self.plate.noise
             seeds[self.plate.known & (unlike > 6 * self.plate.noise + 20)] = cv2.GC_PR_FGD
-            seeds[self.plate.known & (unlike < limit)] = cv2.GC_BGD
+            seeds[self._wall(sample)] = cv2.GC_BGD
         if self.clothes is not None:
-            seeds[self.clothes[_bins(sample.image)] & (distance > 0.02)] = cv2.GC_BGD
+            seeds[self._clothing(sample) & (distance > 0.02)] = cv2.GC_BGD
         seeds[distance > _reach(shape.mask)] = cv2.GC_BGD
         seeds[shrink(shape.mask, 0.04 * shape.unit)] = cv2.GC_FGD
         return np.ascontiguousarray(seeds[:rows])
+
+
+    def _clothing(self, sample: Sample) -> Mask:
+        """Where there are clothes [s,s]: of their colours, and hanging together with what lies below the neck."""
+        assert self.clothes is not None
+        like = cv2.medianBlur(self.clothes[_bins(sample.image)].astype(np.uint8), 3)
+        pieces = cv2.connectedComponents(like)[1]
+        below = np.arange(len(like))[:, None] >= sample.shape.cut
+        hanging = np.zeros(pieces.max() + 1, bool)
+        hanging[np.unique(pieces[below])] = True
+        hanging[0] = False
+        return np.asarray(hanging[pieces])
 
 
 def _both(seeds: ByteImage) -> bool:
@@ -116,20 +133,20 @@ def _learn(samples: Sequence[Sample], seeds: Sequence[ByteImage]) -> tuple[Model
     return (back, front), [_is_front(part) for part in np.split(labels, ends)]
 
 
-def estimate_plate(images: Sequence[ByteImage], heads: Sequence[Mask], shapes: Sequence[HeadShape]) -> Plate | None:
+def estimate_plate(samples: Sequence[Sample], heads: Sequence[Mask]) -> Plate | None:
     """The background [s,s,3] as the median over the pictures that show it; None where it does not stand still."""
-    free = np.stack([~grow(head | shape.mask, 0.05 * shape.unit) for head, shape in zip(heads, shapes, strict=True)])
-    seen = free.sum(axis=0)
-    known = seen >= max(2, len(images) // 8)
+    free = np.stack([~grow(_full(sample, head) | sample.shape.mask, 0.05 * sample.shape.unit)
+                     for sample, head in zip(samples, heads, strict=True)])
+    known = free.sum(axis=0) >= max(2, len(samples) // 8)
     if known.sum() < 0.02 * known.size:
         return None
-    stack = np.where(free[..., None], np.stack(images).astype(np.float32), np.nan)[:, known]
+    stack = np.where(free[..., None], np.stack([s.image for s in samples]).astype(np.float32), np.nan)[:, known]
     median = np.nanmedian(stack, axis=0)
     deviation = np.nanmedian(np.abs(stack - median), axis=(0, 2))
     # the worst tenth tells a moving camera before a plain wall behind it hides the motion
     if np.quantile(deviation, 0.9) > STILL:
         return None
-    colour = np.zeros(images[0].shape, np.float32)
+    colour = np.zeros(samples[0].image.shape, np.float32)
     colour[known] = median
     return Plate(colour, known, float(max(1.5, 1.5 * np.median(deviation))))
 

@@ -19,12 +19,13 @@ CORE = 0.03            # the fitted head is trusted so far inside its silhouette
 NECK_SOFT = 0.05       # height of the ramp of the cut
 CONTRAST = 24.0        # 8-bit levels between hair and background, from which on their mixture tells alpha
 STRAND_GAP = 0.02      # a piece of hair this near to the rest is no island
-HOLE = 0.002           # of the silhouette's area: smaller holes beside the head are mistakes
+HOLE, LARGE_HOLE = 0.0005, 0.05  # of the silhouette's area: holes that are mistakes at any rate, or if unlike the wall
+HAZE = 0.05            # alpha below it (above its complement) is noise of the colour sampling
 
 
 @dataclass(frozen=True, eq=False)
 class HeadShape:
-    """What the fitted head says of a picture: its silhouette [S,S], its unit in pixels, the row of the neck's cut [S]."""
+    """What the fitted head says of a picture: its silhouette [S,S], its unit in pixels, the neck's cut (rows [S])."""
 
     mask: Mask
     unit: float
@@ -32,7 +33,7 @@ class HeadShape:
 
     @staticmethod
     def of(silhouette: Floats) -> HeadShape | None:
-        """From a rendered silhouette [S,S] in 0 .. 1 that ends at the lower ring of the neck; None where it is empty."""
+        """From a silhouette [S,S] in 0 .. 1 that ends at the lower ring of the neck; None where it is empty."""
         mask = silhouette >= 0.5
         if not mask.any():
             return None
@@ -40,16 +41,23 @@ class HeadShape:
 
 
 def _neck_line(mask: Mask) -> Floats:
-    """The row in each column [S] below which the neck is cut off; beyond the picture where the neck leaves it."""
+    """The row in each column [S] below which the neck is cut off; beyond the picture where the neck leaves it.
+
+    Within the neck it is the silhouette's lower end, beside it the straight line that fits that end best: hair there
+    is cut at the height of the neck.
+    """
     size = len(mask)
     rows = np.flatnonzero(mask.any(axis=1))
     last = size - 1 - np.argmax(mask[::-1], axis=0)
-    neck = mask.any(axis=0) & (last >= rows[-1] - 0.1 * (rows[-1] - rows[0]))
-    columns = np.flatnonzero(neck)
+    columns = np.flatnonzero(mask.any(axis=0) & (last >= rows[-1] - 0.1 * (rows[-1] - rows[0])))
     ring = np.where(last[columns] >= size - 1, 1.25 * size, last[columns] + 1.0)
-    line = np.interp(np.arange(mask.shape[1]), columns, ring)
+    centre = columns.mean()
+    slope = np.sum((columns - centre) * ring) / max(np.sum((columns - centre) ** 2), 1.0)
+    line = ring.mean() + np.clip(slope, -0.3, 0.3) * (np.arange(mask.shape[1]) - centre)
+    line[columns] = np.maximum(line[columns], ring)
     sigma = 0.05 * np.sqrt(mask.sum())
-    return cv2.GaussianBlur(line[None], (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)[0].astype(np.float32)
+    return np.asarray(
+        cv2.GaussianBlur(line[None], (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)[0], np.float32)
 
 
 def neck_ramp(shape: HeadShape) -> Floats:
@@ -110,7 +118,7 @@ def refine_alpha(image: ByteImage, rough: Mask, shape: HeadShape, plate: Plate |
     prior = cv2.GaussianBlur(rough.astype(np.float32), (0, 0), max(1.0, 0.012 * unit))[unknown]
     alpha[unknown] = trust * value + (1 - trust) * prior
     smooth = guided_filter(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), alpha, max(2, round(0.012 * unit)), 4e-4)
-    alpha[unknown] = smooth[unknown]
+    alpha[unknown] = np.clip((smooth[unknown] - HAZE) / (1 - 2 * HAZE), 0, 1)
     return alpha
 
 
@@ -162,11 +170,9 @@ def guided_filter(guide: ByteImage, source: Floats, radius: int, eps: float) -> 
 
 
 def tidy(alpha: Floats, shape: HeadShape) -> Floats:
-    """Fill the holes of the head, drop what hangs together with it nowhere, and cut it softly at the neck."""
+    """The fitted head is opaque, what hangs together with it nowhere goes, and the neck is cut softly."""
     alpha = np.where(shrink(shape.mask, CORE * shape.unit), np.float32(1), alpha)
-    alpha = _without_islands(alpha, shape)
-    alpha = _without_holes(alpha, shape)
-    return alpha * neck_ramp(shape)
+    return _without_islands(alpha, shape) * neck_ramp(shape)
 
 
 def _without_islands(alpha: Floats, shape: HeadShape) -> Floats:
@@ -179,13 +185,21 @@ def _without_islands(alpha: Floats, shape: HeadShape) -> Floats:
     return np.where(cv2.dilate(keep[pieces].astype(np.uint8), disc(0.02 * shape.unit)) > 0, alpha, np.float32(0))
 
 
-def _without_holes(alpha: Floats, shape: HeadShape) -> Floats:
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats((alpha < 0.5).astype(np.uint8), connectivity=4)
-    small = stats[:, cv2.CC_STAT_AREA] < HOLE * shape.unit**2
-    small[0] = False
-    if count < 2 or not small.any():
-        return alpha
-    hole = cv2.dilate(small[pieces].astype(np.uint8), disc(1)) > 0
-    # a speck of the outline's ragged edge touches the outside; only what opaque pixels enclose is a hole
-    enclosed = cv2.blur((alpha > 0.9).astype(np.float32), (2 * round(0.03 * shape.unit) + 1,) * 2) > 0.6
-    return np.where(hole & enclosed, np.float32(1), alpha)
+def fill_holes(rough: Mask, shape: HeadShape, like_background: Mask | None) -> Mask:
+    """A rough mask without the holes that are mistakes: small ones, and those that do not look like the background.
+
+    like_background [S,S]: where the picture agrees with the known still background; None where there is no such.
+    """
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats((~rough).astype(np.uint8), connectivity=4)
+    size = len(rough)
+    left, top = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_TOP]
+    right, bottom = left + stats[:, cv2.CC_STAT_WIDTH], top + stats[:, cv2.CC_STAT_HEIGHT]
+    area = stats[:, cv2.CC_STAT_AREA] / shape.unit**2
+    enclosed = (left > 0) & (top > 0) & (right < size) & (bottom < size)
+    mistaken = area < LARGE_HOLE
+    if like_background is not None:
+        share = np.bincount(pieces.ravel(), like_background.ravel(), count) / stats[:, cv2.CC_STAT_AREA]
+        mistaken &= (share < 0.5) | (area < HOLE)
+    fill = enclosed & mistaken
+    fill[0] = False
+    return rough | fill[pieces]

@@ -13,8 +13,8 @@ from tracking.matte_fallback import Cutter, survey, working
 from tracking.matte_refine import ByteImage, HeadShape, Plate, refine_alpha, tidy
 from tracking.records import Floats
 
-SAME = 6.0      # 8-bit levels: a pixel that changed less shows what it showed in the picture before
-MEMORY = 0.6    # share of the alpha before in such a pixel
+SAME = 8.0      # 8-bit levels: a pixel that changed less shows what it showed in the picture before
+MEMORY = 0.8    # share of the alpha before in such a pixel
 
 
 @dataclass(frozen=True)
