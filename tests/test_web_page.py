@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -64,12 +65,17 @@ def visit(browser: Tab, page: str) -> Callable[[str], Tab]:
     """Load the page with something after "#" and wait until it has drawn."""
 
     def load(after: str) -> Tab:
-        browser.call("Page.navigate", url="about:blank")  # another fragment alone does not load a page anew
-        browser.call("Page.navigate", url=f"{page}#{after}")
-        browser.wait_for(SEEN)
+        go_to(browser, f"{page}#{after}")
         return browser
 
     return load
+
+
+def go_to(tab: Tab, url: str) -> None:
+    """Load a page and wait until it has drawn, or said why not."""
+    tab.call("Page.navigate", url="about:blank")  # another fragment alone does not load a page anew
+    tab.call("Page.navigate", url=url)
+    tab.wait_for(SEEN)
 
 
 def report(tab: Tab) -> dict[str, Any]:
@@ -161,8 +167,7 @@ def test_a_head_with_pose_correctives_moves_as_ours(browser: Tab, player: Player
     head = replace(player.head, pose_dirs=0.01 * torch.randn(player.head.pose_dirs.shape, generator=g))
     other = Player(head, player.avatar, player.clip, 3, player.num_expressions, player.device, "corrected")
     folder = export_web(other, ExportSettings(tmp_path, "web", tmp_path / "page"))
-    browser.call("Page.navigate", url=(folder / "index.html").as_uri() + "#frame=4&size=96")
-    browser.wait_for(SEEN)
+    go_to(browser, (folder / "index.html").as_uri() + "#frame=4&size=96")
     rig = other.rig.with_codes(other.codes_of(4))
     drive = rig.drive(torch.tensor([0]), torch.zeros(1, 3))
     bones = np.array(browser.evaluate("Array.from(PLAYER.head.posed.bones)"))[:84]
@@ -179,8 +184,7 @@ def test_a_model_of_the_reference_looks_as_in_our_renderer(
     data = write_data_set(folder / "data", few)
     other = open_player(write_reference_folder(folder / "model", few, data, correctives=3.0), CPU)
     page = export_web(other, ExportSettings(folder, "web", folder / "page")) / "index.html"
-    browser.call("Page.navigate", url=f"{page.as_uri()}#frame=3&size=96")
-    browser.wait_for(SEEN)
+    go_to(browser, f"{page.as_uri()}#frame=3&size=96")
     assert psnr(canvas_pixels(browser), our_picture(other, other.codes_of(3), other.cameras_of(3))) > LEAST_PSNR
     assert browser.evaluate("PLAYER.controls.every(({ min, max }) => Number.isFinite(min + max))")
 
@@ -278,6 +282,13 @@ def test_a_wrong_address_is_told(visit: Callable[[str], Tab], after: str, messag
     tab = visit(after)
     assert tab.evaluate("document.getElementById('problem').textContent") == message
     assert tab.evaluate("document.getElementById('problem').hidden") is False
+
+
+def test_a_page_without_its_data_says_so(browser: Tab, page: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(Path(page.removeprefix("file://")).parent, tmp_path / "page")
+    (folder / "avatar.js").unlink()
+    go_to(browser, (folder / "index.html").as_uri())
+    assert "avatar.js, which belongs beside this page, is missing" in browser.evaluate("document.body.innerText")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ const byId = (id) => document.getElementById(id);
 function showProblem(message) {
   byId("problem").textContent = message;
   byId("problem").hidden = false;
+  document.body.classList.add("failed");
   report({ error: message });
 }
 
@@ -64,7 +65,6 @@ function wirePlayback(player) {
 function refresh(player, panel) {
   panel.refresh();
   byId("play").textContent = player.playing ? "Pause" : "Play";
-  byId("play").setAttribute("aria-pressed", player.playing);
   byId("scrub").value = player.frame;
   byId("stage").style.background = player.backgroundName;
   byId("background").value = player.backgroundName;
@@ -72,7 +72,8 @@ function refresh(player, panel) {
 }
 
 function showRate(player) {
-  const rate = player.playing ? `${player.rate.toFixed(player.rate < 10 ? 1 : 0)} fps` : "still";
+  const speed = player.rate ? `${player.rate.toFixed(player.rate < 10 ? 1 : 0)} fps` : "playing";
+  const rate = player.playing ? speed : "still";
   const count = player.meta.gaussians.toLocaleString("en"), { width, height } = player.canvas;
   byId("rate").textContent = `${rate} · ${count} Gaussians · ${width} × ${height}`;
   report(reportOf(player));
@@ -117,6 +118,7 @@ function showPage(player, address) {
 function start() {
   byId("loading").hidden = true;
   try {
+    if (typeof AVATAR === "undefined") throw new Error("avatar.js, which belongs beside this page, is missing.");
     const address = parseAddress(location.hash);
     if (!address.ui || address.size) document.body.classList.add("bare");
     const player = new AvatarPlayer(byId("canvas"), AVATAR);
