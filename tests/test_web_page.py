@@ -162,6 +162,19 @@ def test_another_view_looks_as_in_our_renderer(visit: Callable[[str], Tab], play
     assert psnr(canvas_pixels(tab), our_picture(player, player.neutral_codes(), cameras)) > LEAST_PSNR
 
 
+@pytest.mark.parametrize("degree", [0, 1, 2])
+def test_harmonics_above_the_degree_in_use_do_not_count(
+    browser: Tab, player: Player, tmp_path: Path, degree: int,
+) -> None:
+    few = lively_player()
+    other = Player(few.head, few.avatar, few.clip, degree, EXPRESSIONS, CPU, "plain")
+    go_to(browser, (export_web(other, ExportSettings(tmp_path, "web", tmp_path / "page")) / "index.html").as_uri()
+          + "#frame=1&size=96")
+    wanted = our_picture(other, other.codes_of(1), other.cameras_of(1))
+    assert psnr(canvas_pixels(browser), wanted) > LEAST_PSNR
+    assert psnr(our_picture(few, few.codes_of(1), few.cameras_of(1)), wanted) < 30
+
+
 def test_a_head_with_pose_correctives_moves_as_ours(browser: Tab, player: Player, tmp_path: Path) -> None:
     g = torch.Generator().manual_seed(3)
     head = replace(player.head, pose_dirs=0.01 * torch.randn(player.head.pose_dirs.shape, generator=g))
