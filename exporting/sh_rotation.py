@@ -8,8 +8,8 @@ import torch
 from blendshape_ops import sh_basis
 from torch import Tensor
 
-CHUNK = 16_384  # Gaussians at a time: 16 directions x 15 functions in double take 1.9 kB each
-DIRECTIONS = 16  # at least 7, the functions of degree 3; more keep the least squares well conditioned
+CHUNK = 4096  # Gaussians at a time: 12 directions x 16 functions in double take 1.5 kB each, 6 MB in all
+DIRECTIONS = 12  # at least 7, the functions of degree 3; 12 of the spiral leave each degree a condition below 3.3
 
 
 def _spread_directions(count: int) -> Tensor:
@@ -22,7 +22,9 @@ def _spread_directions(count: int) -> Tensor:
 
 
 def rotate_sh(sh: Tensor, rotation: Tensor) -> Tensor:
-    """Coefficients [N,C,3] (C = 1, 4, 9 or 16) of the functions that `rotation` [N,3,3] turns those of `sh` into.
+    """Coefficients [N,C,3] (C = 1, 4, 9 or 16) of the functions that `rotation` turns those of `sh` into.
+
+    rotation: [N,3,3], or [1,3,3] for all.
 
     colour_new(d) = colour_old(R^T d) for every direction d. Each degree's functions span a space that rotations map
     to itself, so its matrix (Wigner's, in this basis) is found exactly from the values at a few directions:
@@ -32,13 +34,14 @@ def rotate_sh(sh: Tensor, rotation: Tensor) -> Tensor:
     if not 0 <= degree <= 3 or (degree + 1) ** 2 != sh.shape[1]:
         raise ValueError(f"sh: wanted 1, 4, 9 or 16 coefficients, got {sh.shape[1]}")
     directions = _spread_directions(DIRECTIONS).to(sh.device)
-    basis = sh_basis(directions, degree)
+    bands = [slice(band * band, (band + 1) ** 2) for band in range(1, degree + 1)]
+    inverses = [torch.linalg.pinv(sh_basis(directions, degree)[:, columns]) for columns in bands]
     out = sh.clone()
     for start in range(0, len(sh), CHUNK):
         part = slice(start, start + CHUNK)
-        turned = sh_basis(directions @ rotation[part].double(), degree)  # [n,DIRECTIONS,C]
-        for band in range(1, degree + 1):
-            columns = slice(band * band, (band + 1) ** 2)
-            matrix = torch.linalg.pinv(basis[:, columns]) @ turned[..., columns]
+        own = rotation if len(rotation) == 1 else rotation[part]
+        turned = sh_basis(directions @ own.double(), degree)  # [n,DIRECTIONS,C]
+        for columns, inverse in zip(bands, inverses, strict=True):
+            matrix = inverse @ turned[..., columns]
             out[part, columns] = (matrix @ sh[part, columns].double()).to(sh.dtype)
     return out

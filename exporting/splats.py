@@ -50,7 +50,7 @@ class SplatCloud:
         """The cloud turned about the origin by a rotation matrix [3,3]."""
         turn = torch.from_numpy(rotation)
         quats = quat_multiply(quat_from_matrix(turn).expand(len(self), 4), torch.from_numpy(self.quats).double())
-        sh = rotate_sh(torch.from_numpy(self.sh), turn.expand(len(self), 3, 3))
+        sh = rotate_sh(torch.from_numpy(self.sh), turn[None])
         means = np.asarray(self.means @ rotation.T, dtype=np.float32)
         return SplatCloud(means, quats.float().numpy(), self.scales, self.opacities, sh.numpy())
 

@@ -58,7 +58,7 @@ def test_rotated_harmonics_give_the_same_colours(degree: int) -> None:
     directions = normalize(torch.randn(40, 3, generator=g, dtype=torch.float64), dim=1)
     before = torch.einsum("ndj,njc->ndc", sh_basis(directions @ turn, degree), sh)  # rows R^T d
     after = torch.einsum("dj,njc->ndc", sh_basis(directions, degree), rotate_sh(sh, turn))
-    torch.testing.assert_close(after, before, atol=1e-12, rtol=0)  # a pseudo-inverse of condition below 2, in double
+    torch.testing.assert_close(after, before, atol=1e-12, rtol=0)  # a pseudo-inverse of condition below 4, in double
     if degree:
         assert not torch.allclose(rotate_sh(sh, turn), sh, atol=0.1)
 
