@@ -12,9 +12,11 @@ from pathlib import Path
 
 import torch
 
-from arguments import TrainSettings, load_config, parse_flags
+from arguments import DataSettings, TrainSettings, load_config, parse_flags
+from arguments.cli import CONFIG_NAME
 from arguments.view_settings import ViewSettings
 from player import open_player
+from player.reference_model import load_reference_model, reference_iterations
 from scene.checkpoint import CheckpointError
 from scene.clip import Clip
 from training.world import resolve_device
@@ -35,12 +37,13 @@ LONGEST_SIDE = {"cpu": 1024, "cuda": 2560}
 def open_newest(settings: ViewSettings, device: torch.device) -> tuple[Painter, int | None]:
     """The checkpoint to show and its iteration. With --watch a run without a checkpoint is waited for."""
     folder = settings.model_path
-    if settings.watch and (folder / "config.json").is_file() and newest_iteration(folder) is None:
+    if settings.watch and (folder / CONFIG_NAME).is_file() and newest_iteration(folder) is None:
         log.info("%s: waiting for the first checkpoint (train.py --checkpoint_interval)", folder)
         while newest_iteration(folder) is None:
             time.sleep(WATCH_INTERVAL)
     iteration = settings.iteration if settings.iteration >= 0 else newest_iteration(folder)
-    return Painter(open_player(folder, device, -1 if iteration is None else iteration)), iteration
+    player = open_player(folder, device, -1 if iteration is None else iteration, settings.source_path)
+    return Painter(player), iteration
 
 
 def subtitle(iteration: int | None, watch: bool) -> str:
@@ -49,13 +52,24 @@ def subtitle(iteration: int | None, watch: bool) -> str:
     return f"{shown} (following the run)" if watch else shown
 
 
+def data_of(settings: ViewSettings, clip: Clip) -> DataSettings:
+    """How the data set of the avatar is read. ValueError when neither the folder nor --source_path tells."""
+    folder = settings.model_path
+    if reference_iterations(folder):
+        return load_reference_model(folder, settings.iteration, settings.source_path).data
+    try:
+        data = load_config(TrainSettings, folder).data
+    except ValueError:  # missing, or of another version; the clip says enough
+        if settings.source_path is None:
+            raise
+        return DataSettings(settings.source_path, resolution=clip.width, test_frames=0)
+    return data if settings.source_path is None else replace(data, source_path=settings.source_path)
+
+
 def find_truth(settings: ViewSettings, clip: Clip) -> tuple[GroundTruth | None, str]:
     """The data set's pictures, or None, with a sentence for the page either way."""
     try:
-        data = load_config(TrainSettings, settings.model_path).data
-        if settings.source_path is not None:
-            data = replace(data, source_path=settings.source_path)
-        return GroundTruth(data, clip), "Error scale: black 0, yellow 0.25 and more; from the clip's camera."
+        return GroundTruth(data_of(settings, clip), clip), "Error: black 0 to yellow 0.25 and more; the clip's camera."
     except (ValueError, OSError) as error:
         return None, f"No ground truth: {error}. Flag: `--source_path`."
 

@@ -20,7 +20,8 @@ class ViewSettings:
     watch: bool = False
     """Follow a run that is still training: show every new checkpoint as it comes."""
     source_path: Annotated[Path | None, tyro.conf.arg(aliases=["-s"])] = None
-    """Data set for the comparison with the ground truth, if it is no longer where the run read it."""
+    """Data set for the comparison with the ground truth, if it is no longer where the run read it. A model of the
+    reference plays the codes and cameras of this one."""
     host: str = "127.0.0.1"
     """Address to listen on: this machine alone, unless you say 0.0.0.0 (then anyone who reaches it can look)."""
     port: int = 8080

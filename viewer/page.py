@@ -236,10 +236,10 @@ class Page:
                  f"{sum(counts.values()):,} Gaussians ({', '.join(f'{n:,} {name}' for name, n in counts.items())})"]
         last = [entry for entry in self._recent if time.perf_counter() - entry[0] < 2]
         if last:
-            rate = (len(last) - 1) / (last[-1][0] - last[0][0]) if len(last) > 1 else 0.0
             width, height = last[-1][2]
             milliseconds = 1000 * float(np.median([entry[1] for entry in last]))
-            lines.append(f"{rate:.0f} frames/s, {milliseconds:.0f} ms each, {width} x {height}")
+            rate = f"{(len(last) - 1) / (last[-1][0] - last[0][0]):.0f} frames/s, " if len(last) > 3 else ""
+            lines.append(f"{rate}{milliseconds:.0f} ms a picture, {width} x {height}")
         elif self._recent:
             lines.append("at rest, {} x {}".format(*self._recent[-1][2]))
         return "  \n".join(lines)

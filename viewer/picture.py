@@ -110,7 +110,10 @@ class Painter:
     def _paint_fast(self, state: ViewState, cameras: Cameras) -> Image:
         """The picture in colour by a captured graph, which is worth it on a GPU alone."""
         size = cameras.width, cameras.height
-        renderer = self._fast.pop(size, None) or FastRenderer(self.player, *size, as_bytes=True)
+        renderer = self._fast.pop(size, None)
+        if renderer is None:
+            other = next(iter(self._fast.values()), None)
+            renderer = other.resized(*size) if other else FastRenderer(self.player, *size, as_bytes=True)
         self._fast[size] = renderer
         if len(self._fast) > SIZES_KEPT:
             self._fast.popitem(last=False)
