@@ -267,3 +267,24 @@ def test_screenshot_is_the_picture_and_a_film_has_all_frames(tmp_path: Path) -> 
 def test_captures_have_a_limit() -> None:
     with pytest.raises(ValueError, match="capture: wanted 1 to 4096 pixels"):
         screenshot(Painter(PLAYER), REST, replace(front(), width=5000))
+
+
+def test_the_captured_renderer_draws_the_same_picture() -> None:
+    painter = dense_painter()
+    for side in (SIDE, SIDE // 2):
+        fast = painter._paint_fast(ViewState(frame=1, background=(0.2, 0.4, 0.6)), front(side)).astype(float)
+        eager = painter.paint(ViewState(frame=1, background=(0.2, 0.4, 0.6)), front(side)).astype(float)
+        assert 10 * np.log10(255**2 / np.mean((fast - eager) ** 2)) > 50  # half-precision differences
+
+
+@pytest.mark.gpu
+def test_every_layer_is_the_same_on_a_gpu() -> None:
+    on_cpu = dense_painter()
+    player = Player(on_cpu.player.head, on_cpu.player.avatar, on_cpu.player.clip, 3, EXPRESSIONS, torch.device("cuda"),
+                    "gpu")
+    on_gpu = Painter(player)
+    base = ViewState(frame=1)
+    for state in (base, replace(base, layer="opacity"), replace(base, layer="depth"), replace(base, layer="mask"),
+                  replace(base, mesh=True), replace(base, centres=True), replace(base, parts="teeth only")):
+        one, other = (painter.paint(state, front()).astype(float) for painter in (on_cpu, on_gpu))
+        assert 10 * np.log10(255**2 / max(1e-9, np.mean((one - other) ** 2))) > 40, state
