@@ -62,11 +62,12 @@ def observe(head: Head, truth: Truth, size: int, noise: float, score_noise: floa
 def picture(head: Head, truth: Truth, index: int, size: int, seed: int = 2) -> np.ndarray:
     """Frame `index` of the truth as uint8 [size,size,3]: skin with spots a few millimetres wide, smooth shade."""
     rng = np.random.default_rng(seed)
-    v, faces = truth.vertices[index], head.faces.numpy()
+    faces = head.faces.numpy()
     rest = head.v_template.numpy()
     waves = rng.normal(scale=600, size=(3, 12))  # radians per metre: spots of about 5 mm
     colour = 128 + 25 * np.sin(rest @ waves + rng.uniform(0, 6, 12)).sum(1) / 2
-    pixels, depth = project(v, truth.fit.R[index], truth.fit.t[index], truth.fit.K)
+    fit = truth.fit
+    pixels, depth = project(truth.vertices[index], fit.R[index], fit.t[index], fit.K)
     buffers = rasterize_mesh(pixels, depth, faces, size, size)
     grey = (colour[faces[buffers.triangle]] * buffers.barycentric).sum(-1)
     grey = np.where(buffers.triangle < 0, 90, grey) + 10 * np.linspace(-1, 1, size)

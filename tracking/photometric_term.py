@@ -25,6 +25,7 @@ Images = Callable[[int], NDArray[np.uint8]]
 BAND = 4.0         # the wide blur that is subtracted, in units of the narrow one
 CUTOFF = 2.0       # residuals beyond twice the usual one belong to something else than the skin
 MIN_FACING = 0.35  # cosine; skin seen flatter than 70 degrees is foreshortened too far to compare
+QUANTUM = 0.3       # grey levels: what rounding to bytes leaves; flat pictures have no residual to take a scale from
 BRIGHTNESS = (0.299, 0.587, 0.114)
 
 
@@ -43,6 +44,11 @@ class PhotometricTerm:
     weight: Tensor
     cutoff: float = CUTOFF
 
+    @classmethod
+    def empty(cls, points: SurfacePoints) -> PhotometricTerm:
+        none = points.rest.new_zeros(0)
+        return cls(points, torch.zeros_like(points.rest), none, none, none, none)
+
     def residual(self, frames: slice, pixels: Tensor, want_slope: bool) -> tuple[Tensor, Tensor | None, Tensor]:
         pictures = self.pictures[frames].float()
         value = ((sample(pictures, pixels) - self.reference) / self.scale)[..., None]
@@ -57,29 +63,34 @@ class PhotometricTerm:
 
         facing [T,L]: cosine between skin and view, or not positive where hidden.
         """
-        center = self.pictures.shape[-1] / 2
-        values = torch.cat([
-            sample(self.pictures[part].float(), project(state, self._place(state, part), center, part)[0])
-            for part in parts(len(state.t))
-        ])
+        values = self.values(state)
         self.weight = torch.where(facing > MIN_FACING, weight * facing, 0)
         hidden = self.weight <= 0
         self.reference = values.masked_fill(hidden, torch.nan).nanmedian(0).values.nan_to_num(0)
         error = (values - self.reference).abs().masked_fill(hidden, torch.nan)
         usual = 1.48 * error.nanmedian(0).values  # of a normal distribution, the standard deviation
-        self.scale = usual.nan_to_num(1).clamp_min(float(usual.nanmedian()) / 2)
+        self.scale = usual.nan_to_num(1).clamp_min(max(float(usual.nanmedian()) / 2, QUANTUM))
 
-    def _place(self, state: State, frames: slice) -> Tensor:
-        codes = state.split(frames)
-        return self.points.place(state.shape, codes, turns_of(codes))
+    def values(self, state: State) -> Tensor:
+        """What the pictures show at the points, [T,L]."""
+        rows = []
+        for part in parts(len(state.t)):
+            codes = state.split(part)
+            points = self.points.place(state.shape, codes, turns_of(codes))
+            pixels, _ = project(state, points, self.pictures.shape[-1] / 2, part)
+            rows.append(sample(self.pictures[part].float(), pixels))
+        return torch.cat(rows)
 
 
-def face_points(head: Head, n_shape: int, device: torch.device | str) -> tuple[SurfacePoints, Tensor]:
-    """Middles of the triangles of the face's skin, and the triangles' vertex numbers [L,3]."""
+def face_points(
+    head: Head, n_shape: int, limit: int, device: torch.device | str
+) -> tuple[SurfacePoints, Tensor]:
+    """Middles of triangles of the face's skin, about `limit` or all, and the triangles' vertex numbers [L,3]."""
     inside = torch.zeros(head.n_vertices, dtype=torch.bool)
     inside[head.regions["face"]] = True
     surface = head.faces[head.regions["surface_faces"]]
     chosen = head.regions["surface_faces"][inside[surface].all(1)]
+    chosen = chosen[:: max(1, round(len(chosen) / limit))]
     third = np.full((len(chosen), 3), 1 / 3)
     return SurfacePoints(head, chosen.numpy(), third, n_shape, device), head.faces[chosen].to(device)
 

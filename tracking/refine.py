@@ -25,15 +25,17 @@ RASTER = 256         # side of the depth pictures that decide it
 class RefineSettings:
     """blurs: of the pictures, coarse to fine, in 1/512 of the crop's side: the mesh must be within about twice the
     blur of its place, and the finer the blur the more exact the outcome. bakes: how often at each blur the mean
-    appearance is taken anew. iterations: after each. weight: of a point of the skin; landmark_weight: what the
-    landmarks keep, which say where features are but jitter. fit: priors, as in the fit.
+    appearance is taken anew. iterations: after each. points: of the skin, at most about; weight: of each;
+    landmark_weight: what the landmarks keep, which say where features are but jitter. free_identity: solve for identity
+    and focal length too. fit: priors, as in the fit.
     """
 
     blurs: tuple[float, ...] = (3.0, 1.5, 0.8)
     bakes: int = 2
     iterations: int = 4
-    weight: float = 0.1
+    weight: float = 0.2
     landmark_weight: float = 0.05
+    points: int = 1700
     free_identity: bool = False
     fit: FitSettings = FitSettings()  # noqa: RUF009 (frozen)
 
@@ -58,10 +60,9 @@ def refine_clip(
     state = state_of(head, fit, device)
     clip.learn_offset(state)
     clip.landmarks.weight *= settings.landmark_weight / settings.fit.landmark_weight
-    points, corners = face_points(head, len(state.shape), device)
+    points, corners = face_points(head, len(state.shape), settings.points, device)
     facing = _facing(head, state, corners, observations.size)
-    empty = torch.zeros(len(points), device=facing.device)
-    term = PhotometricTerm(points, points.rest.new_zeros(len(points), 3), empty, empty, empty, facing)
+    term = PhotometricTerm.empty(points)
     held = torch.full_like(clip.problem.held_shared, not settings.free_identity)
     problem = replace(clip.problem, terms=[clip.landmarks, term], held_shared=held)
     done, total = 0, len(settings.blurs) * settings.bakes

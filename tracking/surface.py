@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from flame import JOINT_NAMES, Head
-from flame.rotations import matrix_from_axis_angle
+from flame.rotations import matrix_from_axis_angle, skew
 
 MOVING = tuple(JOINT_NAMES.index(name) for name in ("jaw", "left_eye", "right_eye"))
 JAW_ANGLES, EYE_ANGLES, LIDS = 3, 4, 2
@@ -162,10 +162,24 @@ class SurfacePoints:
 def turns_of(codes: Codes) -> Turns:
     """Rotations of jaw and eyes and their exact derivatives."""
     jaw = matrix_from_axis_angle(codes.jaw)
-    by_jaw = torch.vmap(torch.func.jacfwd(matrix_from_axis_angle))(codes.jaw).permute(0, 3, 1, 2)
+    by_jaw = skew(_left_jacobian(codes.jaw).mT) @ jaw[:, None]
     left, by_left = gaze_rotation(codes.eyes[:, :2])
     right, by_right = gaze_rotation(codes.eyes[:, 2:])
     return Turns(torch.stack([jaw, left, right], dim=1), (by_jaw, by_left, by_right))
+
+
+def _left_jacobian(vector: Tensor) -> Tensor:
+    """[T,3] -> [T,3,3]: column k is the turn, in the outer axes, that a change of component k adds (Sola et al. 2018,
+    "A micro Lie theory", eq. 145).
+    """
+    squared = (vector * vector).sum(-1)[:, None, None]
+    # below 0.1 rad the quotients cancel in float32; the next terms of the series are below 1e-7
+    small = squared < 1e-2
+    angle = torch.where(small, torch.ones_like(squared), squared).sqrt()
+    first = torch.where(small, 0.5 - squared / 24, (1 - angle.cos()) / angle**2)
+    second = torch.where(small, 1 / 6 - squared / 120, (angle - angle.sin()) / angle**3)
+    cross = skew(vector)
+    return torch.eye(3, device=vector.device) + first * cross + second * (cross @ cross)
 
 
 def gaze_rotation(angles: Tensor) -> tuple[Tensor, Tensor]:
