@@ -135,10 +135,12 @@ def _from_plain(hint: Any, value: Any, where: str) -> Any:
 def _dataclass_from(kind: type[T], plain: dict[str, Any], where: str) -> T:
     hints = typing.get_type_hints(kind)
     names = {f.name for f in dataclasses.fields(typing.cast(Any, kind))}
-    unexpected, missing = sorted(set(plain) - names), sorted(names - set(plain))
+    needed = {f.name for f in dataclasses.fields(typing.cast(Any, kind))
+              if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING}
+    unexpected, missing = sorted(set(plain) - names), sorted(needed - set(plain))
     if unexpected or missing:
         raise ValueError(f"{where}: settings differ from this version's: missing {missing}, unexpected {unexpected}")
-    return kind(**{name: _from_plain(hints[name], plain[name], where) for name in names})
+    return kind(**{name: _from_plain(hints[name], plain[name], where) for name in names & set(plain)})
 
 
 def save_config(settings: Any, folder: Path) -> None:
@@ -147,7 +149,10 @@ def save_config(settings: Any, folder: Path) -> None:
 
 
 def load_config(kind: type[T], folder: Path) -> T:
-    """Read back what `save_config` wrote. ValueError names the file and what is missing or unexpected."""
+    """Read back what `save_config` wrote; settings that came later than the file take their defaults.
+
+    ValueError names the file and what is missing or unexpected.
+    """
     path = folder / CONFIG_NAME
     if not path.is_file():
         raise ValueError(f"{path}: not found; is {folder} the output folder of a training run?")

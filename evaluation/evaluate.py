@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,9 @@ from utils.atomic import write_json
 from utils.images import write_image
 from utils.metrics import DEFINITIONS, HEAD_ALPHA, on_black
 from utils.score_files import Row, read_json, summarize, write_csv
-from utils.video import AddFrame, write_video
+
+if TYPE_CHECKING:
+    from utils.video import AddFrame
 
 Render = Callable[[Sequence[int]], tuple[Tensor, Tensor]]
 
@@ -107,7 +109,7 @@ def evaluate(
     rows: dict[int, Row] = {}
     boxes: dict[int, Any] = {}
     with ExitStack() as stack:
-        film = stack.enter_context(write_video(folder / "video.mp4", settings.fps)) if settings.video else None
+        film = stack.enter_context(_video(folder / "video.mp4", settings.fps)) if settings.video else None
         for result in tqdm(evaluation.frames(indices), f"evaluating {split}", len(indices), unit="frame"):
             rows[result.index], boxes[result.index] = result.row, result.boxes
             _draw(folder, result, settings.background, film, save=settings.pictures == "all")
@@ -253,6 +255,12 @@ def _remove_stale(folder: Path, written: set[int], video: bool) -> None:
             path.unlink()
     if not video:
         (folder / "video.mp4").unlink(missing_ok=True)
+
+
+def _video(path: Path, fps: float) -> AbstractContextManager[AddFrame]:
+    from utils.video import write_video  # here, so that scores need no PyAV
+
+    return write_video(path, fps)
 
 
 def _write_metrics(path: Path, split: str, block: dict[str, Any]) -> dict[str, Any]:

@@ -64,14 +64,23 @@ def test_config_errors_name_the_file_and_the_settings(tmp_path: Path) -> None:
     save_config(parse(), tmp_path)
     path = tmp_path / "config.json"
     plain = json.loads(path.read_text())
-    plain["model"]["later_invention"] = 1
-    del plain["model"]["sh_degree"]
+    plain["data"]["later_invention"] = 1
+    del plain["data"]["source_path"]
     path.write_text(json.dumps(plain))
-    with pytest.raises(ValueError, match=r"missing \['sh_degree'\], unexpected \['later_invention'\]"):
+    with pytest.raises(ValueError, match=r"missing \['source_path'\], unexpected \['later_invention'\]"):
         load_config(TrainSettings, tmp_path)
     path.write_text("{")
     with pytest.raises(ValueError, match="not valid JSON"):
         load_config(TrainSettings, tmp_path)
+
+
+def test_settings_that_came_later_than_the_config_take_their_defaults(tmp_path: Path) -> None:
+    save_config(parse("--sh_degree", "1"), tmp_path)
+    path = tmp_path / "config.json"
+    plain = json.loads(path.read_text())
+    del plain["data"]["targets"], plain["model"]["mask_max"]
+    path.write_text(json.dumps(plain))
+    assert load_config(TrainSettings, tmp_path) == parse("--sh_degree", "1")
 
 
 def test_every_setting_is_documented_in_help(capsys: pytest.CaptureFixture[str]) -> None:
