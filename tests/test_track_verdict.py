@@ -23,7 +23,7 @@ FRAMES = 300
 def quality(frames: int = FRAMES) -> Quality:
     """Of a clip without fault."""
     full = np.ones(frames, np.float32)
-    return Quality(face_pixels=300 * full, sharpness=0.07 * full, yaw=10 * full, others=np.zeros(frames, np.int64),
+    return Quality(face_pixels=300 * full, sharpness=0.07 * full, yaw=np.linspace(-20, 20, frames, dtype=np.float32), others=np.zeros(frames, np.int64),
                    landmark_error=1.5 * full, matte_area=0.4 * full, matte_on_face=full)
 
 
@@ -70,6 +70,11 @@ def test_faults_of_the_whole_clip() -> None:
     assert lost.word == "usable" and "the face was not found in 25%" in lost.reasons[0]
     still = judge(quality(), scores(used=2), 512, FRAMES, 0, [])
     assert still.word == "poor" and "only 2 of 51 expressions occur" in still.reasons[0]
+
+
+def test_frontal_clip_is_told_but_good() -> None:
+    verdict = judge(replace(quality(), yaw=some(0.5, 4, -3)), scores(), 512, FRAMES, 0, [])
+    assert verdict.word == "good" and "the head turns by 7 degrees only" in verdict.reasons[0]
 
 
 def test_worst_comes_first_and_notes_last() -> None:

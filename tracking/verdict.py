@@ -29,6 +29,7 @@ EMPTY_MATTE = (0.01, 0.2)      # share of pictures whose matte misses much of th
 
 PROFILE = 45.0                 # degrees of yaw; the far half of the face is out of sight
 BLURRED = 0.038                # `sharpness` below it; sharp web video has 0.06, blurred by 1 pixel 0.045, by 2 0.027
+LITTLE_TURN = 15.0             # degrees of yaw from side to side; told, but no fault where that is what is wanted
 USED = 0.25                    # range of a blendshape score over the clip that counts as used
 ODD = 2.5                      # times the median error
 FACE_SIZE = 280                # pixels at which sharpness is measured at most
@@ -95,7 +96,9 @@ def judge(
     found = [grade for grade in _grades(quality, blendshapes, size, looked_at, without_face) if grade[0]]
     found.sort(key=lambda grade: -grade[0])
     word = WORDS[max((grade for grade, _ in found), default=0)]
-    return Verdict(word, (*(text for _, text in found), *notes))
+    turned = float(np.ptp(np.percentile(quality.yaw, (2, 98))))
+    frontal = [f"the head turns by {turned:.0f} degrees only; the avatar will be right from that side and no other"]
+    return Verdict(word, (*(text for _, text in found), *(frontal if turned < LITTLE_TURN else []), *notes))
 
 
 def _grades(
