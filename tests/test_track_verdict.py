@@ -23,8 +23,9 @@ FRAMES = 300
 def quality(frames: int = FRAMES) -> Quality:
     """Of a clip without fault."""
     full = np.ones(frames, np.float32)
-    return Quality(face_pixels=300 * full, sharpness=0.07 * full, yaw=np.linspace(-20, 20, frames, dtype=np.float32), others=np.zeros(frames, np.int64),
-                   landmark_error=1.5 * full, matte_area=0.4 * full, matte_on_face=full)
+    return Quality(face_pixels=300 * full, sharpness=0.07 * full, yaw=np.linspace(-20, 20, frames, dtype=np.float32),
+                   others=np.zeros(frames, np.int64), landmark_error=1.5 * full, matte_area=0.4 * full,
+                   matte_on_face=full)
 
 
 def scores(frames: int = FRAMES, used: int = 20) -> np.ndarray:
