@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tracking.matte_refine import ByteImage, HeadShape, Mask, Plate, fill_holes, grow, shrink
+from tracking.matte_refine import ByteImage, HeadShape, Mask, Plate, disc, fill_holes, grow, shrink
 from tracking.records import Floats
 
 WORK = 256             # pixels a side: where GrabCut works
@@ -21,6 +21,8 @@ NEAR = 0.10            # units about the head that are hair unless the colours d
 REACH_TOP, REACH_BOTTOM = 0.5, 1.1  # units about the head beyond which is no hair, at crown and neck
 STILL = 5.0            # 8-bit levels: a background that varies less over the clip stands still
 BINS = 16              # of a colour histogram, per channel
+THIN = 0.02            # units: thinner things beside the head are taken out of the rough mask
+NO_RECTANGLE = (0, 0, 1, 1)  # GrabCut asks for one even where a mask replaces it
 ROUNDS = 3             # of GrabCut while it learns
 
 Models = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -42,8 +44,11 @@ class Sample:
 def working(image: ByteImage, silhouette: Floats) -> Sample | None:
     """A picture and its silhouette at working size; None where the head is not in the picture."""
     side = min(WORK, len(image))
-    shape = HeadShape.of(cv2.resize(silhouette, (side, side), interpolation=cv2.INTER_AREA))
-    return shape and Sample(np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA), np.uint8), shape)
+    small = cv2.resize(silhouette, (side, side), interpolation=cv2.INTER_AREA)
+    shape = HeadShape.of(np.asarray(small, np.float32))
+    if shape is None:
+        return None
+    return Sample(np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA), np.uint8), shape)
 
 
 class Cutter:
@@ -62,8 +67,11 @@ class Cutter:
         rows, seeds = sample.rows, self._seeds(sample)
         back, front = (m.copy() for m in self.models)
         if _both(seeds):
-            cv2.grabCut(sample.image[:rows], seeds, None, back, front, 1, cv2.GC_EVAL_FREEZE_MODEL)
-        return fill_holes(_full(sample, _is_front(seeds)), sample.shape, self._wall(sample))
+            cv2.grabCut(sample.image[:rows], seeds, NO_RECTANGLE, back, front, 1, cv2.GC_EVAL_FREEZE_MODEL)
+        rough = _full(sample, _is_front(seeds)).astype(np.uint8)
+        # what is thinner than hair that hangs together is left to the refinement, which sees its true colours
+        thick = cv2.morphologyEx(rough, cv2.MORPH_OPEN, disc(THIN * sample.shape.unit)) > 0
+        return fill_holes(thick | sample.shape.mask, sample.shape, self._wall(sample))
 
     def _wall(self, sample: Sample) -> Mask | None:
         """Where the picture agrees with the known still background [s,s]."""
@@ -128,7 +136,7 @@ def _learn(samples: Sequence[Sample], seeds: Sequence[ByteImage]) -> tuple[Model
     back, front = np.zeros((1, 65)), np.zeros((1, 65))
     if _both(labels):
         cv2.setRNGSeed(0)  # the models start by k-means; runs must agree
-        cv2.grabCut(image, labels, None, back, front, ROUNDS, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(image, labels, NO_RECTANGLE, back, front, ROUNDS, cv2.GC_INIT_WITH_MASK)
     ends = np.cumsum([s.rows for s in samples])[:-1]
     return (back, front), [_is_front(part) for part in np.split(labels, ends)]
 
@@ -152,18 +160,25 @@ def estimate_plate(samples: Sequence[Sample], heads: Sequence[Mask]) -> Plate | 
 
 
 def clothing_colours(samples: Sequence[Sample], heads: Sequence[Mask]) -> Mask | None:
-    """Colours [BINS**3] that are frequent below the neck and rare in head and hair; None where no clothes are seen."""
+    """Colours [BINS**3] frequent below the neck and rare in head, hair and background; None where there are none."""
     above, below = np.zeros(BINS**3), np.zeros(BINS**3)
     for sample, head in zip(samples, heads, strict=True):
-        bins = _bins(sample.image)
-        above += np.bincount(bins[:len(head)][head | sample.shape.mask[:len(head)]], minlength=BINS**3)
+        shape, bins = sample.shape, _bins(sample.image)
         rows = np.arange(len(bins))[:, None]
-        torso = (rows > sample.shape.cut + 0.04 * sample.shape.unit) & (
-            grow(sample.shape.mask, 0.35 * sample.shape.unit))
+        torso = (rows > shape.cut + 0.04 * shape.unit) & grow(shape.mask, 0.35 * shape.unit)
+        # beside the head, above the cut, the first labels may hold clothes themselves: those pixels count nowhere
+        other = _full(sample, head) & (shape.mask | (rows < _middle(shape.mask)))
+        other |= ~grow(_full(sample, head) | shape.mask, 0.05 * shape.unit) & (rows < _middle(shape.mask))
+        above += np.bincount(bins[other], minlength=BINS**3)
         below += np.bincount(bins[torso], minlength=BINS**3)
     if below.sum() < 100 * len(samples):
         return None
-    return (below > 1e-3 * below.sum()) & (above < 0.05 * below)
+    return np.asarray((below > 1e-3 * below.sum()) & (above < 0.05 * below))
+
+
+def _middle(mask: Mask) -> float:
+    """The row halfway down a silhouette."""
+    return float(np.flatnonzero(mask.any(axis=1))[[0, -1]].mean())
 
 
 def _bins(image: ByteImage) -> NDArray[np.intp]:

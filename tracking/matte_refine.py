@@ -18,6 +18,7 @@ BAND_INSIDE, BAND_OUTSIDE = 0.035, 0.07  # how far hair stays uncertain on eithe
 CORE = 0.03            # the fitted head is trusted so far inside its silhouette
 NECK_SOFT = 0.05       # height of the ramp of the cut
 CONTRAST = 24.0        # 8-bit levels between hair and background, from which on their mixture tells alpha
+MISFIT = 20.0          # 8-bit levels off every mixture, at which a pixel's own alpha loses against the rough border
 STRAND_GAP = 0.02      # a piece of hair this near to the rest is no island
 HOLE, LARGE_HOLE = 0.0005, 0.05  # of the silhouette's area: holes that are mistakes at any rate, or if unlike the wall
 HAZE = 0.05            # alpha below it (above its complement) is noise of the colour sampling
@@ -95,18 +96,18 @@ class Plate:
     noise: float
 
 
-def refine_alpha(image: ByteImage, rough: Mask, shape: HeadShape, plate: Plate | None) -> Floats:
-    """Alpha float32 [S,S] from a rough mask [S,S] of head and hair.
+def refine_alpha(image: ByteImage, rough: Floats, shape: HeadShape, plate: Plate | None) -> Floats:
+    """Alpha float32 [S,S] from a rough matte [S,S] in 0 .. 1 of head and hair.
 
     Deep inside it is 1, far outside 0; in the band between, each pixel is taken as the mixture of a foreground and a
     background colour of its surroundings that explains it best: I = a F + (1 - a) B.
     """
-    unit = shape.unit
-    sure = shrink(rough, BAND_INSIDE * unit) | shrink(shape.mask, CORE * unit)
-    sure_not = ~grow(rough | shape.mask, BAND_OUTSIDE * unit)
-    if not (sure.any() and sure_not.any()):
-        return rough.astype(np.float32)
+    unit, inside = shape.unit, rough >= 0.5
+    sure = shrink(inside, BAND_INSIDE * unit) | shrink(shape.mask, CORE * unit)
+    sure_not = ~grow(inside | shape.mask, BAND_OUTSIDE * unit)
     unknown = ~(sure | sure_not)
+    if not (sure.any() and sure_not.any() and unknown.any()):
+        return rough.astype(np.float32)
     alpha = sure.astype(np.float32)
     colours = cv2.GaussianBlur(image, (0, 0), 0.8).astype(np.float32)
     front = _surroundings(colours, sure, unknown, unit)
@@ -115,11 +116,12 @@ def refine_alpha(image: ByteImage, rough: Mask, shape: HeadShape, plate: Plate |
         known = plate.known[unknown][:, None]
         back = [*back, np.where(known, plate.colour[unknown], back[0])]
     value, trust = _explain(image[unknown].astype(np.float32), front, back)
-    prior = cv2.GaussianBlur(rough.astype(np.float32), (0, 0), max(1.0, 0.012 * unit))[unknown]
+    prior = cv2.GaussianBlur(rough, (0, 0), max(1.0, 0.012 * unit))[unknown]
     alpha[unknown] = trust * value + (1 - trust) * prior
-    smooth = guided_filter(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), alpha, max(2, round(0.012 * unit)), 4e-4)
+    grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
+    smooth = guided_filter(grey, alpha, max(2, round(0.012 * unit)), 4e-4)
     alpha[unknown] = np.clip((smooth[unknown] - HAZE) / (1 - 2 * HAZE), 0, 1)
-    return alpha
+    return np.asarray(alpha, np.float32)
 
 
 def _surroundings(colours: Floats, where: Mask, unknown: Mask, unit: float) -> list[Floats]:
@@ -141,7 +143,7 @@ def _surroundings(colours: Floats, where: Mask, unknown: Mask, unit: float) -> l
 def _explain(pixel: Floats, front: list[Floats], back: list[Floats]) -> tuple[Floats, Floats]:
     """Alpha [n] of the best pair of colours, and how far to trust it [n] in 0 .. 1 (contrast and fit)."""
     best = np.full(len(pixel), np.inf, np.float32)
-    alpha, trust = np.zeros(len(pixel), np.float32), np.zeros(len(pixel), np.float32)
+    alpha, trust, misfit = (np.zeros(len(pixel), np.float32) for _ in range(3))
     for f in front:
         for b in back:
             axis = f - b
@@ -153,7 +155,8 @@ def _explain(pixel: Floats, front: list[Floats], back: list[Floats]) -> tuple[Fl
             better = cost < best
             best[better], alpha[better] = cost[better], a[better]
             trust[better] = np.minimum(1, length[better] / CONTRAST**2)
-    return alpha, trust
+            misfit[better] = (rest[better] ** 2).sum(axis=1)
+    return alpha, trust * np.exp(-misfit / MISFIT**2)
 
 
 def guided_filter(guide: ByteImage, source: Floats, radius: int, eps: float) -> Floats:
@@ -163,10 +166,10 @@ def guided_filter(guide: ByteImage, source: Floats, radius: int, eps: float) -> 
     def mean(x: Floats) -> Floats:
         return np.asarray(cv2.boxFilter(x, -1, window), np.float32)
 
-    g = guide.astype(np.float32) / 255
+    g = guide.astype(np.float32) / np.float32(255)
     g_mean, s_mean = mean(g), mean(source)
-    slope = (mean(g * source) - g_mean * s_mean) / (mean(g * g) - g_mean**2 + eps)
-    return np.clip(mean(slope) * g + mean(s_mean - slope * g_mean), 0, 1)
+    slope = (mean(g * source) - g_mean * s_mean) / (mean(g * g) - g_mean**2 + np.float32(eps))
+    return np.asarray(np.clip(mean(slope) * g + mean(s_mean - slope * g_mean), 0, 1), np.float32)
 
 
 def tidy(alpha: Floats, shape: HeadShape) -> Floats:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
 
 from tracking.matte_fallback import Cutter, survey, working
-from tracking.matte_refine import ByteImage, HeadShape, Plate, refine_alpha, tidy
+from tracking.matte_model import MatteNetwork, Parsing, default_model, method_note, open_matting
+from tracking.matte_refine import ByteImage, HeadShape, Plate, guided_filter, refine_alpha, tidy
 from tracking.records import Floats
+
+__all__ = ["MatteSettings", "matte_clip", "method_note"]
 
 SAME = 8.0      # 8-bit levels: a pixel that changed less shows what it showed in the picture before
 MEMORY = 0.8    # share of the alpha before in such a pixel
@@ -47,8 +52,14 @@ def matte_clip(
     if count < 1:
         raise ValueError(f"matte_clip: at least 1 picture expected, got {count}")
     settings = settings or MatteSettings()
+    model = default_model(settings.matting_model)
+    network = None if model is None else open_matting(model)
+    labels = settings.parsing_model
+    parsing = None if labels is None else Parsing(labels, settings.clothing_classes)
     source = _Checked(images, head_masks, count)
-    return _run(source, settings, progress)
+    if source.shape[2] == 4:
+        return _told((source.image(i)[..., 3] for i in range(count)), count, progress)
+    return _told(_estimated(source, network, parsing), count, progress)
 
 
 class _Checked:
@@ -63,7 +74,10 @@ class _Checked:
         self.size = len(first)
 
     def image(self, index: int) -> ByteImage:
-        picture = self.images(index)
+        try:
+            picture = self.images(index)
+        except IndexError as error:
+            raise ValueError(f"picture {index}: there is none, though {self.count} were announced") from error
         if picture.dtype != np.uint8 or picture.shape != self.shape:
             raise ValueError(f"picture {index}: uint8 {list(self.shape)} like the first expected, got "
                              f"{picture.dtype} {list(picture.shape)}")
@@ -73,37 +87,66 @@ class _Checked:
         return np.ascontiguousarray(self.image(index)[..., :3])
 
     def silhouette(self, index: int) -> Floats:
-        mask = self.head_masks(index)
+        try:
+            mask = self.head_masks(index)
+        except IndexError as error:
+            raise ValueError(f"head mask {index}: there is none, though {self.count} were announced") from error
         if mask.shape != (self.size, self.size):
             raise ValueError(f"head mask {index}: {[self.size, self.size]} like the pictures expected, got "
                              f"{list(mask.shape)}")
         return np.asarray(mask, np.float32)
 
 
-def _run(
-    source: _Checked, settings: MatteSettings, progress: Callable[[int, int], None] | None
+def _told(
+    mattes: Iterator[ByteImage], count: int, progress: Callable[[int, int], None] | None
 ) -> Iterator[ByteImage]:
-    if source.shape[2] == 4:
-        mattes: Iterator[Floats | ByteImage] = (source.image(i)[..., 3] for i in range(source.count))
-    else:
-        mattes = _estimated(source, settings)
     for index, matte in enumerate(mattes):
-        yield matte if matte.dtype == np.uint8 else np.round(matte * 255).astype(np.uint8)
+        yield matte
         if progress is not None:
-            progress(index + 1, source.count)
+            progress(index + 1, count)
 
 
-def _estimated(source: _Checked, settings: MatteSettings) -> Iterator[Floats]:
-    rough = _GrabCut(source)
+class _Method(Protocol):
+    def alpha(self, image: ByteImage, silhouette: Floats, shape: HeadShape) -> Floats:
+        """Alpha [S,S] of head, hair and neck, and perhaps of more of the person."""
+
+
+def _estimated(source: _Checked, network: MatteNetwork | None, parsing: Parsing | None) -> Iterator[ByteImage]:
+    method: _Method = _GrabCut(source) if network is None else _Network(network)
     steady = Steady()
-    for index in range(source.count):
-        image, silhouette = source.rgb(index), source.silhouette(index)
-        shape = HeadShape.of(silhouette)
-        if shape is None:
-            yield np.zeros(silhouette.shape, np.float32)
-            continue
-        alpha = rough.alpha(image, silhouette, shape)
-        yield tidy(steady.follow(image, alpha), shape)
+    with ExitStack() as stack:
+        for opened in (network, parsing):
+            if opened is not None:
+                stack.callback(opened.close)
+        for index in range(source.count):
+            image, silhouette = source.rgb(index), source.silhouette(index)
+            shape = HeadShape.of(silhouette)
+            if shape is None:
+                yield np.zeros(silhouette.shape, np.uint8)
+                continue
+            alpha = method.alpha(image, silhouette, shape)
+            if parsing is not None:
+                alpha = alpha * (1 - _sharpened(parsing.clothing(image), image, shape))
+            yield np.asarray(np.round(tidy(steady.follow(image, alpha), shape) * 255), np.uint8)
+
+
+def _sharpened(share: Floats, image: ByteImage, shape: HeadShape) -> Floats:
+    """The borders of a coarse map [S,S] laid along those of the picture."""
+    grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
+    return guided_filter(grey, share, max(2, round(0.02 * shape.unit)), 1e-3)
+
+
+class _Network:
+    """Mattes by a network; one that works smaller than the pictures gets its fine borders from the refinement."""
+
+    def __init__(self, network: MatteNetwork) -> None:
+        self.network = network
+
+    def alpha(self, image: ByteImage, silhouette: Floats, shape: HeadShape) -> Floats:
+        alpha = self.network.alpha(image)
+        if self.network.side is None or self.network.side >= len(image):
+            return alpha
+        return refine_alpha(image, alpha, shape, None)
 
 
 class _GrabCut:
@@ -121,7 +164,7 @@ class _GrabCut:
         if sample is None:
             return np.zeros(silhouette.shape, np.float32)
         rough = cv2.resize(self.cutter.cut(sample).astype(np.float32), silhouette.shape[::-1])
-        return refine_alpha(image, rough >= 0.5, shape, self.plate)
+        return refine_alpha(image, np.asarray(rough, np.float32), shape, self.plate)
 
 
 def _resized(plate: Plate | None, size: int) -> Plate | None:
