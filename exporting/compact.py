@@ -119,6 +119,7 @@ def _bone_tables(player: Player) -> Tables:
         "skull.rest": neutral[anchor], "skull.weights": head.weights[anchor],
         "skull.drive": torch.cat([head.expression_dirs[anchor], head.pose_dirs[anchor]], dim=2),
         "skull.eyelids": head.eyelids[:, anchor].permute(1, 2, 0), "teeth.weights": head.mouth.lower_weights,
+        "expression_jaw": head.expression_jaw,
     }
     return {name: tensor.float().contiguous().numpy() for name, tensor in named.items()}
 

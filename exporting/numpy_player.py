@@ -50,7 +50,7 @@ class Avatar:
             part = slice(start[i], start[i + 1])
             target[rows[part]] += drivers[i] * values[part].astype(np.float32) * unit
 
-    def bones(self, expression: Array, turns: Array, eyelids: Array, feature: Array) -> Array:
+    def bones(self, expression: Array, turns: Array, eyelids: Array) -> Array:
         """Transforms [J+2,3,4] of the joints, the skull and the lower teeth."""
         t, parents = self.tables, self.facts["parents"]
         joints = t["joints.rest"] + t["joints.expression"] @ expression
@@ -59,7 +59,7 @@ class Avatar:
             place.append(place[parent] + turn[parent] @ (joints[joint] - joints[parent]))
             turn.append(turn[parent] @ turns[joint - 1])
         bones = np.stack([np.column_stack([r, p - r @ j]) for r, p, j in zip(turn, place, joints, strict=True)])
-        rest, drivers = t["skull.rest"].astype(float), np.concatenate([expression, feature])
+        rest, drivers = t["skull.rest"].astype(float), np.concatenate([expression, (turns - np.eye(3)).ravel()])
         blend = np.einsum("vj,jab->vab", t["skull.weights"], bones)
         moved = np.einsum("vab,vb->va", blend[..., :3], rest + t["skull.drive"] @ drivers) + blend[..., 3]
         moved += t["skull.eyelids"] @ eyelids
@@ -68,33 +68,33 @@ class Avatar:
         skull = np.column_stack([skull, moved.mean(0) - skull @ rest.mean(0)])
         return np.concatenate([bones, skull[None], np.einsum("j,jab->ab", t["teeth.weights"], bones)[None]])
 
-    def pose(self, expression: Any = (), jaw: Any = REST, eyes: Any = REST * 2, eyelids: Any = (0, 0),
+    def pose(self, expression: Any = (), jaw: Any = None, eyes: Any = REST * 2, eyelids: Any = (0, 0),
              neck: Any = REST) -> dict[str, Array]:
-        """Gaussians of one frame. expression: the first numbers, or {name: number}; rotations as 6D vectors."""
+        """Gaussians of one frame. expression: the first numbers, or {name: number}; rotations are 6D vectors."""
         t, codes, eyelids = self.tables, np.zeros(len(self.facts["expression_names"])), np.asarray(eyelids, float)
         for key, value in expression.items() if isinstance(expression, dict) else enumerate(expression):
             codes[self.facts["expression_names"].index(key) if isinstance(key, str) else key] = value
+        if jaw is None:  # it turns with the expressions it belongs to; Rodrigues' formula
+            K, angle = np.cross(v := codes @ t["expression_jaw"], np.eye(3)).T, np.linalg.norm(v) / np.pi
+            jaw = (np.eye(3) + np.sinc(angle) * K + np.sinc(angle / 2) ** 2 / 2 * K @ K)[:2].ravel()
         turns = np.stack([rotation_of(six) for six in (neck, jaw, eyes[:6], eyes[6:])])
-        feature = (turns - np.eye(3)).ravel()
         (low, high), raw = t["code_range"], np.column_stack([t["means"], t["rest"]]).astype(float)
         self.add("difference", codes[:len(low)].clip(low, high), raw)
         self.add("motion", codes[:len(low)], raw[:, :7])
-        self.add("corrective", feature, raw[:, :3])
+        self.add("corrective", (turns - np.eye(3)).ravel(), raw[:, :3])
         weights = t["weights"] / t["weights"].sum(axis=1, keepdims=True, dtype=np.float32)
-        blend = np.einsum("nj,jab->nab", weights, self.bones(codes, turns, eyelids, feature))
+        blend = np.einsum("nj,jab->nab", weights, self.bones(codes, turns, eyelids))
         means = np.einsum("nab,nb->na", blend[..., :3], raw[:, :3]) + blend[..., 3]
         self.add("eyelid", eyelids, means)
-        frames = blend[..., :3]
-        for _ in range(3):  # nearest rotation
-            frames = (frames + np.linalg.inv(frames).transpose(0, 2, 1)) / 2
+        left, _, right = np.linalg.svd(blend[..., :3])
+        frames = left @ right  # nearest rotations
         p, q = quaternions_of(frames), raw[:, 3:7] / np.linalg.norm(raw[:, 3:7], axis=1, keepdims=True)
         v = p[:, :1] * q[:, 1:] + q[:, :1] * p[:, 1:] + np.cross(p[:, 1:], q[:, 1:])
         quats = np.column_stack([p[:, 0] * q[:, 0] - (p[:, 1:] * q[:, 1:]).sum(axis=1), v])
         return {"means": means, "quats": quats, "scales": np.exp(raw[:, 7:10]), "frames": frames,
                 "opacities": 1 / (1 + np.exp(-raw[:, 10])), "sh": raw[:, 11:].reshape(len(raw), -1, 3)}
 
-    def colors(self, pose: dict[str, Array], camera: Array) -> Array:
-        """RGB [N,3] seen from a camera at [3] in head space: the harmonics are looked up along frame^T direction."""
+    def colors(self, pose: dict[str, Array], camera: Array) -> Array:  # RGB [N,3] seen from [3] in head space
         view = pose["means"] - camera
         local = np.einsum("nba,nb->na", pose["frames"], view / np.linalg.norm(view, axis=1, keepdims=True))
         return np.maximum(0, 0.5 + np.einsum("nj,njc->nc", harmonics(local, pose["sh"].shape[1]), pose["sh"]))

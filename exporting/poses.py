@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from arguments.export_settings import ExportSettings
 from exporting.splat_files import write_gltf, write_ply, write_splat, write_spz
 from exporting.splats import SplatCloud, posed_splats
+from flame.rotations import matrix_from_6d, matrix_from_axis_angle, matrix_to_6d, matrix_to_axis_angle
 from player.player import Player
 from scene.rig import Codes
 
@@ -71,17 +71,25 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, float]:
     return pairs
 
 
-def with_expression(codes: Codes, values: dict[int, float]) -> Codes:
-    """Codes of one frame with some expression coefficients replaced (a copy)."""
-    expression = codes.expression.clone()
+def with_expression(codes: Codes, values: dict[int, float], expression_jaw: Tensor) -> Codes:
+    """Codes of one frame with some expression coefficients replaced (a copy).
+
+    expression_jaw [E,3]: the jaw's rotation vector that belongs to an expression at coefficient 1 (`Head`): the jaw
+    turns with the change, as it does in faces that are tracked with such a head. Zeros leave it.
+    """
+    expression, jaw = codes.expression.clone(), codes.jaw
     for index, value in values.items():
         expression[:, index] = value
-    return dataclasses.replace(codes, expression=expression)
+    turn = (expression - codes.expression) @ expression_jaw.to(expression)
+    if bool(turn.any()):
+        jaw = matrix_to_6d(matrix_from_axis_angle(matrix_to_axis_angle(matrix_from_6d(jaw)) + turn))
+    return dataclasses.replace(codes, expression=expression, jaw=jaw)
 
 
-def read_codes(path: Path, rest: Codes, names: tuple[str, ...]) -> Codes:
+def read_codes(path: Path, rest: Codes, names: tuple[str, ...], expression_jaw: Tensor) -> Codes:
     """The pose of a JSON file on top of `rest` (codes of one frame); its fields are optional.
 
+    Named expressions take the jaw with them (see `with_expression`) unless the file says the jaw; lists do not.
     ValueError naming the file for what is no such JSON, an unknown field or name, a wrong length or number.
     """
     try:
@@ -96,7 +104,8 @@ def read_codes(path: Path, rest: Codes, names: tuple[str, ...]) -> Codes:
         if field not in known:
             raise ValueError(f"--codes: {path}: unknown field {field!r}; wanted {', '.join(known)}")
         if field == "expression" and isinstance(values, dict):
-            changed[field] = with_expression(rest, _named(values, names, f"--codes: {path}")).expression
+            named = with_expression(rest, _named(values, names, f"--codes: {path}"), expression_jaw)
+            changed = {"jaw": named.jaw} | changed | {"expression": named.expression}
             continue
         width = {"expression": len(names), "jaw": 6, "eyes": 12, "eyelids": 2, "neck": 6}[field]
         changed[field] = _row(values, width, f"--codes: {path}: {field}", rest.expression)
@@ -120,19 +129,20 @@ def chosen_poses(player: Player, settings: ExportSettings) -> list[tuple[str, Co
         raise ValueError(f"--{given[0]} and --{given[1]} both say the pose; give one of them")
     count = len(player.clip)
     changes = _named(_pairs(settings.expression), player.expression_names, "--expression")
+    jaw = player.head.expression_jaw
     if settings.frames is not None:
         frames = frame_numbers(settings.frames, count)
-        return [(f"{i:05d}", with_expression(player.codes_of(torch.tensor([i])), changes)) for i in frames]
+        return [(f"{i:05d}", with_expression(player.codes_of(i), changes, jaw)) for i in frames]
     if settings.frame is not None:
         if not 0 <= settings.frame < count:
             raise ValueError(f"--frame: wanted 0 to {count - 1}, the frames of the clip, got {settings.frame}")
-        codes, stem = player.codes_of(torch.tensor([settings.frame])), f"frame_{settings.frame:05d}"
+        codes, stem = player.codes_of(settings.frame), f"frame_{settings.frame:05d}"
     elif settings.codes is not None:
-        codes = read_codes(settings.codes, player.neutral_codes(), player.expression_names)
+        codes = read_codes(settings.codes, player.neutral_codes(), player.expression_names, jaw)
         stem = settings.codes.stem
     else:
         codes, stem = player.neutral_codes(), "expression" if changes else "neutral"
-    return [(stem, with_expression(codes, changes))]
+    return [(stem, with_expression(codes, changes, jaw))]
 
 
 def refuse_pose(settings: ExportSettings) -> None:

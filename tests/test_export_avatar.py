@@ -20,6 +20,7 @@ from safetensors.numpy import load_file
 from arguments.export_settings import ExportSettings
 from exporting.compact import INVISIBLE, compact_tables, export_avatar, visible_rows
 from exporting.numpy_player import Avatar
+from flame.rotations import matrix_from_axis_angle, matrix_to_6d
 from gaussian_renderer import render
 from player import Player
 from scene.rig import Codes
@@ -120,6 +121,17 @@ def test_names_numbers_and_rest(player: Player, file: Path) -> None:
     kept = visible_rows(player).numpy()
     np.testing.assert_allclose(avatar.pose()["means"], rest.means[0].numpy()[kept], atol=1e-6)
     assert np.abs(by_name["means"] - avatar.pose()["means"]).max() > 1e-4
+
+
+def test_expressions_take_the_jaw_along_unless_it_is_given(player: Player, file: Path) -> None:
+    avatar, index = Avatar(str(file)), player.expression_names.index("jawOpen")
+    turn = 0.5 * player.head.expression_jaw[index]
+    six = matrix_to_6d(matrix_from_axis_angle(turn)).numpy()
+    assert turn.norm() > 0.05
+    np.testing.assert_allclose(avatar.pose({"jawOpen": 0.5})["means"], avatar.pose({"jawOpen": 0.5}, jaw=six)["means"],
+                               atol=1e-7)
+    shut = avatar.pose({"jawOpen": 0.5}, jaw=(1, 0, 0, 0, 1, 0))
+    assert np.abs(avatar.pose({"jawOpen": 0.5})["means"] - shut["means"]).max() > 1e-3
 
 
 def test_codes_beyond_training_move_the_mesh_but_not_the_differences(player: Player, file: Path) -> None:

@@ -25,7 +25,7 @@ from exporting.poses import HALF_TURN, chosen_poses, export_poses, frame_numbers
 from exporting.sh_rotation import rotate_sh
 from exporting.splat_files import write_ply, write_spz
 from exporting.splats import SplatCloud, posed_splats
-from flame.rotations import matrix_from_axis_angle, matrix_from_quat
+from flame.rotations import matrix_from_6d, matrix_from_axis_angle, matrix_from_quat, matrix_to_axis_angle
 from player import Player
 from tests.player_subject import FRAMES, lively_player
 
@@ -290,6 +290,27 @@ def test_expression_pairs_and_code_files_say_the_same(player: Player, tmp_path: 
     assert by_flag.jaw.tolist() == player.neutral_codes().jaw.tolist()
     file.write_text(json.dumps({"expression": [0, 0.75]}))
     assert chosen_poses(player, settings(tmp_path, codes=file))[0][1].expression[0, :3].tolist() == [0, 0.75, 0]
+
+
+def test_named_expressions_take_the_jaw_along(player: Player, tmp_path: Path) -> None:
+    """On the open head, jawOpen comes with a turn of the jaw: without it the lips part and the teeth stay shut."""
+    turn = player.head.expression_jaw[player.expression_names.index("jawOpen")]
+    assert turn.norm() > 0.1
+    file = tmp_path / "open.json"
+    poses = {"flag": chosen_poses(player, settings(tmp_path, expression=("jawOpen=0.5",)))}
+    for name, content in (("file", {"expression": {"jawOpen": 0.5}}),
+                          ("said", {"expression": {"jawOpen": 0.5}, "jaw": [1, 0, 0, 0, 1, 0]}),
+                          ("said first", {"jaw": [1, 0, 0, 0, 1, 0], "expression": {"jawOpen": 0.5}})):
+        file.write_text(json.dumps(content))
+        poses[name] = chosen_poses(player, settings(tmp_path, codes=file))
+    for name, ((_, codes),) in poses.items():
+        wanted = torch.zeros(3) if name.startswith("said") else 0.5 * turn
+        torch.testing.assert_close(matrix_to_axis_angle(matrix_from_6d(codes.jaw))[0], wanted, atol=1e-6, rtol=0)
+    (_, framed), = chosen_poses(player, settings(tmp_path, frame=1, expression=("jawOpen=0.9",)))
+    before = matrix_to_axis_angle(matrix_from_6d(player.codes_of(1).jaw))[0]
+    change = 0.9 - float(player.codes_of(1).expression[0, player.expression_names.index("jawOpen")])
+    after = matrix_to_axis_angle(matrix_from_6d(framed.jaw))[0]
+    torch.testing.assert_close(after, before + change * turn, atol=1e-5, rtol=0)
 
 
 def test_pairs_change_a_frame(player: Player, tmp_path: Path) -> None:
