@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
-from typing_extensions import Self
 
 from tracking.footage import ByteImage
 from tracking.model_files import ModelFile, model_path
@@ -80,7 +79,7 @@ class MediaPipeDetector:
             raise ValueError(
                 f"{path}: a FaceLandmarker model (.task) is expected, MediaPipe refused it: {reason}") from error
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> MediaPipeDetector:
         return self
 
     def __exit__(
