@@ -86,7 +86,8 @@ def test_worst_comes_first_and_notes_last() -> None:
 
 
 def test_sharpness_falls_with_blur_and_not_with_size() -> None:
-    image = np.asarray(cv2.resize(np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8), (256, 256)))
+    noise = np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
+    image = np.asarray(cv2.resize(noise, (256, 256)), np.uint8)
     corners = np.array([[10, 10], [240, 240]], np.float32)
     values = [sharpness(np.asarray(cv2.GaussianBlur(image, (0, 0), s), np.uint8), corners) for s in (0.4, 1, 2, 4)]
     assert values == sorted(values, reverse=True) and values[0] > 3 * values[-1]
