@@ -27,8 +27,9 @@ from arguments.view_settings import ViewSettings
 from flame.rotations import quat_from_matrix
 from scene.checkpoint import Checkpoint, save_checkpoint
 from tests.player_subject import lively_player, write_run
+from tests.reference_folder import write_data_set, write_reference_folder
 from tests.view_client import PageClient
-from view import check, follow, open_newest, subtitle
+from view import check, find_truth, follow, open_newest, subtitle
 from viewer.camera import OrbitCamera, clip_camera, opening_view
 from viewer.pace import Pace
 from viewer.page import Page
@@ -67,6 +68,7 @@ def client(page: Page) -> Iterator[PageClient]:
     client = PageClient(page.server.get_port())
     client.look(WINDOW, WINDOW, first_view(page), WXYZ)
     client.wait_until(lambda: client.picture is not None and client.picture.shape[:2] == (WINDOW, WINDOW))
+    client.wait_until(lambda: page.panel.frame.value == 0)  # else setting it to what it is would say nothing
     yield client
     client.close()
 
@@ -294,6 +296,28 @@ def test_watch_shows_the_next_checkpoint(tmp_path: Path, page: Page, client: Pag
     client.wait_until(lambda: np.mean(client.picture) > before + 10)  # type: ignore[arg-type]
     assert "iteration 3 (following the run)" in page._status()
     page.replace_avatar(old, "iteration 1")
+
+
+def test_models_of_the_reference_open_with_their_ground_truth(tmp_path: Path) -> None:
+    data = write_data_set(tmp_path / "data", PLAYER)
+    folder = write_reference_folder(tmp_path / "model", PLAYER, data)
+    settings = ViewSettings(folder)
+    painter, iteration = open_newest(settings, torch.device("cpu"))
+    assert iteration is None and subtitle(iteration, False) == ""
+    painter.truth, note = find_truth(settings, painter.player.clip)
+    assert painter.truth is not None, note
+    camera = clip_camera(painter.player.clip, 0, 3 * WINDOW, WINDOW)
+    assert painter.paint(ViewState(compare=True), camera).shape == (WINDOW, 3 * WINDOW, 3)
+
+
+def test_ground_truth_that_is_gone_is_explained(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", PLAYER)
+    truth, note = find_truth(ViewSettings(folder), PLAYER.clip)
+    assert truth is None and "No ground truth" in note and "gone" in note and "--source_path" in note
+    data = write_data_set(tmp_path / "data", PLAYER)
+    assert find_truth(ViewSettings(folder, source_path=data), PLAYER.clip)[0] is not None
+    (folder / "config.json").write_text("{}")  # as another version may have written it
+    assert find_truth(ViewSettings(folder, source_path=data), PLAYER.clip)[0] is not None
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
