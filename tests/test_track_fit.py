@@ -17,7 +17,7 @@ from tracking.landmark_embedding import landmark_embedding
 from tracking.normal_equations import NormalEquations, NotPositiveError, solve
 from tracking.records import Observations
 from tracking.refine import RefineSettings, refine_clip
-from tracking.surface import Codes, SurfacePoints, turns_of
+from tracking.surface import Codes, SurfacePoints, gaze_rotation, turns_of
 
 SIZE = 512
 
@@ -367,11 +367,30 @@ def test_refinement_brings_the_mesh_to_the_pictures(head, filmed):
     truth, shaken = filmed
     pictures = [picture(head, truth, index, SMALL) for index in range(FRAMES)]
     observations = observe(head, truth, SMALL, noise=0.5)
-    refined = refine_clip(head, shaken, observations, pictures.__getitem__, RefineSettings(points=800, bakes=1))
+    settings = RefineSettings(points=800, bakes=1, free_identity=False)
+    refined = refine_clip(head, shaken, observations, pictures.__getitem__, settings)
     # measured: from 0.97 px to 0.05
     assert unsteadiness(head, refined, truth.fit) < 0.15 * unsteadiness(head, shaken, truth.fit)
     np.testing.assert_array_equal(refined.shape, shaken.shape)
     np.testing.assert_allclose(refined.K, shaken.K, rtol=1e-6)
+
+
+def test_refinement_mends_identity_and_focal_length(head, filmed):
+    """A wrong face shape slides over the skin when the head turns; the pictures show it."""
+    still = filmed[0]
+    turn = gaze_rotation(torch.stack([torch.linspace(-0.4, 0.4, FRAMES), torch.zeros(FRAMES)], 1))[0].numpy()
+    truth = replace(still, fit=replace(still.fit, R=still.fit.R @ turn))
+    pictures = [picture(head, truth, index, SMALL) for index in range(FRAMES)]
+    off = np.random.default_rng(7).normal(scale=1.5, size=head.n_shape).astype(np.float32)
+    wrong = replace(truth.fit, shape=truth.fit.shape + off)
+    observations = observe(head, truth, SMALL, noise=0.5)
+
+    def error(free):
+        settings = RefineSettings(points=800, free_identity=free)
+        return unsteadiness(head, refine_clip(head, wrong, observations, pictures.__getitem__, settings), truth.fit)
+
+    # measured: 0.36 px before, 0.27 with pose and codes alone, 0.22 with identity and focal length too
+    assert error(True) < 0.9 * error(False)
 
 
 def test_pictures_without_a_feature_leave_the_fit_to_landmarks_and_priors(head, filmed):

@@ -36,7 +36,7 @@ class RefineSettings:
     weight: float = 0.2
     landmark_weight: float = 0.05
     points: int = 1700
-    free_identity: bool = False
+    free_identity: bool = True
     fit: FitSettings = FitSettings()  # noqa: RUF009 (frozen)
 
 
@@ -51,9 +51,9 @@ def refine_clip(
 ) -> Fit:
     """Align every frame with the clip's mean appearance, so that each point of the mesh stays on its point of the skin.
 
-    images(i): crop of frame i, uint8 RGB [S,S,3]. Pose and codes of all frames are solved for, with the fit's priors,
-    smoothness and landmarks; identity and focal length stay. Dense image alignment (Lucas and Kanade 1981) by the
-    solver that fits the landmarks.
+    images(i): crop of frame i, uint8 RGB [S,S,3]. Pose and codes of all frames, identity and focal length are solved
+    for, with the fit's priors, smoothness and landmarks. Dense image alignment (Lucas and Kanade 1981) by the solver
+    that fits the landmarks.
     """
     settings = settings or RefineSettings()
     clip = clip_of(head, observations, settings.fit, device)
