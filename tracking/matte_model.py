@@ -137,6 +137,13 @@ def _session(path: Path) -> Any:
         raise MatteModelError(f"{path}: not a usable ONNX network ({str(error).splitlines()[0][:200]})") from error
 
 
+def _infer(path: Path, session: Any, feed: dict[str, Any], outputs: list[str] | None = None) -> list[Any]:
+    try:
+        return list(session.run(outputs, feed))
+    except Exception as error:
+        raise MatteModelError(f"{path}: the network could not be run ({str(error).splitlines()[0][:200]})") from error
+
+
 @dataclass(frozen=True)
 class _Input:
     """The picture input of an ONNX network: name, number type, side in pixels (None where it is free)."""
@@ -190,7 +197,7 @@ class _PictureMatting(_OnnxNetwork):
         self.side = self.input.side
 
     def alpha(self, image: ByteImage) -> Floats:
-        outputs = self.session.run(None, {self.input.name: self.input.tensor(image)})
+        outputs = _infer(self.path, self.session, {self.input.name: self.input.tensor(image)})
         return _as_alpha(self.path, outputs[0], len(image))
 
 
@@ -212,7 +219,7 @@ class _VideoMatting(_OnnxNetwork):
         feed = {self.input.name: self.input.tensor(image), **self.state}
         if self.ratio:  # its authors' advice: the coarse pass at 512 pixels at most
             feed["downsample_ratio"] = np.array([min(1.0, 512 / len(image))], np.float32)
-        alpha, *state = self.session.run(self.outputs, feed)
+        alpha, *state = _infer(self.path, self.session, feed, self.outputs)
         self.state = {f"{r}i": s for r, s in zip(RECURRENT, state, strict=True)}
         return _as_alpha(self.path, alpha, len(image))
 
@@ -275,7 +282,8 @@ class _OnnxLabels(_OnnxNetwork):
         self.input = _Input.of(path, self.session)
 
     def shares(self, image: ByteImage) -> Floats:
-        scores = np.asarray(self.session.run(None, {self.input.name: self.input.tensor(image, IMAGENET)})[0], np.float32)
+        feed = {self.input.name: self.input.tensor(image, IMAGENET)}
+        scores = np.asarray(_infer(self.path, self.session, feed)[0], np.float32)
         if scores.ndim != 4 or scores.shape[0] != 1 or scores.shape[1] < 2:
             raise MatteModelError(f"{self.path}: scores of two labels or more [1,C,H,W] expected, "
                                   f"got {list(scores.shape)}")
