@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import lru_cache
 from pathlib import Path
 
@@ -56,10 +57,18 @@ def lively_avatar(head: Head, codes: Codes, gaussians: int, seed: int) -> Avatar
     return avatar
 
 
-@lru_cache(maxsize=1)
-def lively_player(gaussians: int = 400) -> Player:
-    """The player, with a clip of FRAMES frames seen from the front; built once a process, to be left unchanged."""
+def correcting_head() -> Head:
+    """The open head with made-up pose correctives, which it has none of; none at its occiput, the skull's anchor."""
     head = load_head("open")
+    directions = 2e-3 * torch.randn(head.pose_dirs.shape, generator=torch.Generator().manual_seed(3))
+    directions[head.regions["back_of_head"]] = 0
+    return dataclasses.replace(head, pose_dirs=directions)
+
+
+@lru_cache(maxsize=2)
+def lively_player(gaussians: int = 400, correctives: bool = False) -> Player:
+    """The player, with a clip of FRAMES frames seen from the front; built once a process, to be left unchanged."""
+    head = correcting_head() if correctives else load_head("open")
     codes = lively_codes(head, FRAMES, seed=1)
     K = torch.tensor([[2.0 * SIZE, 0, SIZE / 2], [0, 2.0 * SIZE, SIZE / 2], [0, 0, 1]])
     angle = torch.linspace(-0.4, 0.4, FRAMES)

@@ -32,7 +32,7 @@ CENTER = torch.tensor([[0.2, 0.1, 0.6]])
 
 @pytest.fixture(scope="module")
 def player() -> Player:
-    return lively_player()
+    return lively_player(correctives=True)
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ FACE_FILES = {"pos", "shs", "scale", "rot", "opacity", "xyz_t", "shs_t", "scale_
 
 @pytest.fixture(scope="module")
 def player() -> Player:
-    return lively_player()
+    return lively_player(correctives=True)
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ FRAME = 2
 
 @pytest.fixture(scope="module")
 def player() -> Player:
-    return lively_player()
+    return lively_player(correctives=True)
 
 
 @pytest.fixture(scope="module")
