@@ -84,18 +84,18 @@ def fit_clip(
     head: Head,
     observations: Observations,
     settings: FitSettings | None = None,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     progress: Progress | None = None,
 ) -> Fit:
     """Identity, focal length, and each frame's pose, expression, jaw, eyes and lids from landmarks and scores.
 
     All frames are solved together (Levenberg-Marquardt, exact steps): first against the head's own landmarks, then
     with the constant difference between them and the detector's removed. `landmark_error` is
-    `LandmarkErrors.aligned`. progress(done, total) is called after each step.
+    `LandmarkErrors.aligned`. progress(done, total) is called after each step; device None: the CPU.
 
     Raises ValueError when there is no frame, a frame with too few landmarks, or a head without landmarks.
     """
-    settings = settings or FitSettings()
+    settings, device = settings or FitSettings(), device or torch.device("cpu")
     if not len(observations):
         raise ValueError("observations: no frame to fit")
     clip = clip_of(head, observations, settings, device)
@@ -154,9 +154,10 @@ class Clip:
 
 
 def landmark_errors(
-    head: Head, fit: Fit, observations: Observations, device: torch.device | str = "cpu"
+    head: Head, fit: Fit, observations: Observations, device: torch.device | str | None = None
 ) -> LandmarkErrors:
     """How well a fit (ours or another tracker's) meets the observed landmarks, by one measure for all."""
+    device = device or torch.device("cpu")
     clip = clip_of(head, observations, FitSettings(shape_codes=len(fit.shape)), device)
     return clip.errors(state_of(head, fit, device))
 

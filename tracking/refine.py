@@ -46,7 +46,7 @@ def refine_clip(
     observations: Observations,
     images: Images,
     settings: RefineSettings | None = None,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     progress: Progress | None = None,
 ) -> Fit:
     """Align every frame with the clip's mean appearance, so that each point of the mesh stays on its point of the skin.
@@ -55,7 +55,7 @@ def refine_clip(
     for, with the fit's priors, smoothness and landmarks. Dense image alignment (Lucas and Kanade 1981) by the solver
     that fits the landmarks.
     """
-    settings = settings or RefineSettings()
+    settings, device = settings or RefineSettings(), device or torch.device("cpu")
     clip = clip_of(head, observations, settings.fit, device)
     state = state_of(head, fit, device)
     clip.learn_offset(state)

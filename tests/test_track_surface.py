@@ -1,0 +1,99 @@
+"""The mathematics under the fit: points on the surface with their derivatives, and the linear system of a clip."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from flame import load_head, pose_head
+from flame.rotations import matrix_to_6d
+from tests.heads import random_head
+from tracking.normal_equations import NormalEquations, NotPositiveError, solve
+from tracking.surface import Codes, SurfacePoints, turns_of
+
+
+@pytest.fixture(scope="module")
+def head():
+    return load_head("open")
+
+
+def codes_of(n_expression, frames=3):
+    draw = torch.Generator().manual_seed(4)
+    return Codes(torch.rand(frames, n_expression, generator=draw), 0.3 * torch.randn(frames, 3, generator=draw),
+                 0.2 * torch.randn(frames, 4, generator=draw), torch.rand(frames, 2, generator=draw))
+
+
+@pytest.mark.parametrize("which", ["open", "with pose correctives and dense weights"])
+def test_points_are_where_the_posed_mesh_has_them(which, head):
+    model = head if which == "open" else random_head(1)
+    rng = np.random.default_rng(0)
+    triangle, share = rng.integers(0, model.n_faces, 60), rng.dirichlet([1, 1, 1], 60)
+    points = SurfacePoints(model, triangle, share, model.n_shape, "cpu")
+    shape, codes = torch.randn(model.n_shape, generator=torch.Generator().manual_seed(5)), codes_of(model.n_expression)
+    turns = turns_of(codes)
+    posed = pose_head(model, shape, codes.expression, matrix_to_6d(turns.rotation[:, 0]),
+                      matrix_to_6d(turns.rotation[:, 1:]).flatten(1), codes.lids)
+    wanted = torch.einsum("lc,tlcd->tld", torch.from_numpy(share).float(), posed.vertices[:, model.faces[triangle]])
+    # float32 sums of some 150 terms of a metre at most
+    torch.testing.assert_close(points.place(shape, codes, turns), wanted, atol=2e-6, rtol=2e-6)
+
+
+@pytest.mark.parametrize("which", ["open", "with pose correctives and dense weights"])
+def test_points_move_as_their_derivatives_say(which, head):
+    model = head if which == "open" else random_head(1)
+    triangle = np.arange(0, model.n_faces, max(1, model.n_faces // 50))
+    points = SurfacePoints(model, triangle, np.full((len(triangle), 3), 1 / 3), model.n_shape, "cpu")
+    shape, codes = torch.zeros(model.n_shape), codes_of(model.n_expression)
+    flat = torch.cat([codes.expression, codes.jaw, codes.eyes, codes.lids], 1)
+    step = 1e-2 * torch.eye(flat.shape[1])
+
+    def place(values):
+        moved = Codes(*values.split([model.n_expression, 3, 4, 2], 1))
+        return points.place(shape, moved, turns_of(moved))
+
+    numeric = torch.stack([(place(flat + row) - place(flat - row)) / 2e-2 for row in step], -1)
+    # central differences: rounding 1e-7 / 1e-2, curvature step^2 / 6 of the arm's length
+    rows = torch.eye(3).expand(len(flat), len(points), 3, 3)
+    torch.testing.assert_close(points.derivative(rows, shape, codes, turns_of(codes)), numeric, atol=1e-4, rtol=1e-4)
+    at = points.place(shape, codes, turns_of(codes))
+    by_shape = torch.stack([points.place(row, codes, turns_of(codes)) - at for row in torch.eye(model.n_shape)], -1)
+    torch.testing.assert_close(points.shape_derivative(rows, turns_of(codes)), by_shape, atol=2e-6, rtol=2e-5)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 7])
+def test_step_solves_the_whole_system(frames):
+    rng = np.random.default_rng(frames)
+    unknowns, shared = 4, 3
+    count = frames * unknowns
+    equations = NormalEquations.zeros(frames, unknowns, shared)
+    mixed = rng.normal(size=(frames, 12, unknowns + shared))
+    full = mixed.transpose(0, 2, 1) @ mixed
+    equations.blocks[:], equations.border[:] = full[:, :unknowns, :unknowns], full[:, :unknowns, unknowns:]
+    equations.shared[:] = full[:, unknowns:, unknowns:].sum(0)
+    equations.gradient[:], equations.shared_gradient[:] = rng.normal(size=(frames, unknowns)), rng.normal(size=shared)
+    equations.next[:], equations.after_next[:] = rng.normal(scale=0.1, size=(2, frames, unknowns))
+    held, shared_held = rng.random((frames, unknowns)) < 0.2, np.array([False, True, False])
+    equations.hold(held, shared_held)
+    dense = np.zeros((count + shared, count + shared))
+    for t in range(frames):
+        own = slice(t * unknowns, (t + 1) * unknowns)
+        dense[own, own], dense[own, count:] = equations.blocks[t], equations.border[t]
+        dense[count:, own] = equations.border[t].T
+        for reach, band in ((1, equations.next), (2, equations.after_next)):
+            if t + reach < frames:
+                there = slice((t + reach) * unknowns, (t + reach + 1) * unknowns)
+                dense[own, there] = dense[there, own] = np.diag(band[t])
+    dense[count:, count:] = equations.shared
+    dense += 0.1 * np.diag(np.diag(dense))
+    step, common = solve(equations, 0.1)
+    wanted = np.linalg.solve(dense, -np.concatenate([equations.gradient.ravel(), equations.shared_gradient]))
+    np.testing.assert_allclose(np.concatenate([step.ravel(), common]), wanted, atol=1e-9)  # double precision
+    assert not step[held].any()
+    assert common[1] == 0
+
+
+def test_indefinite_system_is_refused():
+    equations = NormalEquations.zeros(2, 3, 1)
+    with pytest.raises(NotPositiveError):
+        solve(equations, 1e-3)
