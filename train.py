@@ -48,7 +48,8 @@ def settings_of_run(given: TrainSettings) -> TrainSettings:
         return given
     if given.run.resume:
         saved = load_config(TrainSettings, folder)
-        if saved.data != given.data or saved.model != given.model or saved.optimization != given.optimization:
+        groups = ("data", "model", "optimization", "refinement")
+        if any(getattr(saved, group) != getattr(given, group) for group in groups):
             log.info("--resume continues with the settings saved in %s", folder / CONFIG_NAME)
         return dataclasses.replace(saved, run=dataclasses.replace(given.run, seed=saved.run.seed))
     if list_checkpoints(folder / "checkpoints"):
@@ -91,6 +92,8 @@ def checkpoint(trainer: Trainer, run_log: TrainingLog, folder: Path, keep: int) 
     try:
         run_log.flush()
         trainer.save(folder / "checkpoints", keep)
+        if trainer.refinement is not None:
+            save_clip(trainer.refinement.corrected_world().clip, folder)
     except (CheckpointError, WriteError) as error:
         if last:
             raise

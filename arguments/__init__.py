@@ -5,10 +5,11 @@ from arguments.settings import (
     DataSettings,
     ModelSettings,
     OptimizationSettings,
+    RefinementSettings,
     RunSettings,
     TestSettings,
     TrainSettings,
 )
 
-__all__ = ["DataSettings", "ModelSettings", "OptimizationSettings", "RunSettings", "TestSettings", "TrainSettings",
-           "load_config", "parse_flags", "save_config"]
+__all__ = ["DataSettings", "ModelSettings", "OptimizationSettings", "RefinementSettings", "RunSettings", "TestSettings",
+           "TrainSettings", "load_config", "parse_flags", "save_config"]

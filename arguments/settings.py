@@ -146,6 +146,32 @@ class OptimizationSettings:
 
 
 @dataclass(frozen=True)
+class RefinementSettings:
+    """Joint refinement of the tracking: small corrections of camera pose and codes of every training frame.
+
+    Learning rates are in metres of surface motion a visit of the frame, so that they fit any head model's codes.
+    """
+
+    refine_tracking: bool = False
+    """Learn corrections of the tracked pose and codes together with the avatar."""
+    refine_from_iter: int = 4_000
+    """Iteration from which corrections are learnt (for 40,000, scaled as the schedule is)."""
+    refine_pose_lr: float = 1e-4
+    """Metres a visit, rotation and translation of the camera; falls to a tenth at the end. 0: the tracker's."""
+    refine_expression_lr: float = 1e-4
+    """The same for the expression codes that move the Gaussians."""
+    refine_joint_lr: float = 1e-4
+    """The same for jaw, eyes and eyelids."""
+    refine_prior: float = 1e-3
+    """Weight of the mean squared correction in (mm of surface motion)^2, summed over pose and codes."""
+
+    def __post_init__(self) -> None:
+        for name in ("refine_from_iter", "refine_pose_lr", "refine_expression_lr", "refine_joint_lr", "refine_prior"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"--{name}: wanted 0 or more, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """Where results go and how the run behaves."""
 
@@ -179,6 +205,7 @@ class TrainSettings:
     run: tyro.conf.OmitArgPrefixes[RunSettings]
     model: tyro.conf.OmitArgPrefixes[ModelSettings] = field(default_factory=ModelSettings)
     optimization: tyro.conf.OmitArgPrefixes[OptimizationSettings] = field(default_factory=OptimizationSettings)
+    refinement: tyro.conf.OmitArgPrefixes[RefinementSettings] = field(default_factory=RefinementSettings)
 
 
 @dataclass(frozen=True)
@@ -195,6 +222,8 @@ class TestSettings:
     """Checkpoint to load; -1 = the newest."""
     split: Literal["test", "train", "all"] = "test"
     """Frames to render and score."""
+    fit_tracking: int = 0
+    """Also fit pose and codes of each frame by this many steps, the avatar frozen; scored apart. 30 is plenty."""
     without_blendshapes: Path | None = None
     """Run (already tested) of the same data trained with --blendshapes False, for the comparison in the report."""
     lpips: tuple[Literal["alex", "vgg"], ...] = ("alex", "vgg")

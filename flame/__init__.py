@@ -3,7 +3,7 @@
 from flame.head import JOINT_NAMES, Head, MouthPlacement, check_head_matches
 from flame.load import load_head
 from flame.mouth import subject_mouth
-from flame.pose import PosedHead, pose_head
+from flame.pose import PosedHead, joint_transforms, pose_head
 
 __all__ = [
     "JOINT_NAMES",
@@ -11,6 +11,7 @@ __all__ = [
     "MouthPlacement",
     "PosedHead",
     "check_head_matches",
+    "joint_transforms",
     "load_head",
     "pose_head",
     "subject_mouth",

@@ -108,7 +108,7 @@ def pose_head(
     # the regressor is linear: 5 joints move with the expressions, no vertex needs to be formed
     joint_dirs = torch.einsum("jv,vce->jce", head.joint_regressor, head.expression_dirs)
     joints = head.joint_regressor @ neutral + torch.einsum("jce,te->tjc", joint_dirs, expression)
-    transforms = _joint_transforms(rotations, joints, head.parents)
+    transforms = joint_transforms(rotations, joints, head.parents)
     anchor = head.regions["back_of_head"]
     moved = _posed_vertices(head, neutral, expression, feature, transforms, eyelids, anchor)
     return PosedHead(
@@ -124,8 +124,11 @@ def pose_head(
     )
 
 
-def _joint_transforms(rotations: Tensor, joints: Tensor, parents: tuple[int, ...]) -> Tensor:
-    """A [T,J,3,4] from the rotations [T,J-1,3,3] of joints 1.. and the rest joints [T,J,3]; the root stays at rest."""
+def joint_transforms(rotations: Tensor, joints: Tensor, parents: tuple[int, ...]) -> Tensor:
+    """A = [R|t] [T,J,3,4], rest to posed, of every joint; the root stays at rest.
+
+    rotations [T,J-1,3,3] of joints 1.. (neck, jaw, eyes), joints [T,J,3] before posing. Differentiable in both.
+    """
     frames = rotations.shape[0]
     turn = [torch.eye(3).to(rotations).expand(frames, 3, 3)]
     place = [joints[:, 0]]

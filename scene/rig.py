@@ -15,10 +15,11 @@ import torch
 from blendshape_ops import Drive
 from torch import Tensor
 
-from flame import Head, pose_head
-from flame.rotations import polar3, quat_from_matrix
+from flame import Head, joint_transforms, pose_head
+from flame.rotations import matrix_from_6d, polar3, quat_from_matrix
 
 SKULL_BONE, JAW_BONE = -2, -1  # extra bones after the head's joints: rigid skull (upper teeth), lower teeth
+REST_6D = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,19 @@ class Codes:
     def _each(self, change: Callable[[Tensor], Tensor]) -> Codes:
         return Codes(self.shape, change(self.expression), change(self.jaw), change(self.eyes), change(self.eyelids),
                      None if self.neck is None else change(self.neck))
+
+
+@dataclass(frozen=True)
+class CodeChange:
+    """What is added to the codes of B frames: expression [B,K] (those of the rig), jaw [B,6], eyes [B,12], eyelids [B,2].
+
+    6D rotations need no care: their rows are made orthonormal after the addition.
+    """
+
+    expression: Tensor
+    jaw: Tensor
+    eyes: Tensor
+    eyelids: Tensor
 
 
 def triangle_frames(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,6 +125,7 @@ class Rig:
     def _take(self, codes: Codes) -> None:
         posed = pose_head(self.head, codes.shape, codes.expression, codes.jaw, codes.eyes, codes.eyelids, codes.neck)
         self.codes, self.posed = codes, posed
+        self._moving: _MovingJoints | None = None
         self.beta = codes.expression[:, :self.num_expressions].contiguous().to(self.device)
         extra = torch.stack([posed.head_rigid, posed.lower_teeth], dim=1)
         self.bones = torch.cat([posed.joint_transforms, extra], dim=1).to(self.device)
@@ -119,14 +134,65 @@ class Rig:
 
     def drive(self, frames: Tensor, camera_centers: Tensor) -> Drive:
         """What `blend_pose_color` needs for frames [B] (int64), with the camera positions [B,3] of the batch."""
-        count = len(frames)
-        beta = self.beta[frames]
+        feature = None if self._pose_feature is None else self._pose_feature[frames]
+        eyelids = None if self._eyelids is None else self._eyelids[frames]
+        return self._assemble(self.beta[frames], self.bones[frames], feature, eyelids, camera_centers)
+
+    def drive_changed(self, frames: Tensor, change: CodeChange, camera_centers: Tensor) -> Drive:
+        """`drive` with `change` [B,...] added to the codes of frames [B]; differentiable in `change` and the centres.
+
+        The skull's rigid motion stays that of the unchanged codes: only the neck moves the back of the head.
+        """
+        if self._moving is None:
+            self._moving = _MovingJoints.of(self)
+        codes = self._moving.codes.at(frames)
+        rest = codes.expression.shape[1] - self.num_expressions
+        expression = codes.expression + torch.nn.functional.pad(change.expression, (0, rest))
+        eyelids = codes.eyelids + change.eyelids
+        rotations, transforms = self._moving.pose(expression, codes.neck, codes.jaw + change.jaw,
+                                                  codes.eyes + change.eyes)
+        lower = torch.einsum("j,tjab->tab", self._moving.lower_weights, transforms)
+        bones = torch.cat([transforms, self.bones[frames, SKULL_BONE][:, None], lower[:, None]], dim=1)
+        feature = (rotations - torch.eye(3).to(rotations)).flatten(1) if self.pose_dirs is not None else None
+        return self._assemble(expression[:, :self.num_expressions], bones, feature,
+                              eyelids if self.eyelid_dirs is not None else None, camera_centers)
+
+    def _assemble(self, beta: Tensor, bones: Tensor, feature: Tensor | None, eyelids: Tensor | None,
+                  camera_centers: Tensor) -> Drive:
+        count = len(beta)
         maps = (beta @ self.maps).view(count, -1, 16)
         pre = post = None
-        if self._pose_feature is not None and self.pose_dirs is not None:
-            pre = (self._pose_feature[frames] @ self.pose_dirs).view(count, -1, 3)
-        if self._eyelids is not None and self.eyelid_dirs is not None:
-            post = (self._eyelids[frames] @ self.eyelid_dirs).view(count, -1, 3)
-        return Drive(beta=beta, triangle_maps=maps, bones=self.bones[frames], camera_centers=camera_centers,
+        if feature is not None and self.pose_dirs is not None:
+            pre = (feature @ self.pose_dirs).view(count, -1, 3)
+        if eyelids is not None and self.eyelid_dirs is not None:
+            post = (eyelids @ self.eyelid_dirs).view(count, -1, 3)
+        return Drive(beta=beta, triangle_maps=maps, bones=bones, camera_centers=camera_centers,
                      faces=self.faces, pre_offsets=pre, post_offsets=post)
+
+
+@dataclass(frozen=True)
+class _MovingJoints:
+    """What turns codes into joint transforms, on a rig's device: the regressor is linear, so no vertex is formed."""
+
+    codes: Codes             # of all frames, the neck included
+    rest: Tensor             # [J,3] joints of the identity
+    directions: Tensor       # [J,3,E] their motion with the expressions
+    lower_weights: Tensor    # [J] of the lower teeth
+    parents: tuple[int, ...]
+
+    @staticmethod
+    def of(rig: Rig) -> _MovingJoints:
+        head, codes, like = rig.head, rig.codes, rig.bones
+        neck = codes.neck if codes.neck is not None else codes.jaw.new_tensor(REST_6D).repeat(len(codes), 1)
+        joints = head.joint_regressor @ rig.posed.neutral.to(head.joint_regressor)
+        directions = torch.einsum("jv,vce->jce", head.joint_regressor, head.expression_dirs)
+        return _MovingJoints(replace(codes, neck=neck)._each(lambda code: code.to(like)), joints.to(like),
+                             directions.to(like), head.mouth.lower_weights.to(like), head.parents)
+
+    def pose(self, expression: Tensor, neck: Tensor | None, jaw: Tensor, eyes: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotations [B,J-1,3,3] and transforms [B,J,3,4] of the joints."""
+        assert neck is not None
+        rotations = matrix_from_6d(torch.stack([neck, jaw, eyes[:, :6], eyes[:, 6:]], dim=1))
+        joints = self.rest + torch.einsum("jce,te->tjc", self.directions, expression)
+        return rotations, joint_transforms(rotations, joints, self.parents)
 

@@ -20,6 +20,7 @@ from scene.schema import active_sh_degree
 from scene.split import EpochSampler
 from training.inputs import StepInputs
 from training.losses import Perceptual, weighted_losses
+from training.refinement import STATE, Refinement
 from training.targets import choose_targets
 from training.world import World
 
@@ -58,9 +59,22 @@ class Trainer:
         size = (settings.optimization.batch_size, world.dataset.width, world.dataset.height)
         self._inputs = StepInputs(settings.optimization, *size, device)
         self._targets = choose_targets(world.dataset, device, settings.data.targets)
+        self.refinement = self._create_refinement()
         captures = capture and device.type == "cuda" and perceptual is None
         self.captured = CapturedStep(self._compute, (device, *size)) if captures else None
         self._renew_optimizer()
+
+    def _create_refinement(self) -> Refinement | None:
+        refine, optimization = self.settings.refinement, self.settings.optimization
+        if not refine.refine_tracking:
+            return None
+        self._refine_from = round(refine.refine_from_iter * optimization.scale)
+        updates = optimization.iterations - self._refine_from
+        if updates <= 0:
+            raise ValueError(f"--refine_from_iter: {refine.refine_from_iter} stands for iteration {self._refine_from} "
+                             f"here, after the last one ({optimization.iterations}): nothing would be refined")
+        frames = torch.from_numpy(self.world.dataset.train_indices)
+        return Refinement(self.world, refine, updates * optimization.batch_size / len(frames), frames)
 
     def _renew_optimizer(self) -> None:
         self.optimizer = FactoredAdam(self.avatar.neutral, self.avatar.differences)
@@ -81,9 +95,16 @@ class Trainer:
         index = torch.tensor(frames, device=self.device)
         return self._render(index, None, avatar or self.avatar)
 
-    def _render(self, index: Tensor, stats: DensifyStats | None, avatar: Avatar) -> RenderOutput:
-        cameras = self.world.cameras_of(index)
-        posed = avatar.pose(self.world.rig.drive(index, cameras.centers), self.sh_degree)
+    def _render(self, index: Tensor, stats: DensifyStats | None, avatar: Avatar,
+                corrections: Tensor | None = None) -> RenderOutput:
+        """`corrections`: rows of the refinement to use; None: those reached so far."""
+        if self.refinement is None:
+            cameras = self.world.cameras_of(index)
+            drive = self.world.rig.drive(index, cameras.centers)
+        else:
+            rows = self.refinement.rows(index).detach() if corrections is None else corrections
+            cameras, drive = self.refinement.view(index, rows)
+        posed = avatar.pose(drive, self.sh_degree)
         background = self.world.background
         if background is not None and background.ndim == 3:
             background = background.expand(len(index), -1, -1, -1)
@@ -100,7 +121,7 @@ class Trainer:
         if self.captured is None:
             losses, output = self._compute()
         else:
-            losses, output = self.captured.run((self.sh_degree, self._collecting))
+            losses, output = self.captured.run((self.sh_degree, self._collecting, self._refining))
         rows = self._densify() if is_densify_step(self.settings.optimization, self.iteration) else None
         return StepResult(losses, output, self._inputs.rgba, rows)
 
@@ -108,17 +129,29 @@ class Trainer:
     def _collecting(self) -> bool:
         return collects_stats(self.settings.optimization, self.iteration)
 
+    @property
+    def _refining(self) -> bool:
+        return self.refinement is not None and self.iteration > self._refine_from
+
     def _compute(self) -> tuple[dict[str, Tensor], RenderOutput]:
-        """Loss terms (detached) and rendering of the batch in `self._inputs`, and the optimizer's update by them."""
-        inputs = self._inputs
-        output = self._render(inputs.frames, self.stats if self._collecting else None, self.avatar)
+        """Loss terms (detached) and rendering of the batch in `self._inputs`, and the optimizers' updates by them."""
+        inputs, refinement = self._inputs, self.refinement if self._refining else None
+        learnt = [self.avatar.neutral]
+        if refinement is not None:
+            refinement.widen(self.avatar, inputs.frames)
+            learnt.append(refinement.rows(inputs.frames))
+        output = self._render(inputs.frames, self.stats if self._collecting else None, self.avatar, *learnt[1:])
         losses = weighted_losses(output, inputs.rgba, self.world.flat_background, self.world.whole, self.avatar,
                                  self.world.mouth.cylinder, self.settings.optimization, self.perceptual)
+        if refinement is not None:
+            losses["tracking"] = refinement.prior(learnt[1])
         total = torch.stack(list(losses.values())).sum()
         # Not backward(): its accumulation node would tie a captured step to the stream of an earlier one.
-        self.avatar.neutral.grad = torch.autograd.grad(total, self.avatar.neutral)[0]
+        self.avatar.neutral.grad, *of_corrections = torch.autograd.grad(total, learnt)
         self.optimizer.step(inputs.rates[0], inputs.rates[1], self.sh_degree)
         self.optimizer.zero_grad()
+        if refinement is not None:
+            refinement.update(inputs.frames, *of_corrections)
         detached = RenderOutput(output.image.detach(), output.alpha.detach(), output.radii)
         return {name: term.detach() for name, term in losses.items()}, detached
 
@@ -134,6 +167,8 @@ class Trainer:
         training = {f"optimizer.{name}": optimizer[name] for name in _OPTIMIZER}
         training |= {f"stats.{name}": getattr(self.stats, name) for name in _STATS}
         training["generator"] = self.generator.get_state()
+        if self.refinement is not None:
+            training |= {f"refinement.{name}": value for name, value in self.refinement.state_dict().items()}
         state = {"sampler": self.sampler.state_dict(),
                  "gaussians": self.avatar.part_counts(), "head": self.world.head.name,
                  "expressions": self.world.rig.num_expressions, "sh_degree": self.sh_degree}
@@ -143,7 +178,8 @@ class Trainer:
         """Continue from a checkpoint, exactly as if never interrupted; CheckpointError when it does not fit."""
         where = f"checkpoint of iteration {checkpoint.iteration}"
         expected = {f"optimizer.{n}" for n in _OPTIMIZER} | {f"stats.{n}" for n in _STATS} | {"generator"}
-        check_names(expected, set(checkpoint.training), where)
+        refined = STATE if self.refinement is not None else ()
+        check_names(expected | {f"refinement.{name}" for name in refined}, set(checkpoint.training), where)
         check_fits(checkpoint, self.world, where)
         self.iteration = checkpoint.iteration
         self.avatar = checkpoint.avatar.to(self.device)
@@ -152,6 +188,8 @@ class Trainer:
             saved = {name: checkpoint.training[f"optimizer.{name}"].to(self.device) for name in _OPTIMIZER}
             self.optimizer.load_state_dict(saved)
             self.sampler.load_state_dict(checkpoint.state["sampler"])
+            if self.refinement is not None:
+                self.refinement.load_state_dict({n: checkpoint.training[f"refinement.{n}"] for n in STATE})
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{where}: {error}") from error
         self._inputs.forget()

@@ -1,0 +1,50 @@
+"""Fitting the tracking of single frames to a finished avatar: how good it is where pose and codes are right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from blendshape_ops import image_loss
+from torch import Tensor
+from tqdm import tqdm
+
+from arguments import OptimizationSettings, RefinementSettings
+from gaussian_renderer import render
+from scene.avatar import Avatar
+from training.refinement import Refinement
+from training.world import World
+
+
+def fit_tracking(world: World, avatar: Avatar, sh_degree: int, frames: Sequence[int], steps: int, batch: int,
+                 refinement: RefinementSettings, optimization: OptimizationSettings) -> World:
+    """The world with pose and codes of `frames` fitted to their pictures by `steps` Adam steps each.
+
+    The avatar does not change, and no frame tells another anything. Starts at the world's own tracking and is held
+    near it by the same prior as in training. Rates and weights come from `refinement` and `optimization`.
+    """
+    frozen = replace(avatar, neutral=avatar.neutral.detach(), differences=replace(avatar.differences, trainable=False))
+    corrections = Refinement(world, refinement, steps, None)
+    for start in tqdm(range(0, len(frames), batch), "fitting tracking", unit="batch"):
+        numbers = list(frames[start:start + batch])
+        index = torch.tensor(numbers, device=avatar.neutral.device)
+        rgba = world.dataset.rgba_batch(numbers).to(index.device)
+        for _ in range(steps):
+            rows = corrections.rows(index)
+            loss = _picture_loss(corrections, frozen, sh_degree, index, rows, rgba, optimization)
+            corrections.update(index, torch.autograd.grad(loss + corrections.prior(rows), rows)[0])
+    return corrections.corrected_world()
+
+
+def _picture_loss(corrections: Refinement, avatar: Avatar, sh_degree: int, index: Tensor, rows: Tensor, rgba: Tensor,
+                  optimization: OptimizationSettings) -> Tensor:
+    world = corrections.world
+    cameras, drive = corrections.view(index, rows)
+    background = world.background
+    if background is not None and background.ndim == 3:
+        background = background.expand(len(index), -1, -1, -1)
+    output = render(avatar.pose(drive, sh_degree), cameras, background)
+    return image_loss(output.image, output.alpha, rgba, world.flat_background, composite=not world.whole,
+                      l1_weight=1 - optimization.lambda_dssim, dssim_weight=optimization.lambda_dssim,
+                      alpha_weight=optimization.alpha_loss)[0]
