@@ -8,7 +8,7 @@ import pytest
 from tests import matte_scene
 from tracking.matte_fallback import Cutter, survey
 from tracking.matte_refine import fill_holes, neck_ramp, tidy
-from tracking.matting import MatteSettings, Steady, matte_clip, method_note
+from tracking.matting import MatteSettings, Steady, foreground_colours, matte_clip, method_note
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +149,20 @@ def test_alpha_that_is_there_is_kept(still):
     rgba = np.concatenate([still.rgb, given[..., None]], axis=3)
     out = list(matte_clip(rgba.__getitem__, 3, still.head.__getitem__))
     assert all(np.array_equal(a, b) for a, b in zip(out, given, strict=False))
+
+
+def test_foreground_colours_lose_the_background():
+    """A dark disc with a wide soft border before a light wall; with the exact alpha its own colour comes back."""
+    y, x = np.mgrid[:128, :128] - 64
+    alpha = np.clip((50 - np.hypot(x, y)) / 20, 0, 1)[..., None]
+    rng = np.random.default_rng(0)
+    front = np.array([60, 40, 30]) + 10 * rng.normal(size=(128, 128, 1)) * alpha
+    back = np.array([200, 210, 190.0])
+    image = np.round(front * alpha + back * (1 - alpha)).clip(0, 255).astype(np.uint8)
+    found = foreground_colours(image, np.round(alpha[..., 0] * 255).astype(np.uint8))
+    soft = (alpha[..., 0] > 0.2) & (alpha[..., 0] < 0.95)
+    assert np.abs(found - front)[soft].mean() < 0.2 * np.abs(image - front)[soft].mean()
+    assert np.array_equal(found[alpha[..., 0] == 1], image[alpha[..., 0] == 1])
 
 
 def test_every_picture_is_told_and_runs_agree(still, still_matte):

@@ -13,10 +13,10 @@ import numpy as np
 
 from tracking.matte_fallback import Cutter, survey, working
 from tracking.matte_model import MatteNetwork, Parsing, default_model, method_note, open_matting
-from tracking.matte_refine import ByteImage, HeadShape, Plate, guided_filter, refine_alpha, tidy
+from tracking.matte_refine import ByteImage, HeadShape, Plate, foreground_colours, guided_filter, refine_alpha, tidy
 from tracking.records import Floats
 
-__all__ = ["MatteSettings", "matte_clip", "method_note"]
+__all__ = ["MatteSettings", "foreground_colours", "matte_clip", "method_note"]
 
 SAME = 8.0      # 8-bit levels: a pixel that changed less shows what it showed in the picture before
 MEMORY = 0.8    # share of the alpha before in such a pixel
@@ -184,7 +184,7 @@ class Steady:
         """The next picture's alpha [S,S]; hair that moved has other colours and takes nothing from before."""
         colours = cv2.GaussianBlur(image, (0, 0), 1.0).astype(np.float32)
         if self.before is not None:
-            change = np.abs(colours - self.before[0]).max(axis=2) / SAME
+            change = np.maximum.reduce(cv2.split(cv2.absdiff(colours, self.before[0]))) / np.float32(SAME)
             weight = MEMORY * np.exp(-change * change)
             alpha = alpha + weight * (self.before[1] - alpha)
         self.before = colours, alpha
