@@ -37,8 +37,8 @@ class ReenactSettings:
     """Keep codes where the avatar was trained: range = each code between its training extremes; subspace = also only
     combinations that training had (principal components); none = as they come."""
     smooth: int = 0
-    """Savitzky-Golay over so many frames (odd, from 5) of codes and head motion; 0 = off. Films and cameras are steadied
-    anyway (One Euro filter)."""
+    """Savitzky-Golay over so many frames (odd, from 5) of codes and head motion; 0 = off. --video and --webcam are
+    steadied anyway (One Euro filter)."""
     head_motion: Literal["driver", "clip", "none"] = "driver"
     """How the head moves: as the driver's, as in the avatar's own clip, or not at all."""
     orbit: float = 0.0

@@ -16,7 +16,7 @@ MAX_CLASS_LINES = 250
 MAX_BODY_LINES = 40
 MAX_LOOP_LINES = 120  # the training loop, once
 
-ENTRY_POINTS = {"train", "test", "view", "track", "export"}
+ENTRY_POINTS = {"train", "test", "view", "track", "export", "reenact"}
 # Packages of submodules/, by the name they are imported under. They import nothing of ours, not even each other.
 SUBMODULES = {"blendshape_ops", "diff_gaussian_rasterization", "simple_knn"}
 
@@ -33,6 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "tracking": {"arguments", "flame", "gaussian_renderer", "utils"} | SUBMODULES,
     "viewer": {"arguments", "evaluation", "flame", "gaussian_renderer", "player", "scene", "utils"} | SUBMODULES,
     "exporting": {"arguments", "flame", "player", "scene", "utils"} | SUBMODULES,
+    "reenactment": {"arguments", "flame", "gaussian_renderer", "player", "scene", "tracking", "utils"} | SUBMODULES,
     "data": {"flame", "gaussian_renderer", "utils"} | SUBMODULES,
     **{name: set() for name in SUBMODULES},
 }

@@ -1,0 +1,145 @@
+"""Drivers: whatever tells how a face moves, as codes of a head model, with the motion of the head where it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from arguments import DataSettings, TrainSettings, load_config
+from flame import Head, load_head
+from player.reference_model import load_reference_model, reference_iterations
+from reenactment.arkit_csv import read_arkit_csv
+from reenactment.motion import HeadMotion, motion_of
+from scene.clip import CLIP_FILE, Clip, choose_head, clip_of, load_clip, open_data, open_dataset
+from scene.dataset import Dataset
+from scene.rig import Codes
+
+Pictures = Callable[[], Iterator[NDArray[np.uint8]]]
+
+WANTED = ("the output folder of a training run (clip.safetensors), a data set as track.py writes (checkpoint/*.frame), "
+          "or a .csv of ARKit blendshapes")
+
+
+@dataclass(frozen=True, eq=False)
+class Driver:
+    """T frames of a face that drives; CPU.
+
+    codes: of the model `head`. motion: of the head, None where nothing is known of it. fps: None where the source does
+    not tell. pictures: gives the T pictures, uint8 RGB of one size, None where there are none. notes: for the user.
+    """
+
+    name: str
+    head: Head
+    codes: Codes
+    motion: HeadMotion | None
+    fps: float | None = None
+    pictures: Pictures | None = None
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def at(self, frames: Sequence[int]) -> Driver:
+        """Some of the frames, ascending."""
+        index = torch.tensor(list(frames))
+        return replace(self, codes=self.codes.at(index), motion=None if self.motion is None else self.motion.at(index),
+                       pictures=None if self.pictures is None else _some(self.pictures, frames))
+
+
+def open_driver(path: Path, head: str = "auto", source_path: Path | None = None, head_flip: Sequence[str] = ()
+                ) -> Driver:
+    """Open a driver by what it is: a run's folder, a data set, a model of the reference, or a CSV of blendshapes.
+
+    head: its head model, auto for what its files say. source_path: the data set of a run that has moved. head_flip:
+    see `read_arkit_csv`. Raises ValueError or FileNotFoundError naming what was wanted and what arrived.
+    """
+    if path.is_file():
+        if path.suffix.lower() != ".csv":
+            hint = "; for a film of a face use --video" if path.suffix.lower() in (".mp4", ".mov", ".mkv", ".avi",
+                                                                                   ".webm", ".m4v") else ""
+            raise ValueError(f"--driver {path}: wanted {WANTED}, got a {path.suffix or 'nameless'} file{hint}")
+        take = read_arkit_csv(path, head_flip)
+        return Driver(path.stem, take.head, take.codes, take.motion, take.fps, notes=take.notes)
+    if not path.is_dir():
+        raise FileNotFoundError(f"--driver {path}: no such file or folder; wanted {WANTED}")
+    if (path / CLIP_FILE).is_file():
+        return _of_run(path, source_path)
+    if (path / "checkpoint").is_dir():
+        whole, high = _layout(path)
+        return _of_data(DataSettings(path, whole, high, head, cache="stream", test_frames=0), path.name)
+    if reference_iterations(path):
+        data = load_reference_model(path, source_path=source_path).data
+        return _of_data(replace(data, cache="stream", test_frames=0), path.name)
+    listing = ", ".join(sorted(item.name for item in path.iterdir())[:6]) or "nothing"
+    raise ValueError(f"--driver {path}: wanted {WANTED}, got a folder with {listing}")
+
+
+def driver_of_clip(name: str, clip: Clip, head: Head, pictures: Pictures | None = None) -> Driver:
+    """The frames of a clip as a driver. ValueError when its codes are not the head's."""
+    got = clip.codes.expression.shape[1]
+    if got != head.n_expression:
+        raise ValueError(f"{name}: wanted {head.n_expression} expression codes, for it says to be of {head.name}, got "
+                         f"{got}")
+    motion = motion_of(head, clip.R, clip.t, clip.K[:, 0, 0] / clip.width)
+    return Driver(name, head, clip.codes, motion, pictures=pictures)
+
+
+def dataset_pictures(dataset: Dataset, count: int) -> Pictures:
+    """The head on black, frame by frame."""
+
+    def pictures() -> Iterator[NDArray[np.uint8]]:
+        for index in range(count):
+            rgba = dataset.rgba(index).astype(np.uint16)
+            yield ((rgba[..., :3] * rgba[..., 3:] + 127) // 255).astype(np.uint8)
+
+    return pictures
+
+
+def run_pictures(folder: Path, clip: Clip, source_path: Path | None) -> Pictures | None:
+    """Pictures of a run's own data set; None when it is gone or another one."""
+    try:
+        data = load_config(TrainSettings, folder).data
+        data = replace(data, cache="stream", source_path=source_path or data.source_path)
+        dataset = open_dataset(data, open_data(data))
+    except (ValueError, OSError):
+        return None
+    return dataset_pictures(dataset, len(clip)) if dataset.frame_count == len(clip) else None
+
+
+def _of_run(path: Path, source_path: Path | None) -> Driver:
+    clip = load_clip(path)
+    return driver_of_clip(path.resolve().name, clip, load_head(clip.head), run_pictures(path, clip, source_path))
+
+
+def _of_data(data: DataSettings, name: str) -> Driver:
+    source = open_data(data)
+    try:
+        head = choose_head(data.head, source)
+    except FileNotFoundError as error:
+        raise ValueError(f"--driver {data.source_path}: its codes belong to head '{source.head or 'flame'}', which "
+                         f"does not open: {error}. --driver_head names another model") from error
+    dataset = open_dataset(data, source)
+    clip = clip_of(data, source, head, dataset)
+    return driver_of_clip(name, clip, head, dataset_pictures(dataset, len(clip)))
+
+
+def _layout(path: Path) -> tuple[bool, bool]:
+    """use_nerfBS and use_HR of a folder in the tracker's layout, by its picture folders."""
+    whole = (path / "image_mask").is_dir()
+    return whole, not whole and not (path / "images").is_dir() and (path / "images.HQ").is_dir()
+
+
+def _some(pictures: Pictures, frames: Sequence[int]) -> Pictures:
+    wanted = set(frames)
+    return lambda: (picture for index, picture in enumerate(pictures()) if index in wanted)
+
+
+def first_size(pictures: Pictures) -> tuple[int, int]:
+    """Height and width of the pictures."""
+    height, width = next(pictures()).shape[:2]
+    return height, width

@@ -1,0 +1,170 @@
+"""Live driving: the newest picture of a camera, read, acted and drawn, over and over."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from reenactment.curves import Curves
+from reenactment.face import FaceReader
+from reenactment.film import Painter
+from reenactment.motion import HeadMotion, cameras_of, clip_motion, still, transferred
+from reenactment.performance import Actor
+from reenactment.video import joined_codes, joined_motion
+from scene.rig import Codes
+
+ByteImage = NDArray[np.uint8]
+PATIENCE = 5.0  # seconds without a picture after which a camera counts as gone
+KEPT = 100  # pictures over which times are averaged
+
+
+class CameraError(RuntimeError):
+    """A camera that is not there or stopped; the message says what to do."""
+
+
+class Camera:
+    """The newest picture of a camera, in a thread of its own: pictures that come while one is drawn are passed over, so
+    that none waits. A context manager. source: number of a camera, or the name of a film, which plays at its own pace.
+
+    Raises CameraError when it cannot be opened.
+    """
+
+    def __init__(self, source: str) -> None:
+        self._capture = cv2.VideoCapture()
+        with suppress(cv2.error):
+            self._capture.open(int(source) if source.isdigit() else source)
+        if not self._capture.isOpened():
+            what = f"no camera number {source}" if source.isdigit() else f"{source!r} is neither a camera nor a film"
+            raise CameraError(f"--webcam {source}: {what}, or another program holds it. Wanted the number of a camera "
+                              "(0 is the first); for a recorded film use --video")
+        self._pause = 0.0 if source.isdigit() else 1 / (self._capture.get(cv2.CAP_PROP_FPS) or 25.0)
+        self._new = threading.Condition()
+        self._picture: tuple[int, float, ByteImage] | None = None
+        self._ended = self._stopped = False
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped = True
+        self._thread.join(timeout=PATIENCE)
+        self._capture.release()
+
+    def newest(self, after: int) -> tuple[int, float, ByteImage] | None:
+        """Number, time of arrival (time.perf_counter) and RGB of the newest picture after number `after`; None when the
+        film is over. CameraError when the camera stops.
+        """
+        with self._new:
+            arrived = self._new.wait_for(
+                lambda: self._ended or (self._picture is not None and self._picture[0] > after), timeout=PATIENCE)
+            if self._picture is not None and self._picture[0] > after:
+                return self._picture
+        if not arrived or not self._pause:
+            raise CameraError(f"--webcam: the camera sent no picture for {PATIENCE:.0f} s; is it unplugged, or "
+                              "switched off?")
+        return None
+
+    def _read(self) -> None:
+        number, due = 0, time.perf_counter()
+        while not self._stopped:
+            found, bgr = self._capture.read()
+            if not found:
+                break
+            rgb = np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+            if self._pause:
+                due += self._pause
+                time.sleep(max(0.0, due - time.perf_counter()))
+            number += 1
+            with self._new:
+                self._picture = (number, time.perf_counter(), rgb)
+                self._new.notify_all()
+        with self._new:
+            self._ended = True
+            self._new.notify_all()
+
+
+@dataclass
+class Delays:
+    """Where the time goes, seconds of the last pictures: reading the face, acting, drawing, and all of it from the
+    picture's arrival to the drawn one.
+    """
+
+    read: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    act: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    draw: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+    total: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
+
+    def sentence(self) -> str:
+        """Medians in words."""
+        def median(values: deque[float]) -> float:
+            return 1000 * float(np.median(values)) if values else 0.0
+
+        return (f"{median(self.total):.0f} ms from camera to picture (face {median(self.read):.0f}, codes "
+                f"{median(self.act):.0f}, drawing {median(self.draw):.0f}; {len(self.total)} pictures)")
+
+
+class Mirror:
+    """Acts frame after frame what a camera sees. The first `calibrate` seconds tell the driver's habit and where its
+    head is at rest.
+    """
+
+    def __init__(self, actor: Actor, painter: Painter, size: tuple[int, int], calibrate: float, moves: bool) -> None:
+        """size: width and height of the pictures. moves: whether the head moves with the driver's."""
+        self._actor, self._painter, self._size, self._calibrate, self._moves = actor, painter, size, calibrate, moves
+        self._own = clip_motion(actor.player.clip, actor.player.head)
+        self._codes: list[Codes] = []
+        self._motion: list[HeadMotion] = []
+        self._reference: tuple[Curves, HeadMotion] | None = None
+        self._began: float | None = None
+
+    def picture(self, codes: Codes, motion: HeadMotion, now: float) -> tuple[ByteImage, float]:
+        """The avatar doing the same [H,W,3], and the seconds that it took before drawing began."""
+        started = time.perf_counter()
+        self._learn(codes, motion, now)
+        assert self._reference is not None
+        habitual, place = self._reference
+        curves = self._actor.retargeted(Curves.of(codes))
+        acted = self._actor.cured(curves, self._actor.habit(habitual))
+        view = transferred(motion, self._own, place) if self._moves else still(self._own, 1)
+        cameras = cameras_of(view, self._actor.player.clip, self._actor.player.head, *self._size)
+        before = time.perf_counter() - started
+        return self._painter.paint(acted, cameras)[0], before
+
+    def _learn(self, codes: Codes, motion: HeadMotion, now: float) -> None:
+        self._began = now if self._began is None else self._began
+        if self._reference is not None and now - self._began > self._calibrate:
+            return
+        self._codes.append(codes)
+        self._motion.append(motion)
+        self._reference = (self._actor.retargeted(Curves.of(joined_codes(self._codes))), joined_motion(self._motion))
+
+
+def live(camera: Camera, reader: FaceReader, mirror: Mirror, delays: Delays,
+         show: Callable[[ByteImage], None]) -> Iterator[tuple[float, ByteImage]]:
+    """Show and yield (time of arrival, picture) of everything that the camera sees, until a film is over."""
+    number = 0
+    while (newest := camera.newest(number)) is not None:
+        number, arrived, rgb = newest
+        started = time.perf_counter()
+        seen = reader.read(rgb, arrived)
+        read = time.perf_counter()
+        if seen is None:
+            continue
+        picture, before = mirror.picture(seen.codes, seen.motion, arrived)
+        show(picture)
+        shown = time.perf_counter()
+        for values, seconds in ((delays.read, read - started), (delays.act, before),
+                                (delays.draw, shown - read - before), (delays.total, shown - arrived)):
+            values.append(seconds)
+        yield arrived, picture
