@@ -187,11 +187,13 @@ def foreground_colours(image: ByteImage, alpha: ByteImage) -> ByteImage:
     (Forte, Approximate Fast Foreground Colour Estimation, ICIP 2021); once coarsely, once finely.
     """
     colour, share = image.astype(np.float32), (alpha.astype(np.float32) / np.float32(255))[..., None]
+    # the cubes let nearly pure pixels tell the colours, so that wide soft borders mix little of the other side in
+    pure_front, pure_back = share**3, (1 - share) ** 3
     front, back = colour, colour
     for part in COLOUR_REACH:
         window = (2 * max(2, round(part * len(image))) + 1,) * 2
-        near_front = _mean(front * share, window) / (_mean(share, window)[..., None] + np.float32(1e-4))
-        near_back = _mean(back * (1 - share), window) / (_mean(1 - share, window)[..., None] + np.float32(1e-4))
+        near_front = _mean(front * pure_front, window) / (_mean(pure_front, window)[..., None] + np.float32(1e-6))
+        near_back = _mean(back * pure_back, window) / (_mean(pure_back, window)[..., None] + np.float32(1e-6))
         front = near_front + share * (colour - share * near_front - (1 - share) * near_back)
         back = near_back
     # where nothing of the head is near there is no colour to find, and where alpha is 1 it is the picture's
