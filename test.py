@@ -11,14 +11,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from arguments import ModelSettings, TestSettings, TrainSettings, load_config, parse_flags
+from arguments import ModelSettings, RefinementSettings, TestSettings, TrainSettings, load_config, parse_flags
 from evaluation import EvaluationSettings, PosedMeshes, evaluate, merge_without_blendshapes
 from gaussian_renderer import render
 from player.reference_model import load_reference_model, reference_iterations, reference_rig
 from scene.avatar import Avatar
-from scene.checkpoint import CheckpointError, newest_checkpoint
+from scene.checkpoint import Checkpoint, CheckpointError, newest_checkpoint
+from training.fitting import fit_tracking
+from training.refinement import Refinement
 from training.trainer import check_fits
 from training.world import World, open_world, resolve_device
+from utils.atomic import write_json
 from utils.metrics import DEFINITIONS
 from utils.report import write_report
 
@@ -67,6 +70,30 @@ def print_scores(metrics: dict, split: str) -> None:
             print(f"{name}: {block[f'{name}_reason']}")
 
 
+def corrected(world: World, checkpoint: Checkpoint, refinement: RefinementSettings) -> World:
+    """The world with the corrections of its tracking that a run with --refine_tracking learnt."""
+    if "refinement.values" not in checkpoint.training:
+        raise CheckpointError(f"checkpoint of iteration {checkpoint.iteration}: wanted the corrections of a run with "
+                              "--refine_tracking in its training.safetensors, found none")
+    learnt = Refinement(world, refinement, 1, None)
+    learnt.load_values(checkpoint.training["refinement.values"])
+    return learnt.corrected_world()
+
+
+def score_fitted(settings: TestSettings, world: World, avatar: Avatar, degree: int, frames: list[int],
+                 options: EvaluationSettings) -> None:
+    """Score the frames once more with pose and codes fitted to each, the avatar as it is, under a name of its own."""
+    name = f"{settings.split}_fitted"
+    fitted = fit_tracking(world, avatar, degree, frames, settings.fit_tracking, settings.batch_size)
+    metrics = evaluate(lambda batch: render_on_black(fitted, avatar, degree, batch), world.dataset, frames,
+                       settings.model_path, options, head_meshes(world), name)
+    metrics[name]["fit_steps"] = settings.fit_tracking
+    write_json(settings.model_path / "metrics.json", metrics)
+    print(f"{settings.split}, pose and codes fitted to each frame by {settings.fit_tracking} steps: "
+          f"PSNR {metrics[name]['psnr']:.4f}, SSIM {metrics[name]['ssim']:.4f} "
+          "(says what better tracking would give; not the score)")
+
+
 def open_run(settings: TestSettings, device: torch.device) -> tuple[World, Avatar, int]:
     """The data set, the avatar and its SH degree, of a run of train.py or a model of the reference."""
     if reference_iterations(settings.model_path):
@@ -80,9 +107,12 @@ def open_run(settings: TestSettings, device: torch.device) -> tuple[World, Avata
         data = run.data
         if settings.source_path is not None:
             data = dataclasses.replace(data, source_path=settings.source_path)
-        checkpoint = newest_checkpoint(settings.model_path, settings.iteration, with_training=False)
+        refined = run.refinement.refine_tracking
+        checkpoint = newest_checkpoint(settings.model_path, settings.iteration, with_training=refined)
         world = open_world(data, run.model, run.run.seed, device)
         check_fits(checkpoint, world, f"checkpoint of iteration {checkpoint.iteration}")
+        if refined:
+            world = corrected(world, checkpoint, run.refinement)
         avatar, degree = checkpoint.avatar.to(device), int(checkpoint.state["sh_degree"])
         iteration = checkpoint.iteration
     log.info("%s: iteration %d, %d Gaussians", settings.model_path, iteration, avatar.count)
@@ -91,16 +121,20 @@ def open_run(settings: TestSettings, device: torch.device) -> tuple[World, Avata
 
 def test(settings: TestSettings) -> None:
     """Score one split of a run and leave metrics.json, pictures, video and report.html in its folder."""
+    if settings.fit_tracking < 0:
+        raise ValueError(f"--fit_tracking: wanted a number of steps, 0 for none, got {settings.fit_tracking}")
     world, avatar, degree = open_run(settings, resolve_device(settings.device))
     options = EvaluationSettings(batch=settings.batch_size, lpips=settings.lpips, lpips_folder=settings.lpips_weights,
                                  lpips_every=settings.lpips_every, background=settings.background,
                                  pictures=settings.pictures, fps=settings.fps, video=settings.video)
-    metrics = evaluate(lambda frames: render_on_black(world, avatar, degree, frames), world.dataset,
-                       frames_of(world, settings.split), settings.model_path, options, head_meshes(world),
-                       settings.split)
+    frames = frames_of(world, settings.split)
+    metrics = evaluate(lambda batch: render_on_black(world, avatar, degree, batch), world.dataset, frames,
+                       settings.model_path, options, head_meshes(world), settings.split)
     if settings.without_blendshapes is not None:
         merge_without_blendshapes(settings.model_path / "metrics.json", settings.without_blendshapes / "metrics.json")
     print_scores(metrics, settings.split)
+    if settings.fit_tracking > 0:
+        score_fitted(settings, world, avatar, degree, frames, options)
     if settings.report:
         log.info("Report: %s", write_report(settings.model_path, settings.split))
 

@@ -51,7 +51,7 @@ class Codes:
 
 @dataclass(frozen=True)
 class CodeChange:
-    """What is added to the codes of B frames: expression [B,K] (those of the rig), jaw [B,6], eyes [B,12], eyelids [B,2].
+    """What is added to the codes of B frames: expression [B,K] (the rig's), jaw [B,6], eyes [B,12], eyelids [B,2].
 
     6D rotations need no care: their rows are made orthonormal after the addition.
     """

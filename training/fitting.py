@@ -16,29 +16,33 @@ from scene.avatar import Avatar
 from training.refinement import Refinement
 from training.world import World
 
+# A frame gets some tens of steps here, in training many more; the weights of the losses are those of training.
+RATES = RefinementSettings(refine_pose_lr=3e-4, refine_expression_lr=3e-4, refine_joint_lr=3e-4)
+WEIGHTS = OptimizationSettings()
+
 
 def fit_tracking(world: World, avatar: Avatar, sh_degree: int, frames: Sequence[int], steps: int, batch: int,
-                 refinement: RefinementSettings, optimization: OptimizationSettings) -> World:
+                 rates: RefinementSettings = RATES, weights: OptimizationSettings = WEIGHTS) -> World:
     """The world with pose and codes of `frames` fitted to their pictures by `steps` Adam steps each.
 
     The avatar does not change, and no frame tells another anything. Starts at the world's own tracking and is held
-    near it by the same prior as in training. Rates and weights come from `refinement` and `optimization`.
+    near it by the same prior as in training. `rates`: learning rates and prior; `weights`: of the picture's losses.
     """
     frozen = replace(avatar, neutral=avatar.neutral.detach(), differences=replace(avatar.differences, trainable=False))
-    corrections = Refinement(world, refinement, steps, None)
+    corrections = Refinement(world, rates, steps, None)
     for start in tqdm(range(0, len(frames), batch), "fitting tracking", unit="batch"):
         numbers = list(frames[start:start + batch])
         index = torch.tensor(numbers, device=avatar.neutral.device)
         rgba = world.dataset.rgba_batch(numbers).to(index.device)
         for _ in range(steps):
             rows = corrections.rows(index)
-            loss = _picture_loss(corrections, frozen, sh_degree, index, rows, rgba, optimization)
+            loss = _picture_loss(corrections, frozen, sh_degree, index, rows, rgba, weights)
             corrections.update(index, torch.autograd.grad(loss + corrections.prior(rows), rows)[0])
     return corrections.corrected_world()
 
 
 def _picture_loss(corrections: Refinement, avatar: Avatar, sh_degree: int, index: Tensor, rows: Tensor, rgba: Tensor,
-                  optimization: OptimizationSettings) -> Tensor:
+                  weights: OptimizationSettings) -> Tensor:
     world = corrections.world
     cameras, drive = corrections.view(index, rows)
     background = world.background
@@ -46,5 +50,5 @@ def _picture_loss(corrections: Refinement, avatar: Avatar, sh_degree: int, index
         background = background.expand(len(index), -1, -1, -1)
     output = render(avatar.pose(drive, sh_degree), cameras, background)
     return image_loss(output.image, output.alpha, rgba, world.flat_background, composite=not world.whole,
-                      l1_weight=1 - optimization.lambda_dssim, dssim_weight=optimization.lambda_dssim,
-                      alpha_weight=optimization.alpha_loss)[0]
+                      l1_weight=1 - weights.lambda_dssim, dssim_weight=weights.lambda_dssim,
+                      alpha_weight=weights.alpha_loss)[0]

@@ -28,7 +28,7 @@ from training.world import World
 
 HEAD_RADIUS, JAW_RADIUS, EYE_RADIUS = 0.1, 0.1, 0.012  # metres: lever of a turn
 LAST_RATE = 0.1  # of the learning rates, at the last visit
-BETAS, EPS = (0.9, 0.99), 1e-15  # a frame is drawn tens of times only, so the second moment must settle sooner than usual
+BETAS, EPS = (0.9, 0.99), 1e-15  # a frame is drawn some tens of times: the second moment must settle sooner
 PRIOR_UNIT = 1e-3  # metres of surface motion that cost 1
 STATE = ("values", "exp_avg", "exp_avg_sq", "visits")
 
@@ -149,6 +149,13 @@ class Refinement:
     def state_dict(self) -> dict[str, Tensor]:
         """Corrections and the state of their Adam, not copies."""
         return {name: getattr(self, name) for name in STATE}
+
+    def load_values(self, values: Tensor) -> None:
+        """Take over corrections [T,width] alone. ValueError when they are not for these frames and columns."""
+        if values.shape != self.values.shape:
+            raise ValueError(f"corrections: wanted {list(self.values.shape)} (frames, columns), "
+                             f"got {list(values.shape)}; is this the data set of the run?")
+        self.values.copy_(values)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over what `state_dict` gave. ValueError naming the entry that is missing or does not fit."""

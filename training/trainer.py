@@ -98,7 +98,7 @@ class Trainer:
     def _render(self, index: Tensor, stats: DensifyStats | None, avatar: Avatar,
                 corrections: Tensor | None = None) -> RenderOutput:
         """`corrections`: rows of the refinement to use; None: those reached so far."""
-        if self.refinement is None:
+        if self.refinement is None or not self._refining:
             cameras = self.world.cameras_of(index)
             drive = self.world.rig.drive(index, cameras.centers)
         else:

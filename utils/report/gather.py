@@ -83,7 +83,7 @@ def _page(
         subtitle=f"Head avatar of 3D Gaussians, scored on {block['frames']} {SPLIT_WORDS[here.split]}.",
         facts=_facts(here, block, training),
         cards=[_card(block, theirs, metric) for metric in METRICS],
-        reasons=_reasons(block),
+        reasons=[*_reasons(block), *_fitted(block, metrics.get(f"{here.split}_fitted"))],
         video=_video(here),
         video_caption=f"{', '.join(here.record['panels'])}; all {SPLIT_WORDS[here.split]}, in order.",
         comparison=compare(block, theirs, here, there, compared_frames) if theirs else None,
@@ -124,6 +124,16 @@ def _reasons(block: Mapping[str, Any]) -> list[str]:
     if "lpips_frames" in block:
         texts.append(f"LPIPS was computed on {block['lpips_frames']} of the {block['frames']} frames.")
     return texts
+
+
+def _fitted(block: Mapping[str, Any], fitted: Mapping[str, Any] | None) -> list[str]:
+    """What the same frames score with pose and codes fitted to each, where test.py did that."""
+    if not fitted:
+        return []
+    pairs = [f"{NAMES[name]} {shown(name, fitted[name])} (as tracked: {shown(name, block[name])})"
+             for name in METRICS if fitted.get(name) is not None and block.get(name) is not None]
+    return [f"With pose and codes fitted to each picture by {fitted.get('fit_steps', 'some')} steps, the avatar "
+            f"unchanged: {', '.join(pairs)}. It tells what the tracking of these frames costs and is not the score."]
 
 
 def _areas(block: Mapping[str, Any]) -> Table:
