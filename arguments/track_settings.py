@@ -38,7 +38,7 @@ class TrackSettings:
     face_model: Path | None = None
     """MediaPipe's face_landmarker.task; None = data/mediapipe, downloaded once."""
     matting_model: Path | None = None
-    """Network that cuts out the person (.tflite or .onnx); None = GrabCut, which needs none."""
+    """Network that cuts out the person (.tflite, .onnx); None = data/mediapipe's if put there, else GrabCut without."""
     parsing_model: Path | None = None
     """Face parsing network (.tflite or .onnx) that helps to cut off the clothes; None = the fitted head alone does."""
     device: str = "auto"

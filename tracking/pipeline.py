@@ -24,7 +24,7 @@ from tracking.fit import FitSettings, fit_clip
 from tracking.footage import ByteImage, Dropped, Footage, Listed, Span, without_repeats
 from tracking.landmarks import NoFaceError, Track, follow_face, look_for_faces
 from tracking.layout import write_data_set, write_rgba
-from tracking.matting import MatteSettings, matte_clip
+from tracking.matting import MatteSettings, foreground_colours, matte_clip, method_note
 from tracking.mesh_view import MeshView
 from tracking.preview import MAX_PANEL, preview_frame, write_error_plot
 from tracking.records import Fit, Observations, load_record, save_record
@@ -204,7 +204,7 @@ def _cut(run: Run, track: Track, crop: Crop, stores: dict[str, PictureStore]) ->
         sharp.append(sharpness(rgb, points[number]))
         if picture.alpha is not None:
             stores["given"].write(number, crop.cut(picture.alpha))
-            has_alpha = True
+            has_alpha |= bool((picture.alpha < 255).any())  # opaque everywhere says nothing about the head
         if run.settings.hr:
             stores["full"].write(number, full.cut(picture.rgb))
         if number + 1 == len(track):
@@ -247,6 +247,7 @@ def cut_out_head(run: Run, fit: Fit, pictures: Pictures, crop: Crop, track: Trac
             view = MeshView(run.head, fit, crop.size)
             settings = MatteSettings(run.settings.matting_model, run.settings.parsing_model)
             mattes = matte_clip(pictures.rgb.rgb, len(fit), view.silhouette, settings, None)
+            run.notes.append(method_note(run.settings.matting_model))
         for index, matte in enumerate(tqdm(mattes, "Cutting out the head", len(fit), unit="picture")):
             store.write(index, np.minimum(matte, inside))
     store.finish()
@@ -281,11 +282,13 @@ def _write_images(
     shares = []
     for index in tqdm(range(len(view.fit)), "Writing the pictures", unit="picture"):
         rgb, matte, drawing = pictures.rgb.rgb(index), alpha.grey(index), view.draw(index)
-        write_rgba(run.workspace.data / "images", index, rgb, matte)
+        # The background that shows through hair is taken out of its colour; with given alpha that was done or was not.
+        colours = (lambda image, _: image) if pictures.given is not None else foreground_colours
+        write_rgba(run.workspace.data / "images", index, colours(rgb, matte), matte)
         if pictures.full is not None:
             full = pictures.full.rgb(index)
-            large = cv2.resize(matte, full.shape[1::-1], interpolation=cv2.INTER_CUBIC)
-            write_rgba(run.workspace.data / "images.HQ", index, full, np.asarray(large, np.uint8))
+            large = np.asarray(cv2.resize(matte, full.shape[1::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
+            write_rgba(run.workspace.data / "images.HQ", index, colours(full, large), large)
         show(preview_frame(drawing, rgb, matte, observations.landmarks[index]))
         opaque = cv2.resize(matte, (view.size, view.size), interpolation=cv2.INTER_AREA) >= 128
         shares.append((opaque.mean(), opaque[drawing.head].mean() if drawing.head.any() else 0.0))
