@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from training.world import World, open_world, resolve_device
 from utils.atomic import write_json
 from utils.metrics import DEFINITIONS
 from utils.report import write_report
+from utils.score_files import read_json
 
 log = logging.getLogger("test")
 
@@ -80,6 +82,13 @@ def corrected(world: World, checkpoint: Checkpoint, refinement: RefinementSettin
     return learnt.corrected_world()
 
 
+def note(folder: Path, split: str, **facts: object) -> None:
+    """Add facts to a split's block of metrics.json."""
+    metrics = read_json(folder / "metrics.json")
+    metrics[split] |= facts
+    write_json(folder / "metrics.json", metrics)
+
+
 def score_fitted(settings: TestSettings, world: World, avatar: Avatar, degree: int, frames: list[int],
                  options: EvaluationSettings) -> None:
     """Score the frames once more with pose and codes fitted to each, the avatar as it is, under a name of its own."""
@@ -87,11 +96,16 @@ def score_fitted(settings: TestSettings, world: World, avatar: Avatar, degree: i
     fitted = fit_tracking(world, avatar, degree, frames, settings.fit_tracking, settings.batch_size)
     metrics = evaluate(lambda batch: render_on_black(fitted, avatar, degree, batch), world.dataset, frames,
                        settings.model_path, options, head_meshes(world), name)
-    metrics[name]["fit_steps"] = settings.fit_tracking
-    write_json(settings.model_path / "metrics.json", metrics)
+    note(settings.model_path, name, fit_steps=settings.fit_tracking)
     print(f"{settings.split}, pose and codes fitted to each frame by {settings.fit_tracking} steps: "
           f"PSNR {metrics[name]['psnr']:.4f}, SSIM {metrics[name]['ssim']:.4f} "
           "(says what better tracking would give; not the score)")
+
+
+def refined_run(settings: TestSettings) -> bool:
+    """Whether it is a run of train.py with --refine_tracking."""
+    return not reference_iterations(settings.model_path) and \
+        load_config(TrainSettings, settings.model_path).refinement.refine_tracking
 
 
 def open_run(settings: TestSettings, device: torch.device) -> tuple[World, Avatar, int]:
@@ -107,7 +121,7 @@ def open_run(settings: TestSettings, device: torch.device) -> tuple[World, Avata
         data = run.data
         if settings.source_path is not None:
             data = dataclasses.replace(data, source_path=settings.source_path)
-        refined = run.refinement.refine_tracking
+        refined = run.refinement.refine_tracking and not settings.as_tracked
         checkpoint = newest_checkpoint(settings.model_path, settings.iteration, with_training=refined)
         world = open_world(data, run.model, run.run.seed, device)
         check_fits(checkpoint, world, f"checkpoint of iteration {checkpoint.iteration}")
@@ -130,6 +144,8 @@ def test(settings: TestSettings) -> None:
     frames = frames_of(world, settings.split)
     metrics = evaluate(lambda batch: render_on_black(world, avatar, degree, batch), world.dataset, frames,
                        settings.model_path, options, head_meshes(world), settings.split)
+    if refined_run(settings):
+        note(settings.model_path, settings.split, tracking="as tracked" if settings.as_tracked else "corrected")
     if settings.without_blendshapes is not None:
         merge_without_blendshapes(settings.model_path / "metrics.json", settings.without_blendshapes / "metrics.json")
     print_scores(metrics, settings.split)

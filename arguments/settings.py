@@ -164,6 +164,8 @@ class RefinementSettings:
     """The same for jaw, eyes and eyelids."""
     refine_prior: float = 1e-3
     """Weight of the mean squared correction in (mm of surface motion)^2, summed over pose and codes."""
+    refine_calibrate: bool = True
+    """Correct held-out frames too, by what their tracked pose and codes tell of the errors in training frames."""
 
     def __post_init__(self) -> None:
         for name in ("refine_from_iter", "refine_pose_lr", "refine_expression_lr", "refine_joint_lr", "refine_prior"):
@@ -222,6 +224,8 @@ class TestSettings:
     """Checkpoint to load; -1 = the newest."""
     split: Literal["test", "train", "all"] = "test"
     """Frames to render and score."""
+    as_tracked: bool = False
+    """Use the tracker's pose and codes where the run (--refine_tracking) learnt or predicted corrections of them."""
     fit_tracking: int = 0
     """Also fit pose and codes of each frame by this many steps, the avatar frozen; scored apart. 30 is plenty."""
     without_blendshapes: Path | None = None

@@ -130,7 +130,7 @@ def joint_transforms(rotations: Tensor, joints: Tensor, parents: tuple[int, ...]
     rotations [T,J-1,3,3] of joints 1.. (neck, jaw, eyes), joints [T,J,3] before posing. Differentiable in both.
     """
     frames = rotations.shape[0]
-    turn = [torch.eye(3).to(rotations).expand(frames, 3, 3)]
+    turn = [torch.eye(3, dtype=rotations.dtype, device=rotations.device).expand(frames, 3, 3)]
     place = [joints[:, 0]]
     for joint, parent in enumerate(parents[1:], start=1):
         offset = joints[:, joint] - joints[:, parent]

@@ -153,7 +153,8 @@ class Rig:
                                                   codes.eyes + change.eyes)
         lower = torch.einsum("j,tjab->tab", self._moving.lower_weights, transforms)
         bones = torch.cat([transforms, self.bones[frames, SKULL_BONE][:, None], lower[:, None]], dim=1)
-        feature = (rotations - torch.eye(3).to(rotations)).flatten(1) if self.pose_dirs is not None else None
+        rest_turn = torch.eye(3, dtype=rotations.dtype, device=rotations.device)
+        feature = (rotations - rest_turn).flatten(1) if self.pose_dirs is not None else None
         return self._assemble(expression[:, :self.num_expressions], bones, feature,
                               eyelids if self.eyelid_dirs is not None else None, camera_centers)
 

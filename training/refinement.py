@@ -6,7 +6,8 @@ when its frame is drawn. Rates and the prior are in metres of surface motion, by
 unit of it moves the surface.
 
 Constant corrections of all training frames could as well be part of the avatar, and then held-out frames, whose
-tracking stays as it is, would not fit it. Their mean is therefore kept at zero.
+tracking stays as it is, would not fit it. Their mean is therefore kept at zero. Held-out frames are never learnt from;
+`calibrate` predicts their corrections from their own tracking (training/calibration.py).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from gaussian_renderer import Cameras
 from scene.avatar import Avatar
 from scene.clip import Clip
 from scene.rig import CodeChange
+from training.calibration import predict, tracked_features
 from training.world import World
 
 HEAD_RADIUS, JAW_RADIUS, EYE_RADIUS = 0.1, 0.1, 0.012  # metres: lever of a turn
@@ -88,7 +90,7 @@ class Refinement:
         shape = (len(world.cameras.R), self.columns.width)
         self.values, self.exp_avg, self.exp_avg_sq = (torch.zeros(shape, device=device) for _ in range(3))
         self.visits = torch.zeros(shape[0], 1, device=device)
-        self.learnt = None
+        self.frames, self.learnt = frames, None
         if frames is not None:
             self.learnt = torch.zeros(shape[0], 1, device=device).index_fill_(0, frames.to(device), 1.0)
         self.reach = self.columns.reach(world.rig.head).to(device)
@@ -131,6 +133,20 @@ class Refinement:
         self.values -= drawn * rate * (self.exp_avg / (1 - BETAS[0] ** visits)) / size
         if self.learnt is not None:
             self.values -= self.learnt * ((self.values * self.learnt).sum(dim=0) / self.learnt.sum())
+
+    @torch.no_grad()
+    def calibrate(self) -> None:
+        """Give all frames that are not learnt the corrections that their tracking suggests, by those of the learnt.
+
+        Changes nothing for training. Without --refine_calibrate they keep the tracker's values.
+        """
+        if self.frames is None or self.learnt is None or not self.settings.refine_calibrate:
+            return
+        learnt = self.frames.cpu()
+        metres = (self.values * self.reach).double().cpu()
+        predicted = predict(tracked_features(self.world, learnt), learnt, metres[learnt], self.columns.sizes)
+        rows = torch.where(self.reach > 0, predicted.to(self.values) / self.reach.clamp_min(1e-12), 0.0)
+        self.values.copy_(torch.where(self.learnt > 0, self.values, rows))
 
     @torch.no_grad()
     def widen(self, avatar: Avatar, frames: Tensor) -> None:

@@ -168,6 +168,7 @@ class Trainer:
         training |= {f"stats.{name}": getattr(self.stats, name) for name in _STATS}
         training["generator"] = self.generator.get_state()
         if self.refinement is not None:
+            self.refinement.calibrate()
             training |= {f"refinement.{name}": value for name, value in self.refinement.state_dict().items()}
         state = {"sampler": self.sampler.state_dict(),
                  "gaussians": self.avatar.part_counts(), "head": self.world.head.name,

@@ -1,0 +1,73 @@
+"""train.py --refine_tracking and test.py --fit_tracking as a user runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from scene.clip import load_clip
+from tests.test_train_end_to_end import refused, succeed
+
+SMALL = ["--test_frames", "3", "--num_face_gaussians", "300", "--num_teeth_gaussians", "20", "--num_expressions", "20",
+         "--batch_size", "2", "--iterations", "20", "--test_views", "1", "--densify", "False", "--tensorboard", "False"]
+SCORING = ["--lpips", "alex", "--video", "False", "--pictures", "selected"]
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("subject") / "data"
+    succeed("-m", "data.demo", "--out", str(folder), "--frames", "8", "--size", "48")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(subject: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same training with and without refinement."""
+    folder = tmp_path_factory.mktemp("runs")
+    succeed("train.py", "-s", str(subject), "-m", str(folder / "plain"), *SMALL)
+    succeed("train.py", "-s", str(subject), "-m", str(folder / "refined"), *SMALL, "--refine_tracking", "True",
+            "--refine_from_iter", "0")
+    return {"plain": folder / "plain", "refined": folder / "refined"}
+
+
+def test_the_clip_of_the_run_holds_the_corrected_tracking(runs: dict[str, Path]) -> None:
+    plain, refined = load_clip(runs["plain"]), load_clip(runs["refined"])
+    for name in ("R", "t"):
+        moved = (getattr(refined, name) - getattr(plain, name)).abs().flatten(1).amax(dim=1)
+        assert (moved[plain.train] > 1e-6).all()
+        assert (moved[plain.train] < 0.02).all()
+        assert (moved[plain.test] < 1e-6).all()  # too few frames to predict anything of others
+    assert not torch.equal(refined.codes.expression[plain.train], plain.codes.expression[plain.train])
+
+
+def test_fitted_frames_are_scored_apart(runs: dict[str, Path], tmp_path: Path) -> None:
+    run, weights = runs["refined"], ["--lpips_weights", str(tmp_path)]
+    succeed("test.py", "-m", str(run), *SCORING, *weights)
+    plain = json.loads((run / "metrics.json").read_text())
+    assert "test_fitted" not in plain
+    assert plain["test"]["tracking"] == "corrected"
+    text = succeed("test.py", "-m", str(run), *SCORING, *weights, "--fit_tracking", "15")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test"] == plain["test"]  # the score stays what it was
+    assert metrics["test_fitted"]["psnr"] > metrics["test"]["psnr"]
+    assert metrics["test_fitted"]["fit_steps"] == 15
+    assert "not the score" in text
+    assert "fitted to each picture by 15 steps" in (run / "report.html").read_text()
+
+
+def test_tracking_as_it_came(runs: dict[str, Path], tmp_path: Path) -> None:
+    run = runs["refined"]
+    succeed("test.py", "-m", str(run), *SCORING, "--lpips_weights", str(tmp_path), "--split", "train", "--as_tracked",
+            "--report", "False")
+    assert json.loads((run / "metrics.json").read_text())["train"]["tracking"] == "as tracked"
+
+
+def test_settings_that_make_no_sense_are_refused(subject: Path, runs: dict[str, Path], tmp_path: Path) -> None:
+    said = refused("test.py", "-m", str(runs["plain"]), "--fit_tracking", "-1")
+    assert "--fit_tracking: wanted a number of steps, 0 for none, got -1" in said
+    said = refused("train.py", "-s", str(subject), "-m", str(tmp_path / "never"), *SMALL, "--refine_tracking", "True",
+                   "--refine_from_iter", "40000")
+    assert "--refine_from_iter: 40000 stands for iteration 20 here, after the last one (20)" in said
