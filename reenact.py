@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from arguments import parse_flags
@@ -79,7 +80,7 @@ def find_driver(player: Player, settings: ReenactSettings) -> Driver:
         driver = driver_of_clip(player.name, player.clip, player.head, pictures)
     for note in driver.notes:
         log.warning("%s", note)
-    return driver if settings.frames is None else driver.at(frame_numbers(settings.frames, len(driver)))
+    return driver
 
 
 def cures_of(settings: ReenactSettings) -> Cures:
@@ -98,11 +99,15 @@ def film(player: Player, settings: ReenactSettings) -> Path:
         motion = still(clip_motion(player.clip, player.head), len(codes))
     else:
         driver = find_driver(player, settings)
-        fps = settings.fps or driver.fps or USUAL_FPS
         codes = perform(player, driver, cures_of(settings))
-        motion, note = head_motion(player, driver, settings.head_motion, settings.smooth)
+        motion, note = head_motion(player, driver, settings.head_motion, cures_of(settings))
         if note:
             log.warning("%s", note)
+        # Chosen last: the driver's habits are those of all its frames.
+        chosen = frame_numbers(settings.frames or ":", len(driver))
+        driver, index = driver.at(chosen), torch.tensor(chosen)
+        codes, motion = codes.at(index), motion.at(index)
+        fps = settings.fps or (driver.fps or USUAL_FPS) / chosen.step
     if settings.orbit:
         motion = orbited(motion, settings.orbit, settings.orbit_seconds * fps)
     pictures: Iterator[NDArray[np.uint8]] = painter.paint_all(

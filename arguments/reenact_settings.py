@@ -35,7 +35,7 @@ class ReenactSettings:
     """Replace the driver's habitual expression, jaw and gaze by the avatar's: driver - its mean + the avatar's mean."""
     project: Literal["none", "range", "subspace"] = "range"
     """Keep codes where the avatar was trained: range = each code between its training extremes; subspace = also only
-    combinations that training had (principal components); none = as they come."""
+    combinations that training had (principal components); none = as they come. Turns of the head are kept likewise."""
     smooth: int = 0
     """Savitzky-Golay over so many frames (odd, from 5) of codes and head motion; 0 = off. --video and --webcam are
     steadied anyway (One Euro filter)."""

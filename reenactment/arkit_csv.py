@@ -26,6 +26,7 @@ from scene.rig import Codes
 FEWEST = 20  # blendshapes in a header; a table with fewer is another kind of table
 HEAD_ANGLES = ("headyaw", "headpitch", "headroll")
 RATES = (24.0, 25.0, 30.0, 48.0, 50.0, 60.0, 90.0, 120.0)  # frames a second that timecodes count in
+USUAL_RATE = 60.0  # Live Link Face's
 SECONDS = {"time": 1.0, "timestamp": 1.0, "seconds": 1.0, "timestampms": 1e-3, "timems": 1e-3, "milliseconds": 1e-3}
 
 
@@ -156,4 +157,6 @@ def _timecodes(cells: list[str]) -> NDArray[np.float64] | None:
         return None
     numbers = np.array([[float(part[k]) for k in range(1, 5)] for part in parts if part is not None])
     rate = next((rate for rate in RATES if rate > numbers[:, 3].max() - 1), 1000.0)
+    if len(np.unique(numbers[:, 2])) < 2:  # within one second the count has not been seen to start anew
+        rate = max(rate, USUAL_RATE)
     return np.asarray(numbers @ np.array([3600, 60, 1, 1 / rate]))

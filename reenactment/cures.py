@@ -38,11 +38,13 @@ def habit_of(curves: Curves, how: Literal["mean", "median"]) -> Habit:
     return Habit(*(part.mean(0) if how == "mean" else part.median(0).values for part in parts))
 
 
-def center(curves: Curves, driver: Habit, avatar: Habit, head: Head) -> Curves:
-    """Subtract the driver's habit and add the avatar's. Codes of sculpted shapes stay 0 or more; lids stay."""
+def center(curves: Curves, driver: Habit, avatar: Habit, head: Head, blinks: list[int]) -> Curves:
+    """Subtract the driver's habit and add the avatar's. Codes of sculpted shapes stay 0 or more.
+
+    blinks: columns of the expressions that close the lids; they are left alone.
+    """
     wanted = curves.expression - driver.expression + avatar.expression
-    for column in blink_columns(head) or []:
-        wanted[:, column] = curves.expression[:, column]
+    wanted[:, blinks] = curves.expression[:, blinks]
     shifted = replace(curves, expression=wanted, jaw=curves.jaw - driver.jaw + avatar.jaw,
                       gaze=curves.gaze - driver.gaze + avatar.gaze)
     return shifted.with_expression(wanted.clamp_min(0), head) if is_unsigned(head) else shifted
@@ -65,10 +67,9 @@ class TrainingRange:
         kept = size.square().cumsum(0) < KEPT_VARIANCE * size.square().sum()
         self.components = rows[:int(kept.sum()) + 1]
         self.extents = _limits((training.expression - self.mean) @ self.components.T, rest=False)
-        blinks = blink_columns(head)
-        if blinks is not None:
-            closed = training.expression[:, blinks].sum()
-            self.blink_share = float(closed / (closed + training.lids.sum()).clamp_min(1e-6))
+        self.blinks = blink_columns(head) or []
+        closed = training.expression[:, self.blinks].sum()
+        self.blink_share = float(closed / (closed + training.lids.sum()).clamp_min(1e-6))
 
     def project(self, curves: Curves, how: Project) -> Curves:
         """Curves inside the training range; see the class. "none" only shares out blinks (see `share_blinks`)."""
@@ -78,8 +79,7 @@ class TrainingRange:
                 inside = _clamped((expression - self.mean) @ self.components.T, self.extents)
                 expression = self.mean + inside @ self.components
             expression = _clamped(expression, self.expression)
-            for column in blink_columns(self.head) or []:
-                expression[:, column] = curves.expression[:, column]
+            expression[:, self.blinks] = curves.expression[:, self.blinks]
             moved = curves.with_expression(expression, self.head)
             curves = replace(moved, jaw=_clamped(moved.jaw, self.jaw), gaze=_clamped(moved.gaze, self.gaze))
         return self.share_blinks(curves)
@@ -90,13 +90,12 @@ class TrainingRange:
         Trackers divide as they like, and the mesh shows the sum only; but the avatar's differences follow the
         expression, which is not driven further than in training.
         """
-        columns = blink_columns(self.head)
-        if columns is None:
+        if not self.blinks:
             return curves
         expression = curves.expression.clone()
-        total = (expression[:, columns] + curves.lids).clamp(0, 1)
-        shared = torch.minimum(self.blink_share * total, self.expression[1, columns])
-        expression[:, columns] = shared
+        total = (expression[:, self.blinks] + curves.lids).clamp(0, 1)
+        shared = torch.minimum(self.blink_share * total, self.expression[1, self.blinks])
+        expression[:, self.blinks] = shared
         return replace(curves, expression=expression, lids=total - shared)
 
 

@@ -18,6 +18,7 @@ from reenactment.smoothing import smoothed_columns
 from scene.clip import Clip
 
 FLIP = torch.diag(torch.tensor([1.0, -1.0, -1.0]))  # y up, z towards the viewer -> y down, z away
+LEEWAY = 0.05  # radians, of turns beyond those of training: 3 degrees more still look right
 NEAREST = 0.2  # metres from the head's middle to the camera; nearer, it would look through the face
 
 
@@ -37,6 +38,10 @@ class HeadMotion:
 
     def __len__(self) -> int:
         return len(self.R)
+
+    def average(self) -> HeadMotion:
+        """The mean pose and place, [1]."""
+        return HeadMotion(mean_rotation(self.R)[None], self.middle.mean(0, keepdim=True), self.focal.mean()[None])
 
     def smoothed(self, window: int) -> HeadMotion:
         """Savitzky-Golay over `window` frames, of the rotation against the mean one."""
@@ -74,12 +79,11 @@ def transferred(driver: HeadMotion, avatar: HeadMotion, reference: HeadMotion | 
     Turns are equal; moves are equal as seen, in picture widths across and in proportion along the line of sight: two
     crops of different lenses show equal moves so.
     """
-    own, middle, focal = mean_rotation(avatar.R), avatar.middle.mean(0), avatar.focal.mean()
-    base = driver if reference is None else reference
-    R = driver.R @ mean_rotation(base.R).T @ own
-    away = (driver.middle[:, 2] / base.middle[:, 2].mean() * middle[2]).clamp_min(NEAREST)
-    across = focal * middle[:2] / middle[2] + _seen(driver) - _seen(base).mean(0)
-    return HeadMotion(R, torch.cat([across * away[:, None] / focal, away[:, None]], 1), focal.expand(len(R)))
+    own, base = avatar.average(), (driver if reference is None else reference).average()
+    away = (driver.middle[:, 2] / base.middle[:, 2] * own.middle[:, 2]).clamp_min(NEAREST)
+    across = _seen(own) + _seen(driver) - _seen(base)
+    return HeadMotion(driver.R @ base.R.mT @ own.R, torch.cat([across * away[:, None] / own.focal, away[:, None]], 1),
+                      own.focal.expand(len(driver)))
 
 
 def _seen(motion: HeadMotion) -> Tensor:
@@ -87,10 +91,25 @@ def _seen(motion: HeadMotion) -> Tensor:
     return motion.focal[:, None] * motion.middle[:, :2] / motion.middle[:, 2:].clamp_min(NEAREST)
 
 
+class SeenTurns:
+    """The turns of the head that training showed, about the mean one: beyond them the avatar's sides are made up."""
+
+    def __init__(self, training: HeadMotion) -> None:
+        self._mean = mean_rotation(training.R)
+        turns = matrix_to_axis_angle(training.R @ self._mean.T)
+        self._low, self._high = turns.amin(0).clamp_max(0), turns.amax(0).clamp_min(0)
+
+    def limited(self, motion: HeadMotion) -> HeadMotion:
+        """Turns inside are as they are; what goes beyond is slowed down, to end at most `LEEWAY` further."""
+        turns = matrix_to_axis_angle(motion.R @ self._mean.T)
+        inside = turns.clamp(self._low, self._high)
+        turns = inside + LEEWAY * torch.tanh((turns - inside) / LEEWAY)
+        return HeadMotion(matrix_from_axis_angle(turns) @ self._mean, motion.middle, motion.focal)
+
+
 def still(avatar: HeadMotion, count: int) -> HeadMotion:
-    """The head at its mean place for `count` frames."""
-    return HeadMotion(mean_rotation(avatar.R).expand(count, 3, 3), avatar.middle.mean(0).expand(count, 3),
-                      avatar.focal.mean().expand(count))
+    """The head at its mean pose and place for `count` frames."""
+    return avatar.average().at(torch.zeros(count, dtype=torch.int64))
 
 
 def orbited(motion: HeadMotion, degrees: float, frames_a_turn: float) -> HeadMotion:

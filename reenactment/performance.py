@@ -12,7 +12,7 @@ from player import Player
 from reenactment.cures import Center, Habit, Project, center, habit_of, training_range
 from reenactment.curves import Curves
 from reenactment.driver import Driver
-from reenactment.motion import HeadMotion, clip_motion, still, transferred
+from reenactment.motion import HeadMotion, SeenTurns, clip_motion, still, transferred
 from reenactment.retarget import Retarget, retarget_between, same_head
 from reenactment.smoothing import smoothed
 from scene.rig import Codes
@@ -38,7 +38,7 @@ class Actor:
         codes = player.clip.codes
         training = codes.at(player.clip.train)
         self._range = training_range(player.head, training)
-        self._training = Curves.of(training)
+        self._own_habit = self.habit(Curves.of(training))
         self._retarget: Retarget | None = None if same_head(head, player.head) else retarget_between(head, player.head)
 
     def retargeted(self, curves: Curves) -> Curves:
@@ -46,13 +46,13 @@ class Actor:
         return curves if self._retarget is None else self._retarget(curves)
 
     def habit(self, curves: Curves) -> Habit | None:
-        """The habit of retargeted curves that `cured` takes off; None with --center none."""
+        """The habit of retargeted curves that `cured` replaces by the avatar's; None with --center none."""
         return None if self.cures.center == "none" else habit_of(curves, self.cures.center)
 
     def cured(self, curves: Curves, habit: Habit | None) -> Codes:
         """Codes of the avatar from retargeted curves."""
-        if habit is not None and self.cures.center != "none":
-            curves = center(curves, habit, habit_of(self._training, self.cures.center), self.player.head)
+        if habit is not None and self._own_habit is not None:
+            curves = center(curves, habit, self._own_habit, self.player.head, self._range.blinks)
         curves = self._range.project(curves, self.cures.project)
         return curves.codes(self.player.clip.codes.shape)
 
@@ -64,15 +64,16 @@ def perform(player: Player, driver: Driver, cures: Cures) -> Codes:
     return actor.cured(curves, actor.habit(curves))
 
 
-def head_motion(player: Player, driver: Driver, how: Motion, smooth: int) -> tuple[HeadMotion, str]:
+def head_motion(player: Player, driver: Driver, how: Motion, cures: Cures) -> tuple[HeadMotion, str]:
     """The avatar's head before its camera, and a sentence where that is not what was asked for.
 
-    driver: the driver's motion, transferred; clip: as in the avatar's own clip, from its start (again and again when
-    the driver is longer); none: still.
+    driver: the driver's motion, transferred, and limited to the turns of training if the codes are projected; clip: as
+    in the avatar's own clip, from its start (again and again when the driver is longer); none: still.
     """
     own = clip_motion(player.clip, player.head)
     if how == "driver" and driver.motion is not None:
-        return transferred(driver.motion.smoothed(smooth), own), ""
+        motion = transferred(driver.motion.smoothed(cures.smooth), own)
+        return motion if cures.project == "none" else SeenTurns(own.at(player.clip.train)).limited(motion), ""
     if how == "clip":
         return own.at(torch.arange(len(driver)) % len(own)), ""
     note = "" if how == "none" else f"{driver.name} does not tell how the head moves, so it stays still"

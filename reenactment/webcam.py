@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from reenactment.cures import Habit
 from reenactment.curves import Curves
 from reenactment.face import FaceReader
 from reenactment.film import Painter
-from reenactment.motion import HeadMotion, cameras_of, clip_motion, still, transferred
+from reenactment.motion import HeadMotion, SeenTurns, cameras_of, clip_motion, still, transferred
 from reenactment.performance import Actor
 from reenactment.video import joined_codes, joined_motion
 from scene.rig import Codes
@@ -39,6 +40,8 @@ class Camera:
     """
 
     def __init__(self, source: str) -> None:
+        # Each way of asking a camera that fails would say so on standard error.
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         self._capture = cv2.VideoCapture()
         with suppress(cv2.error):
             self._capture.open(int(source) if source.isdigit() else source)
@@ -122,32 +125,35 @@ class Mirror:
     def __init__(self, actor: Actor, painter: Painter, size: tuple[int, int], calibrate: float, moves: bool) -> None:
         """size: width and height of the pictures. moves: whether the head moves with the driver's."""
         self._actor, self._painter, self._size, self._calibrate, self._moves = actor, painter, size, calibrate, moves
-        self._own = clip_motion(actor.player.clip, actor.player.head)
+        own = clip_motion(actor.player.clip, actor.player.head)
+        self._own, self._turns = own.average(), SeenTurns(own.at(actor.player.clip.train))
         self._codes: list[Codes] = []
         self._motion: list[HeadMotion] = []
-        self._reference: tuple[Curves, HeadMotion] | None = None
+        self._habit: Habit | None = None
+        self._place: HeadMotion | None = None
         self._began: float | None = None
 
     def picture(self, codes: Codes, motion: HeadMotion, now: float) -> tuple[ByteImage, float]:
         """The avatar doing the same [H,W,3], and the seconds that it took before drawing began."""
         started = time.perf_counter()
         self._learn(codes, motion, now)
-        assert self._reference is not None
-        habitual, place = self._reference
-        curves = self._actor.retargeted(Curves.of(codes))
-        acted = self._actor.cured(curves, self._actor.habit(habitual))
-        view = transferred(motion, self._own, place) if self._moves else still(self._own, 1)
+        acted = self._actor.cured(self._actor.retargeted(Curves.of(codes)), self._habit)
+        view = transferred(motion, self._own, self._place) if self._moves else still(self._own, 1)
+        if self._actor.cures.project != "none":
+            view = self._turns.limited(view)
         cameras = cameras_of(view, self._actor.player.clip, self._actor.player.head, *self._size)
         before = time.perf_counter() - started
         return self._painter.paint(acted, cameras)[0], before
 
     def _learn(self, codes: Codes, motion: HeadMotion, now: float) -> None:
         self._began = now if self._began is None else self._began
-        if self._reference is not None and now - self._began > self._calibrate:
+        if self._place is not None and now - self._began > self._calibrate:
             return
         self._codes.append(codes)
         self._motion.append(motion)
-        self._reference = (self._actor.retargeted(Curves.of(joined_codes(self._codes))), joined_motion(self._motion))
+        self._habit = self._actor.habit(self._actor.retargeted(Curves.of(joined_codes(self._codes))))
+        # One pose and one position that mean the same as all of them: averaged once, not in every frame.
+        self._place = joined_motion(self._motion).average()
 
 
 def live(camera: Camera, reader: FaceReader, mirror: Mirror, delays: Delays,
