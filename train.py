@@ -95,7 +95,7 @@ def checkpoint(trainer: Trainer, run_log: TrainingLog, folder: Path, keep: int) 
         run_log.flush()
         trainer.save(folder / "checkpoints", keep)
         if trainer.refinement is not None:
-            save_clip(trainer.refinement.corrected_world().clip, folder)
+            save_clip(trainer.clip(), folder)
     except (CheckpointError, WriteError) as error:
         if last:
             raise
@@ -113,7 +113,7 @@ def train(settings: TrainSettings) -> None:
         trainer.restore(newest_checkpoint(run.model_path))
         log.info("Resuming after iteration %d", trainer.iteration)
     save_config(settings, run.model_path)
-    save_clip(trainer.world.clip, run.model_path)
+    save_clip(trainer.clip(), run.model_path)
     evaluations = evaluation_iterations(settings)
     stop = StopRequest()
     with TrainingLog(run.model_path, trainer.iteration, total, run.log_interval, run.tensorboard) as run_log:

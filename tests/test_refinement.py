@@ -12,7 +12,8 @@ import torch
 from arguments import DataSettings, ModelSettings, OptimizationSettings, RefinementSettings, RunSettings, TrainSettings
 from gaussian_renderer import Cameras, render
 from scene.checkpoint import CheckpointError, newest_checkpoint
-from scene.rig import CodeChange
+from scene.rig import SKULL_BONE, CodeChange, Codes, Rig
+from tests.heads import random_codes, random_head
 from tests.player_subject import CPU, EXPRESSIONS
 from tests.refinement_scene import (
     HELD_OUT,
@@ -41,8 +42,9 @@ def learning(world: World, settings: RefinementSettings = FREE, visits: float = 
 def test_gradient_is_that_of_the_picture() -> None:
     """Against central differences, in double precision, for every column of one frame."""
     world = true_world()
-    cameras = Cameras(*(part.double() for part in (world.cameras.R, world.cameras.t, world.cameras.K)), 48, 48)
-    cameras = replace(cameras, K=cameras.K * torch.tensor([[0.5], [0.5], [1.0]], dtype=torch.float64))
+    c = world.cameras
+    half = torch.tensor([[0.5], [0.5], [1.0]], dtype=torch.float64)
+    cameras = Cameras(c.R.double(), c.t.double(), c.K.double() * half, 48, 48)
     refinement = Refinement(replace(world, cameras=cameras, rig=in_double(world.rig)), FREE, 1, None)
     refinement.center = refinement.center.double()
     avatar, frame = avatar_in_double(), torch.tensor([1])
@@ -91,6 +93,27 @@ def test_corrected_view_is_that_of_the_corrected_clip() -> None:
     for name in ("beta", "triangle_maps", "bones", "camera_centers", "post_offsets"):
         got, wanted = getattr(drive, name), getattr(again, name)
         assert (got is None and wanted is None) or torch.allclose(got, wanted, atol=1e-5), name
+
+
+def test_changed_codes_drive_a_head_with_pose_correctives_and_a_neck() -> None:
+    """As in FLAME; only the skull, whose motion is kept, may differ from the rig of the changed codes."""
+    head = random_head()
+    codes = Codes(**{name: code.float() for name, code in random_codes(head, 6).items()})
+    rig, frames, generator = Rig(head, codes, 3, CPU), torch.tensor([4, 1]), torch.Generator().manual_seed(0)
+    change = CodeChange(*(0.1 * torch.randn(2, width, generator=generator) for width in (3, 6, 12, 2)))
+    assert rig.pose_dirs is not None
+    changed = replace(codes, expression=codes.expression.clone(), jaw=codes.jaw.clone(), eyes=codes.eyes.clone(),
+                      eyelids=codes.eyelids.clone())
+    changed.expression[frames, :3] += change.expression
+    for name in ("jaw", "eyes", "eyelids"):
+        getattr(changed, name)[frames] += getattr(change, name)
+    center = torch.zeros(2, 3)
+    got, wanted = rig.drive_changed(frames, change, center), rig.with_codes(changed).drive(frames, center)
+    for name in ("beta", "triangle_maps", "pre_offsets", "post_offsets"):
+        assert torch.allclose(getattr(got, name), getattr(wanted, name), atol=1e-5), name
+    rigid = [i for i in range(got.bones.shape[1]) if i != got.bones.shape[1] + SKULL_BONE]
+    assert torch.allclose(got.bones[:, rigid], wanted.bones[:, rigid], atol=1e-5)
+    assert torch.equal(got.bones[:, SKULL_BONE], rig.bones[frames, SKULL_BONE])
 
 
 def test_turn_goes_about_the_center_of_the_head() -> None:

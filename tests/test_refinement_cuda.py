@@ -54,6 +54,7 @@ def test_captured_and_plain_steps_and_the_cpu_correct_alike(tmp_path: Path) -> N
     for got in values[:2]:
         # Atomics add in any order, and Adam turns the sign of a vanishing gradient into a step: 5 % of the largest.
         assert float((got - values[2]).norm()) < 0.05 * float(values[2].norm())
+    assert runs[0].refinement is not None
     corrected = runs[0].refinement.corrected_world()
     frames = torch.arange(HELD_OUT)
     here = replace(world, cameras=Cameras(corrected.cameras.R.cpu(), corrected.cameras.t.cpu(), world.cameras.K, 1, 1))

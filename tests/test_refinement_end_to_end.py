@@ -43,6 +43,13 @@ def test_the_clip_of_the_run_holds_the_corrected_tracking(runs: dict[str, Path])
     assert not torch.equal(refined.codes.expression[plain.train], plain.codes.expression[plain.train])
 
 
+def test_resuming_a_finished_run_keeps_its_clip(runs: dict[str, Path]) -> None:
+    before = load_clip(runs["refined"])
+    data = json.loads((runs["refined"] / "config.json").read_text())["data"]["source_path"]
+    succeed("train.py", "-s", data, "-m", str(runs["refined"]), "--resume", "True", "--tensorboard", "False")
+    assert torch.equal(load_clip(runs["refined"]).t, before.t)
+
+
 def test_fitted_frames_are_scored_apart(runs: dict[str, Path], tmp_path: Path) -> None:
     run, weights = runs["refined"], ["--lpips_weights", str(tmp_path)]
     succeed("test.py", "-m", str(run), *SCORING, *weights)

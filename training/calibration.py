@@ -16,7 +16,7 @@ from training.world import World
 BLOCKS = 8  # runs of frames left out in turn; neighbours in time are alike, so single frames would judge too kindly
 LEAST_FRAMES = 4 * BLOCKS
 STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)  # of the ridge, for standardised features
-LIMIT = 3.0  # standard deviations of training beyond which a feature counts no further: nothing is known there
+LIMIT = 2.5  # standard deviations of training beyond which a feature counts no further: nothing is known there
 STILL = 1e-5  # radians, metres, code units: a feature that varies less says nothing
 
 
@@ -40,7 +40,8 @@ def predict(features: Tensor, frames: Tensor, corrections: Tensor, groups: list[
     """Corrections [T,W] predicted from `features` [T,D] by those of `frames` [F] alone: `corrections` [F,W].
 
     Every group of columns (their widths) gets the ridge that predicts left-out blocks of `frames` best, and 0 where
-    none predicts them better than 0 does, or where there are too few frames to tell. float64, on the CPU.
+    none predicts them better than 0 does, or where there are too few frames to tell; none leaves the range of
+    `corrections`. float64, on the CPU.
     """
     predicted = torch.zeros(len(features), corrections.shape[1], dtype=corrections.dtype)
     if len(frames) < LEAST_FRAMES:
@@ -60,7 +61,8 @@ def predict(features: Tensor, frames: Tensor, corrections: Tensor, groups: list[
         costs = torch.stack([error[columns].sum() for error in errors])
         if costs.min() < (corrections[:, columns] ** 2).sum():
             weights = _ridge(known, corrections[:, columns], STRENGTHS[int(costs.argmin())])
-            predicted[:, columns] = features @ weights
+            low, high = corrections[:, columns].amin(dim=0), corrections[:, columns].amax(dim=0)
+            predicted[:, columns] = (features @ weights).clamp(low, high)
         start += width
     return predicted
 

@@ -14,6 +14,7 @@ from gaussian_renderer import DensifyStats, RenderOutput, render
 from gaussian_renderer.capture import CapturedStep
 from scene.avatar import Avatar
 from scene.checkpoint import Checkpoint, CheckpointError, check_names, save_checkpoint
+from scene.clip import Clip
 from scene.densify import RowSelection, collects_stats, densify, is_densify_step
 from scene.initialize import create_avatar
 from scene.schema import active_sh_degree
@@ -109,6 +110,10 @@ class Trainer:
         if background is not None and background.ndim == 3:
             background = background.expand(len(index), -1, -1, -1)
         return render(posed, cameras, background, stats)
+
+    def clip(self) -> Clip:
+        """What the run keeps of its data set: tracked codes and cameras, corrected as far as training has come."""
+        return self.world.clip if self.refinement is None else self.refinement.corrected_world().clip
 
     def target(self, rgba: Tensor) -> Tensor:
         """The pictures [B,3,H,W] that renderings over the world's background should equal."""
