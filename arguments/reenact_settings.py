@@ -31,8 +31,9 @@ class ReenactSettings:
     """Film every expression in turn, from rest to full and back, with its name."""
     output: Annotated[Path | None, Alias(aliases=["-o"])] = None
     """Video to write, .mp4; default: MODEL_PATH/reenact/NAME.mp4. With --webcam: none unless given."""
-    center: Literal["none", "mean", "median"] = "mean"
-    """Replace the driver's habitual expression, jaw and gaze by the avatar's: driver - its mean + the avatar's mean."""
+    center: Literal["none", "rest", "mean"] = "rest"
+    """Replace the driver's habitual expression, jaw and gaze by the avatar's: subtract the driver's, add the avatar's.
+    rest = the face between expressions; mean = the mean of all frames."""
     project: Literal["none", "range", "subspace"] = "range"
     """Keep codes where the avatar was trained: range = each code between its training extremes; subspace = also only
     combinations that training had (principal components); none = as they come. Turns of the head are kept likewise."""

@@ -16,9 +16,10 @@ from flame import Head
 from reenactment.curves import Curves, blink_columns, is_unsigned
 from scene.rig import Codes
 
-Center = Literal["none", "mean", "median"]
+Center = Literal["none", "rest", "mean"]
 Project = Literal["none", "range", "subspace"]
 
+REST = 0.2  # quantile: any one expression rests in a fifth of the frames, and the noise about rest averages out
 KEPT_VARIANCE = 0.99  # of the training expressions, in the subspace; the rest is the tracker's noise
 TAIL = 0.002  # share of training frames beyond each end of the range: tracking fails now and then
 
@@ -32,10 +33,23 @@ class Habit:
     gaze: Tensor
 
 
-def habit_of(curves: Curves, how: Literal["mean", "median"]) -> Habit:
-    """The mean or the median of curves; the median does not notice single grimaces."""
-    parts = (curves.expression, curves.jaw, curves.gaze)
-    return Habit(*(part.mean(0) if how == "mean" else part.median(0).values for part in parts))
+def habit_of(curves: Curves, head: Head, how: Literal["rest", "mean"]) -> Habit:
+    """Where the curves of `head` usually are.
+
+    mean: the mean of all. rest: the face between expressions. Sculpted shapes only add to a face, and so does the jaw's
+    opening: their level at rest is the `REST` quantile, while their mean tells how much somebody talked. The
+    median of everything that goes both ways.
+    """
+    if how == "mean":
+        return Habit(curves.expression.mean(0), curves.jaw.mean(0), curves.gaze.mean(0))
+    unsigned = is_unsigned(head)
+    expression = torch.quantile(curves.expression, REST if unsigned else 0.5, dim=0)
+    # What the jaw does beyond the expressions that it belongs to; the rest of its turn is at rest with them.
+    beyond = curves.jaw - curves.expression @ head.expression_jaw
+    jaw = beyond.median(0).values
+    if not unsigned:
+        jaw[0] = torch.quantile(beyond[:, 0], REST)  # +x opens the mouth
+    return Habit(expression, jaw + expression @ head.expression_jaw, curves.gaze.median(0).values)
 
 
 def center(curves: Curves, driver: Habit, avatar: Habit, head: Head, blinks: list[int]) -> Curves:
@@ -78,11 +92,21 @@ class TrainingRange:
             if how == "subspace":
                 inside = _clamped((expression - self.mean) @ self.components.T, self.extents)
                 expression = self.mean + inside @ self.components
-            expression = _clamped(expression, self.expression)
+            expression = self._kept_shut(curves.expression, _clamped(expression, self.expression))
             expression[:, self.blinks] = curves.expression[:, self.blinks]
             moved = curves.with_expression(expression, self.head)
             curves = replace(moved, jaw=_clamped(moved.jaw, self.jaw), gaze=_clamped(moved.gaze, self.gaze))
         return self.share_blinks(curves)
+
+    def _kept_shut(self, before: Tensor, after: Tensor) -> Tensor:
+        """ARKit's mouthClose shuts lips over an open jaw. What of it cannot be had is taken off the jaw's opening, or
+        the mouth would gape where the driver's is shut.
+        """
+        names = self.head.expression_names
+        if "mouthClose" in names and "jawOpen" in names:
+            shut, jaw = names.index("mouthClose"), names.index("jawOpen")
+            after[:, jaw] = (after[:, jaw] - (before[:, shut] - after[:, shut]).clamp_min(0)).clamp_min(0)
+        return after
 
     def share_blinks(self, curves: Curves) -> Curves:
         """Divide each blink between expression and eyelid code as the training clip does.

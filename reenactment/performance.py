@@ -24,7 +24,7 @@ Motion = Literal["driver", "clip", "none"]
 class Cures:
     """How codes are brought to the avatar; see docs/reenact.md. smooth: Savitzky-Golay window in frames, 0: off."""
 
-    center: Center = "mean"
+    center: Center = "rest"
     project: Project = "range"
     smooth: int = 0
 
@@ -47,7 +47,7 @@ class Actor:
 
     def habit(self, curves: Curves) -> Habit | None:
         """The habit of retargeted curves that `cured` replaces by the avatar's; None with --center none."""
-        return None if self.cures.center == "none" else habit_of(curves, self.cures.center)
+        return None if self.cures.center == "none" else habit_of(curves, self.player.head, self.cures.center)
 
     def cured(self, curves: Curves, habit: Habit | None) -> Codes:
         """Codes of the avatar from retargeted curves."""

@@ -224,4 +224,4 @@ def test_a_film_without_a_face_is_told(run: Path, tmp_path: Path, monkeypatch: p
 def test_every_setting_has_a_default_but_the_avatar() -> None:
     settings = ReenactSettings(Path("out"))
     reenact.check(settings)
-    assert (settings.center, settings.project, settings.host) == ("mean", "range", "127.0.0.1")
+    assert (settings.center, settings.project, settings.host) == ("rest", "range", "127.0.0.1")

@@ -22,6 +22,7 @@ from reenactment.film import Painter
 from reenactment.performance import Actor, Cures
 from reenactment.video import driver_of_video
 from reenactment.webcam import Camera, CameraError, Delays, Mirror, live
+from tests.browser import find_chromium, open_tab
 from tests.player_subject import lively_player
 from tracking.detector import Face
 from tracking.footage import Picture, Span, Wanted
@@ -171,7 +172,7 @@ def test_mirror_does_what_the_face_does(film: Path) -> None:
 def test_mirror_learns_the_habit_while_it_calibrates() -> None:
     """A mouth that is always half open while calibrating counts as closed afterwards."""
     player = lively_player()
-    actor = Actor(player, arkit_head(), Cures("mean", "none"))
+    actor = Actor(player, arkit_head(), Cures("rest", "none"))
     reader = FaceReader(Script(*[[face(0.5)]] * 2, [face(0.5)]))
 
     def after(calibrate: float) -> np.ndarray:
@@ -285,3 +286,23 @@ def test_a_page_of_another_site_is_refused(page: Broadcast) -> None:
         assert get(page, "/stream", Host=host)[0] == 403
     for host in ("localhost", f"127.0.0.1:{page.port}", f"[::1]:{page.port}"):
         assert get(page, "/", Host=host)[0] == 200
+
+
+@pytest.mark.skipif(find_chromium() is None, reason="no Chromium or Chrome on PATH")
+def test_a_browser_shows_what_is_published(page: Broadcast, tmp_path: Path) -> None:
+    def shown() -> list[int]:
+        picture = tab.screenshot()
+        return [int(value) for value in picture[picture.shape[0] // 2 - 20, picture.shape[1] // 2]]
+
+    def publish(*colour: int) -> None:
+        page.publish(encode_image(np.full((200, 200, 3), colour, np.uint8), ".jpg"))
+
+    publish(255, 0, 0)
+    with open_tab(f"http://127.0.0.1:{page.port}/", tmp_path, 400, 300) as tab:
+        tab.wait_for("document.images[0]?.naturalWidth === 200")
+        for colour in ((255, 0, 0), (0, 0, 255), (0, 255, 0)):
+            end = time.monotonic() + 20
+            while shown() != pytest.approx(colour, abs=4) and time.monotonic() < end:  # 4 levels: JPEG
+                publish(*colour)
+                time.sleep(0.05)
+            assert shown() == pytest.approx(colour, abs=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import pytest
 import torch
@@ -150,7 +151,7 @@ def clip_like(head: Head, frames: int, seed: int) -> Curves:
 
 def cured(head: Head, curves: Curves, training: Curves, how: str) -> Curves:
     blinks = blink_columns(head) or []
-    centred = center(curves, habit_of(curves, "mean"), habit_of(training, "mean"), head, blinks)
+    centred = center(curves, habit_of(curves, head, "rest"), habit_of(training, head, "rest"), head, blinks)
     return TrainingRange(head, training).project(centred, how)  # type: ignore[arg-type]
 
 
@@ -163,15 +164,36 @@ def test_an_avatar_driven_by_its_own_clip_does_what_the_clip_does(head: Head) ->
         assert float(changed.float().mean()) < 0.01, name
 
 
-def test_a_constant_habit_of_the_driver_disappears(head: Head) -> None:
+@pytest.mark.parametrize("which", ["rest", "mean"])
+def test_a_constant_habit_of_the_driver_disappears(head: Head, which: Literal["rest", "mean"]) -> None:
     own = clip_like(head, 200, seed=6)
     shift = torch.zeros(head.n_expression)
     shift[head.expression_names.index("browInnerUp")] = 0.4
     driver = dataclasses.replace(own, expression=own.expression + shift, gaze=own.gaze + 0.2, jaw=own.jaw + 0.1)
     blinks = blink_columns(head) or []
-    found = center(driver, habit_of(driver, "mean"), habit_of(own, "mean"), head, blinks)
+    found = center(driver, habit_of(driver, head, which), habit_of(own, head, which), head, blinks)
     for name in ("expression", "gaze", "jaw"):
         assert torch.allclose(getattr(found, name), getattr(own, name), atol=1e-5), name
+
+
+def test_how_much_somebody_talks_is_no_habit(head: Head) -> None:
+    """Both faces rest with their mouths closed; the driver talks all the time, the avatar hardly ever did."""
+    jaw_open = head.expression_names.index("jawOpen")
+
+    def talking(share: float) -> Curves:
+        expression = torch.zeros(100, head.n_expression)
+        expression[:, jaw_open] = (torch.linspace(-1 / share + 1, 1, 100) * 0.8).clamp_min(0)
+        return Curves(expression, expression @ head.expression_jaw, torch.zeros(100, 6), torch.zeros(100, 2))
+
+    driver, avatar = talking(0.7), talking(0.1)
+    habits = [habit_of(curves, head, "rest") for curves in (driver, avatar)]
+    found = center(driver, *habits, head, [])
+    assert torch.allclose(found.expression, driver.expression) and torch.allclose(found.jaw, driver.jaw, atol=1e-6)
+    means = [habit_of(curves, head, "mean") for curves in (driver, avatar)]
+    assert float((center(driver, *means, head, []).expression - driver.expression).abs().max()) > 0.2
+    # FLAME has no such expression; its jaw rests likewise.
+    flame_like, _ = rebased(dataclasses.replace(head, expression_jaw=torch.zeros(head.n_expression, 3)))
+    assert float(habit_of(driver, flame_like, "rest").jaw.abs().max()) < 1e-6
 
 
 def test_centred_sculpted_shapes_are_never_negative_and_the_jaw_follows(head: Head) -> None:
@@ -181,7 +203,7 @@ def test_centred_sculpted_shapes_are_never_negative_and_the_jaw_follows(head: He
     expression[:, jaw_open] = torch.tensor([0.0, 0.0, 0.0, 0.8])
     driver = Curves(expression, expression @ head.expression_jaw, torch.zeros(4, 6), torch.zeros(4, 2))
     rest = dataclasses.replace(own, expression=own.expression * 0, jaw=own.jaw * 0, gaze=own.gaze * 0)
-    found = center(driver, habit_of(driver, "mean"), habit_of(rest, "mean"), head, [])
+    found = center(driver, habit_of(driver, head, "mean"), habit_of(rest, head, "mean"), head, [])
     assert float(found.expression.min()) == 0
     assert torch.allclose(found.jaw, found.expression @ head.expression_jaw, atol=1e-6)
 
@@ -213,6 +235,20 @@ def test_subspace_removes_combinations_that_never_occurred(head: Head) -> None:
     both = limits.project(driver, "subspace").expression[0, [left, right]]
     assert torch.allclose(both, torch.tensor([0.4, 0.4]), atol=0.01)
     assert torch.equal(limits.project(driver, "range").expression[0, [left, right]], lopsided[0, [left, right]])
+
+
+def test_lips_that_cannot_close_over_an_open_jaw_close_the_jaw(head: Head) -> None:
+    """The avatar's clip has jawOpen, but not ARKit's mouthClose."""
+    jaw, shut = (head.expression_names.index(name) for name in ("jawOpen", "mouthClose"))
+    expression = torch.zeros(50, head.n_expression)
+    expression[:, jaw] = torch.linspace(0, 1, 50)
+    own = Curves(expression, expression @ head.expression_jaw, torch.zeros(50, 6), torch.zeros(50, 2))
+    chewing = torch.zeros(2, head.n_expression)
+    chewing[:, jaw], chewing[:, shut] = torch.tensor([0.5, 0.5]), torch.tensor([0.4, 0.0])
+    driver = Curves(chewing, chewing @ head.expression_jaw, torch.zeros(2, 6), torch.zeros(2, 2))
+    found = TrainingRange(head, own).project(driver, "range")
+    assert found.expression[:, jaw].tolist() == pytest.approx([0.1, 0.5], abs=1e-5)
+    assert torch.allclose(found.jaw, found.expression @ head.expression_jaw, atol=1e-5)
 
 
 def test_a_blink_is_never_cut(head: Head) -> None:
