@@ -26,7 +26,7 @@ from tests.refinement_scene import (
     true_world,
 )
 from training.fitting import fit_tracking
-from training.refinement import BETAS, EPS, Columns, Refinement, corrected_cameras
+from training.refinement import BETAS, EPS, MOST_HASTE, Columns, Refinement, corrected_cameras
 from training.trainer import Trainer
 from training.world import World
 
@@ -153,12 +153,17 @@ def test_rates_fall_with_the_visits() -> None:
         before = refinement.values[0, 3].item()
         refinement.update(torch.tensor([0]), torch.ones(1, COLUMNS.width))
         moves.append(abs(refinement.values[0, 3].item() - before))
-    assert moves[9] == pytest.approx(0.1 * FREE.refine_pose_lr, rel=1e-3)
+    assert moves[9] == pytest.approx(0.1 * MOST_HASTE * FREE.refine_pose_lr, rel=1e-3)
     assert all(later < earlier for earlier, later in pairwise(moves))
 
 
+def test_frames_that_are_drawn_seldom_take_longer_steps() -> None:
+    rates = [float(Refinement(true_world(), FREE, visits, None).rates[3]) for visits in (1000, 40, 1)]
+    assert rates == pytest.approx([FREE.refine_pose_lr, 2 * FREE.refine_pose_lr, MOST_HASTE * FREE.refine_pose_lr])
+
+
 def test_rates_are_metres_of_surface_motion() -> None:
-    refinement = Refinement(true_world(), replace(FREE, refine_expression_lr=5e-4, refine_joint_lr=0), 1, None)
+    refinement = Refinement(true_world(), replace(FREE, refine_expression_lr=5e-4, refine_joint_lr=0), 200, None)
     moving = refinement.reach > 0
     metres = (refinement.rates * refinement.reach)[moving]
     assert torch.allclose(metres[:6], torch.tensor(FREE.refine_pose_lr))
@@ -207,10 +212,10 @@ def test_fitting_a_frame_finds_its_pose_and_leaves_the_avatar_alone() -> None:
 
 def test_fitting_finds_expression_codes() -> None:
     world, avatar = mistracked(mistake(0.0, 0.0, 0.1, seed=4)), true_avatar()
-    rates = RefinementSettings(refine_pose_lr=0, refine_expression_lr=5e-4, refine_joint_lr=0, refine_prior=0)
-    fitted = fit_tracking(world, avatar, 3, [0, 1], 60, 2, rates)
-    truth, reach = true_world().rig.beta[:2], COLUMNS.reach(world.head)[6:-20]
-    before, after = (((w.rig.beta[:2] - truth) * reach).norm() for w in (world, fitted))
+    rates = RefinementSettings(refine_pose_lr=0, refine_expression_lr=3e-4, refine_joint_lr=0, refine_prior=0)
+    fitted = fit_tracking(world, avatar, 3, list(range(5)), 80, 5, rates)
+    truth, reach = true_world().rig.beta, COLUMNS.reach(world.head)[6:-20]
+    before, after = (((w.rig.beta - truth) * reach).norm() for w in (world, fitted))
     assert after < 0.6 * before
 
 

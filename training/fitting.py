@@ -16,9 +16,7 @@ from scene.avatar import Avatar
 from training.refinement import Refinement
 from training.world import World
 
-# A frame gets some tens of steps here, in training many more; the weights of the losses are those of training.
-RATES = RefinementSettings(refine_pose_lr=3e-4, refine_expression_lr=3e-4, refine_joint_lr=3e-4)
-WEIGHTS = OptimizationSettings()
+RATES, WEIGHTS = RefinementSettings(), OptimizationSettings()  # those of training
 
 
 def fit_tracking(world: World, avatar: Avatar, sh_degree: int, frames: Sequence[int], steps: int, batch: int,
