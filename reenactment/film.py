@@ -66,12 +66,12 @@ def beside(left: Pictures, right: Iterator[ByteImage]) -> Iterator[ByteImage]:
 
 
 def labelled(pictures: Iterator[ByteImage], labels: Sequence[str]) -> Iterator[ByteImage]:
-    """Pictures with a line of text at the bottom, light with a dark rim so that any background will do."""
+    """Pictures with a line of text at the bottom, dark on light pictures and light on dark ones."""
     for picture, label in zip(pictures, labels, strict=True):
         drawn = picture.copy()
         height = drawn.shape[0]
-        size = max(0.35, height / 700)
+        size = max(0.35, height / 600)
         place = (round(0.03 * height), round(0.96 * height))
-        for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-            cv2.putText(drawn, label, place, cv2.FONT_HERSHEY_SIMPLEX, size, colour, thickness, cv2.LINE_AA)
+        level = 0 if drawn[round(0.9 * height):, :drawn.shape[1] // 2].mean() > 127 else 255
+        cv2.putText(drawn, label, place, cv2.FONT_HERSHEY_SIMPLEX, size, (level, level, level), 1, cv2.LINE_AA)
         yield drawn

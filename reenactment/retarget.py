@@ -29,7 +29,7 @@ from tracking.landmark_embedding import IRISES, LOOSE_SPREAD, landmark_embedding
 SIGMA = 1e-3  # metres, of a landmark
 JAW_SIGMA = 0.02  # radians
 LARGEST_CODE = 1.1  # of a sculpted shape: faces go a little beyond the sculpted extreme
-STEPS = 300  # of the bounded solver; the demo's codes change by less than 1e-3 after
+STEPS, TOLERANCE = 300, 1e-5  # of the bounded solver: at most so many, until codes change by no more
 
 
 def same_head(one: Head, other: Head) -> bool:
@@ -75,6 +75,8 @@ class Retarget:
         pace = 1.0
         for _ in range(STEPS):
             last, x = x, (y - rate * (y @ self.normal - wanted)).clamp(low, high)
+            if float((x - last).abs().max()) <= TOLERANCE:
+                break
             faster = (1 + (1 + 4 * pace**2) ** 0.5) / 2
             y, pace = x + (pace - 1) / faster * (x - last), faster
         return x
