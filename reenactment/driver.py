@@ -71,10 +71,10 @@ def open_driver(path: Path, head: str = "auto", source_path: Path | None = None,
         return _of_run(path, source_path)
     if (path / "checkpoint").is_dir():
         whole, high = _layout(path)
-        return _of_data(DataSettings(path, whole, high, head, cache="stream", test_frames=0), path.name)
+        return _of_data(DataSettings(path, whole, high, head, cache="stream", test_frames=0), path.resolve().name)
     if reference_iterations(path):
         data = load_reference_model(path, source_path=source_path).data
-        return _of_data(replace(data, cache="stream", test_frames=0), path.name)
+        return _of_data(replace(data, cache="stream", test_frames=0), path.resolve().name)
     listing = ", ".join(sorted(item.name for item in path.iterdir())[:6]) or "nothing"
     raise ValueError(f"--driver {path}: wanted {WANTED}, got a folder with {listing}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from flame.rotations import matrix_from_6d
 from reenactment.arkit import GAZE_SIDEWAYS, GAZE_UPRIGHT, codes_of_scores, score_key
 from reenactment.arkit_csv import read_arkit_csv
 from reenactment.driver import driver_of_clip, open_driver
+from scene.clip import save_clip
 from tests.heads import random_head
 from tests.player_subject import lively_player, write_run
 from tests.tracker_folder import record, write_folder, write_record
@@ -247,3 +249,22 @@ def test_a_damaged_clip_is_named(tmp_path: Path) -> None:
     (tmp_path / "clip.safetensors").write_bytes(np.arange(9).tobytes())
     with pytest.raises(ValueError, match="clip.safetensors"):
         open_driver(tmp_path)
+
+
+def test_a_run_with_codes_that_are_not_finite_is_refused(tmp_path: Path) -> None:
+    player = lively_player()
+    expression = player.clip.codes.expression.clone()
+    expression[2, 7] = math.nan
+    codes = dataclasses.replace(player.clip.codes, expression=expression)
+    save_clip(dataclasses.replace(player.clip, codes=codes), tmp_path)
+    with pytest.raises(ValueError, match=r"clip.safetensors: .*codes.expression"):
+        open_driver(tmp_path)
+
+
+def test_a_data_set_with_codes_that_are_not_finite_is_refused(tmp_path: Path) -> None:
+    folder = open_data(tmp_path / "data")
+    content = record(2)
+    content["flame"]["exp"][0, 3] = math.nan
+    write_record(folder, 2, content)
+    with pytest.raises(ValueError, match=r"00002.frame: expression: 1 of 100 numbers are not finite"):
+        open_driver(folder)

@@ -186,11 +186,10 @@ def test_how_much_somebody_talks_is_no_habit(head: Head) -> None:
         return Curves(expression, expression @ head.expression_jaw, torch.zeros(100, 6), torch.zeros(100, 2))
 
     driver, avatar = talking(0.7), talking(0.1)
-    habits = [habit_of(curves, head, "rest") for curves in (driver, avatar)]
-    found = center(driver, *habits, head, [])
+    found = center(driver, habit_of(driver, head, "rest"), habit_of(avatar, head, "rest"), head, [])
     assert torch.allclose(found.expression, driver.expression) and torch.allclose(found.jaw, driver.jaw, atol=1e-6)
-    means = [habit_of(curves, head, "mean") for curves in (driver, avatar)]
-    assert float((center(driver, *means, head, []).expression - driver.expression).abs().max()) > 0.2
+    by_means = center(driver, habit_of(driver, head, "mean"), habit_of(avatar, head, "mean"), head, [])
+    assert float((by_means.expression - driver.expression).abs().max()) > 0.2
     # FLAME has no such expression; its jaw rests likewise.
     flame_like, _ = rebased(dataclasses.replace(head, expression_jaw=torch.zeros(head.n_expression, 3)))
     assert float(habit_of(driver, flame_like, "rest").jaw.abs().max()) < 1e-6
