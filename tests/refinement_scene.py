@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import replace
 from functools import lru_cache
 from types import SimpleNamespace
@@ -62,8 +62,8 @@ def true_world() -> World:
 
 
 def true_avatar() -> Avatar:
-    """A copy of the avatar that drew the pictures."""
-    return lively_player().avatar.to(CPU)
+    """A copy, with tables of its own, of the avatar that drew the pictures."""
+    return deepcopy(lively_player().avatar)
 
 
 def mistracked(change: Tensor) -> World:
