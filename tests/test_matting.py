@@ -152,7 +152,7 @@ def test_alpha_that_is_there_is_kept(still):
 
 
 def test_foreground_colours_lose_the_background():
-    """A dark disc with a wide soft border before a light wall: with the exact alpha most of its own colour comes back (a tenth is left)."""
+    """A dark disc with a wide soft border before a light wall: with the exact alpha a tenth of the wall is left."""
     y, x = np.mgrid[:128, :128] - 64
     alpha = np.clip((50 - np.hypot(x, y)) / 10, 0, 1)[..., None]
     rng = np.random.default_rng(0)
