@@ -130,7 +130,7 @@ def _fitted(block: Mapping[str, Any], fitted: Mapping[str, Any] | None) -> list[
     """What the same frames score with pose and codes fitted to each, where test.py did that."""
     if not fitted:
         return []
-    pairs = [f"{NAMES[name]} {shown(name, fitted[name])} (as tracked: {shown(name, block[name])})"
+    pairs = [f"{NAMES[name]} {shown(name, fitted[name])} (before: {shown(name, block[name])})"
              for name in METRICS if fitted.get(name) is not None and block.get(name) is not None]
     return [f"With pose and codes fitted to each picture by {fitted.get('fit_steps', 'some')} steps, the avatar "
             f"unchanged: {', '.join(pairs)}. It tells what the tracking of these frames costs and is not the score."]
