@@ -52,9 +52,9 @@ def test_captured_and_plain_steps_and_the_cpu_correct_alike(tmp_path: Path) -> N
     values = [run.refinement.values.cpu() * run.refinement.reach.cpu() for run in runs if run.refinement is not None]
     assert values[2].abs().max() > 1e-3
     for got in values[:2]:
-        # Atomics add in any order, and Adam turns the sign of a vanishing gradient into a step as long as any other; a
-        # wrong gradient would send whole columns elsewhere, which is more than all of the length.
-        assert float((got - values[2]).norm()) < 0.2 * float(values[2].norm())
+        # Relative noise of 1e-5 on every gradient parts two runs on the CPU by 2e-4 of the length; atomics and another
+        # order of operations add up to more, a wrong gradient sends whole columns elsewhere.
+        assert float((got - values[2]).norm()) < 0.05 * float(values[2].norm())
     assert runs[0].refinement is not None
     corrected = runs[0].refinement.corrected_world()
     frames = torch.arange(HELD_OUT)
