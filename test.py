@@ -6,37 +6,25 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from arguments import ModelSettings, RefinementSettings, TestSettings, TrainSettings, load_config, parse_flags
+from arguments import ModelSettings, TestSettings, TrainSettings, load_config, parse_flags
 from evaluation import EvaluationSettings, PosedMeshes, evaluate, merge_without_blendshapes
-from gaussian_renderer import render
 from player.reference_model import load_reference_model, reference_iterations, reference_rig
 from scene.avatar import Avatar
-from scene.checkpoint import Checkpoint, CheckpointError, newest_checkpoint
+from scene.checkpoint import CheckpointError, newest_checkpoint
 from training.fitting import fit_tracking
-from training.refinement import Refinement
+from training.refinement import corrected
 from training.trainer import check_fits
-from training.world import World, open_world, resolve_device
+from training.world import World, open_world, render_on_black, resolve_device
 from utils.atomic import write_json
 from utils.metrics import DEFINITIONS
 from utils.report import write_report
 from utils.score_files import read_json
 
 log = logging.getLogger("test")
-
-
-@torch.no_grad()
-def render_on_black(world: World, avatar: Avatar, sh_degree: int, frames: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Frames of the data set drawn on black: image [B,3,H,W], alpha [B,H,W]."""
-    index = torch.tensor(list(frames), device=avatar.neutral.device)
-    cameras = world.cameras_of(index)
-    output = render(avatar.pose(world.rig.drive(index, cameras.centers), sh_degree), cameras)
-    return output.image, output.alpha
 
 
 def frames_of(world: World, split: str) -> list[int]:
@@ -72,16 +60,6 @@ def print_scores(metrics: dict, split: str) -> None:
             print(f"{name}: {block[f'{name}_reason']}")
 
 
-def corrected(world: World, checkpoint: Checkpoint, refinement: RefinementSettings) -> World:
-    """The world with the corrections of its tracking that a run with --refine_tracking learnt."""
-    if "refinement.values" not in checkpoint.training:
-        raise CheckpointError(f"checkpoint of iteration {checkpoint.iteration}: wanted the corrections of a run with "
-                              "--refine_tracking in its training.safetensors, found none")
-    learnt = Refinement(world, refinement, 1, None)
-    learnt.load_values(checkpoint.training["refinement.values"])
-    return learnt.corrected_world()
-
-
 def note(folder: Path, split: str, **facts: object) -> None:
     """Add facts to a split's block of metrics.json."""
     metrics = read_json(folder / "metrics.json")
@@ -102,14 +80,12 @@ def score_fitted(settings: TestSettings, world: World, avatar: Avatar, degree: i
           "(says what better tracking would give; not the score)")
 
 
-def refined_run(settings: TestSettings) -> bool:
-    """Whether it is a run of train.py with --refine_tracking."""
-    return not reference_iterations(settings.model_path) and \
-        load_config(TrainSettings, settings.model_path).refinement.refine_tracking
+def open_run(settings: TestSettings, device: torch.device) -> tuple[World, Avatar, int, bool]:
+    """The data set, the avatar, its SH degree, and whether the run refined its tracking.
 
-
-def open_run(settings: TestSettings, device: torch.device) -> tuple[World, Avatar, int]:
-    """The data set, the avatar and its SH degree, of a run of train.py or a model of the reference."""
+    Of a run of train.py or a model of the reference.
+    """
+    refined = False
     if reference_iterations(settings.model_path):
         model = load_reference_model(settings.model_path, settings.iteration, settings.source_path)
         data = dataclasses.replace(model.data, cache="auto")
@@ -121,30 +97,31 @@ def open_run(settings: TestSettings, device: torch.device) -> tuple[World, Avata
         data = run.data
         if settings.source_path is not None:
             data = dataclasses.replace(data, source_path=settings.source_path)
-        refined = run.refinement.refine_tracking and not settings.as_tracked
-        checkpoint = newest_checkpoint(settings.model_path, settings.iteration, with_training=refined)
+        refined = run.refinement.refine_tracking
+        correct = refined and not settings.as_tracked
+        checkpoint = newest_checkpoint(settings.model_path, settings.iteration, with_training=correct)
         world = open_world(data, run.model, run.run.seed, device)
         check_fits(checkpoint, world, f"checkpoint of iteration {checkpoint.iteration}")
-        if refined:
+        if correct:
             world = corrected(world, checkpoint, run.refinement)
         avatar, degree = checkpoint.avatar.to(device), int(checkpoint.state["sh_degree"])
         iteration = checkpoint.iteration
     log.info("%s: iteration %d, %d Gaussians", settings.model_path, iteration, avatar.count)
-    return world, avatar, degree
+    return world, avatar, degree, refined
 
 
 def test(settings: TestSettings) -> None:
     """Score one split of a run and leave metrics.json, pictures, video and report.html in its folder."""
     if settings.fit_tracking < 0:
         raise ValueError(f"--fit_tracking: wanted a number of steps, 0 for none, got {settings.fit_tracking}")
-    world, avatar, degree = open_run(settings, resolve_device(settings.device))
+    world, avatar, degree, refined = open_run(settings, resolve_device(settings.device))
     options = EvaluationSettings(batch=settings.batch_size, lpips=settings.lpips, lpips_folder=settings.lpips_weights,
                                  lpips_every=settings.lpips_every, background=settings.background,
                                  pictures=settings.pictures, fps=settings.fps, video=settings.video)
     frames = frames_of(world, settings.split)
     metrics = evaluate(lambda batch: render_on_black(world, avatar, degree, batch), world.dataset, frames,
                        settings.model_path, options, head_meshes(world), settings.split)
-    if refined_run(settings):
+    if refined:
         note(settings.model_path, settings.split, tracking="as tracked" if settings.as_tracked else "corrected")
     if settings.without_blendshapes is not None:
         merge_without_blendshapes(settings.model_path / "metrics.json", settings.without_blendshapes / "metrics.json")

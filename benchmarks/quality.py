@@ -2,7 +2,8 @@
 
 Starts `python train.py` in a process of its own with checkpoints on the way, notes when each was complete, counted from
 the start of the process (imports, reading and set-up included), and scores every checkpoint afterwards on all held-out
-frames: PSNR, SSIM, LPIPS as test.py does. Every other flag goes to train.py. `--label` names the setting in the rows.
+frames: PSNR, SSIM, LPIPS as test.py does, with the corrections of a run that refines its tracking. Every other
+flag goes to train.py. `--label` names the setting in the rows.
 """
 
 from __future__ import annotations
@@ -16,15 +17,13 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-
 from arguments import OptimizationSettings, TrainSettings, load_config
 from benchmarks.results import RESULTS, Results
 from evaluation.scores import PerceptualMetrics, measure, measure_perceptual
-from gaussian_renderer import render
 from scene.avatar import Avatar
 from scene.checkpoint import STATE_FILE, list_checkpoints, load_checkpoint
-from training.world import World, open_world, resolve_device
+from training.refinement import corrected
+from training.world import World, open_world, render_on_black, resolve_device
 from utils.metrics import HEAD_ALPHA, on_black
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,17 +42,14 @@ def train(folder: Path, source: Path, iterations: int, steps: int, flags: list[s
     return [(path, (path / STATE_FILE).stat().st_mtime - start) for path in list_checkpoints(folder / "checkpoints")]
 
 
-@torch.no_grad()
 def score(world: World, avatar: Avatar, sh_degree: int, networks: PerceptualMetrics) -> dict[str, float]:
     """Means over all held-out frames, as test.py computes them."""
     rows: list[dict[str, float]] = []
     device = avatar.neutral.device
-    held_out = world.dataset.test_indices
+    held_out = world.dataset.test_indices.tolist()
     for start in range(0, len(held_out), BATCH):
         frames = held_out[start:start + BATCH]
-        index = torch.from_numpy(frames).to(device)
-        cameras = world.cameras_of(index)
-        image = render(avatar.pose(world.rig.drive(index, cameras.centers), sh_degree), cameras).image
+        image, _ = render_on_black(world, avatar, sh_degree, frames)
         rgba = world.dataset.rgba_batch(frames).to(device)
         target, prediction = on_black(rgba, image)
         masks = {"head": rgba[..., 3] >= HEAD_ALPHA}
@@ -75,10 +71,12 @@ def report(folder: Path, checkpoints: list[tuple[Path, float]], args: argparse.N
     networks = PerceptualMetrics.load(args.lpips_weights, ("alex", "vgg"), world.dataset.width).to(device)
     setting = f"{args.name}, {args.label}, {world.dataset.width}x{world.dataset.height}"
     scores: dict[str, float] = {}
+    refined = run.refinement.refine_tracking
     for path, seconds in checkpoints:
-        checkpoint = load_checkpoint(path, with_training=False)
+        checkpoint = load_checkpoint(path, with_training=refined)
         avatar, degree = checkpoint.avatar.to(device), int(checkpoint.state["sh_degree"])
-        scores = score(world, avatar, degree, networks)
+        view = corrected(world, checkpoint, run.refinement) if refined else world
+        scores = score(view, avatar, degree, networks)
         text = " ".join(f"{name}={scores[name]:.4f}" for name in ("psnr", "ssim", "lpips_alex", "lpips_vgg")
                         if name in scores)
         reached = f"{setting}, {checkpoint.iteration} steps, N={avatar.count}: {text}"

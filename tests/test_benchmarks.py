@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import importlib
 import stat
-import subprocess
 import sys
 from argparse import Namespace
 from functools import partial
@@ -21,19 +20,16 @@ from diff_gaussian_rasterization import rasterize
 from benchmarks import against_gsplat, kernels, naive, sanitize, training
 from benchmarks.rasterizer import LEARNT, load_scene, our_steps, time_steps
 from benchmarks.results import Results
+from tests.subjects import write_subject
 from training.trainer import Trainer
 from training.world import open_world
 
-ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("subject")
-    command = [sys.executable, "-m", "data.demo", "--out", str(folder), "--frames", "5", "--size", "32"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    return folder
+    return write_subject(tmp_path_factory.mktemp("subject"), 5, 32)
 
 
 @pytest.fixture

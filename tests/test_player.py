@@ -21,6 +21,7 @@ from player import Player, open_player
 from scene.checkpoint import CheckpointError, newest_checkpoint
 from scene.clip import CLIP_FILE, Clip, load_clip, save_clip
 from scene.rig import Codes
+from tests.subjects import write_subject
 from training.world import open_world
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,10 +31,7 @@ FRAMES = 6
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("subject")
-    command = [sys.executable, "-m", "data.demo", "--out", str(folder), "--frames", str(FRAMES), "--size", "48"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    return folder
+    return write_subject(tmp_path_factory.mktemp("subject"), FRAMES, 48)
 
 
 @pytest.fixture(scope="module")

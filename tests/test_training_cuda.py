@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,20 +9,17 @@ import torch
 
 from arguments import DataSettings, ModelSettings, OptimizationSettings, RunSettings, TrainSettings
 from gaussian_renderer import capture
+from tests.subjects import nothing_waits, write_subject
 from training.targets import ResidentTargets, StreamedTargets
 from training.trainer import Trainer
 from training.world import open_world
 
 pytestmark = pytest.mark.gpu
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("subject")
-    command = [sys.executable, "-m", "data.demo", "--out", str(folder), "--frames", "12", "--size", "64"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    return folder
+    return write_subject(tmp_path_factory.mktemp("subject"), 12, 64)
 
 
 def make_trainer(subject, **more):
@@ -93,9 +88,6 @@ def test_targets_cannot_be_on_the_gpu_before_they_are_decoded(subject):
 def test_a_step_does_not_wait(subject):
     trainer = make_trainer(subject, capture=False)
     losses_of(trainer, 45)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nothing_waits():
         for _ in range(5):
             trainer.step()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")

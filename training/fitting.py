@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from blendshape_ops import image_loss
 from torch import Tensor
 from tqdm import tqdm
 
 from arguments import OptimizationSettings, RefinementSettings
 from gaussian_renderer import render
 from scene.avatar import Avatar
+from training.losses import picture_loss
 from training.refinement import Refinement
 from training.world import World
 
@@ -43,10 +43,5 @@ def _picture_loss(corrections: Refinement, avatar: Avatar, sh_degree: int, index
                   weights: OptimizationSettings) -> Tensor:
     world = corrections.world
     cameras, drive = corrections.view(index, rows)
-    background = world.background
-    if background is not None and background.ndim == 3:
-        background = background.expand(len(index), -1, -1, -1)
-    output = render(avatar.pose(drive, sh_degree), cameras, background)
-    return image_loss(output.image, output.alpha, rgba, world.flat_background, composite=not world.whole,
-                      l1_weight=1 - weights.lambda_dssim, dssim_weight=weights.lambda_dssim,
-                      alpha_weight=weights.alpha_loss)[0]
+    output = render(avatar.pose(drive, sh_degree), cameras, world.background_of(len(index)))
+    return picture_loss(output, rgba, world.flat_background, world.whole, weights)

@@ -15,6 +15,14 @@ from scene.mouth import Cylinder
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 
 
+def picture_loss(output: RenderOutput, rgba: Tensor, background: Tensor | None, whole: bool,
+                 settings: OptimizationSettings) -> Tensor:
+    """L1, D-SSIM and alpha term of a rendering, weighted and summed; arguments as `weighted_losses`."""
+    return image_loss(output.image, output.alpha, rgba, background, composite=not whole,
+                      l1_weight=1 - settings.lambda_dssim, dssim_weight=settings.lambda_dssim,
+                      alpha_weight=settings.alpha_loss)[0]
+
+
 def weighted_losses(
     output: RenderOutput, rgba: Tensor, background: Tensor | None, whole: bool, avatar: Avatar,
     cylinder: Cylinder, settings: OptimizationSettings, perceptual: Perceptual | None,
@@ -25,10 +33,7 @@ def weighted_losses(
     black); whole: the target is the photograph itself, not colour * alpha over the background; perceptual(a, b): LPIPS
     [B] of [B,3,H,W] pictures in [0,1], or None.
     """
-    total, _ = image_loss(output.image, output.alpha, rgba, background, composite=not whole,
-                          l1_weight=1 - settings.lambda_dssim, dssim_weight=settings.lambda_dssim,
-                          alpha_weight=settings.alpha_loss)
-    terms = {"image": total}
+    terms = {"image": picture_loss(output, rgba, background, whole, settings)}
     if perceptual is not None:
         target, _ = target_image(rgba, background, not whole, output.image.dtype)
         terms["lpips"] = settings.lpips_loss * perceptual(output.image, target).mean()

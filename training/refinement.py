@@ -23,6 +23,7 @@ from flame import Head
 from flame.rotations import matrix_from_6d, matrix_from_axis_angle, matrix_to_6d
 from gaussian_renderer import Cameras
 from scene.avatar import Avatar
+from scene.checkpoint import Checkpoint, CheckpointError
 from scene.clip import Clip
 from scene.rig import CodeChange
 from training.calibration import predict, tracked_features
@@ -195,6 +196,19 @@ def corrected_clip(clip: Clip, cameras: Cameras, change: CodeChange) -> Clip:
     codes = replace(codes, expression=expression, jaw=orthonormal(codes.jaw + change.jaw.to(device)),
                     eyes=torch.cat(eyes, dim=1), eyelids=codes.eyelids + change.eyelids.to(device))
     return replace(clip, codes=codes, R=cameras.R.to(clip.R.device), t=cameras.t.to(clip.t.device))
+
+
+def corrected(world: World, checkpoint: Checkpoint, settings: RefinementSettings) -> World:
+    """`world` with the corrections that a run with --refine_tracking had reached at a checkpoint.
+
+    CheckpointError when it holds none; it must have been read with its training part.
+    """
+    if "refinement.values" not in checkpoint.training:
+        raise CheckpointError(f"checkpoint of iteration {checkpoint.iteration}: wanted the corrections of a run with "
+                              "--refine_tracking in its training.safetensors, found none")
+    learnt = Refinement(world, settings, 1, None)
+    learnt.load_values(checkpoint.training["refinement.values"])
+    return learnt.corrected_world()
 
 
 def orthonormal(six: Tensor) -> Tensor:

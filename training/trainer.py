@@ -106,10 +106,7 @@ class Trainer:
             rows = self.refinement.rows(index).detach() if corrections is None else corrections
             cameras, drive = self.refinement.view(index, rows)
         posed = avatar.pose(drive, self.sh_degree)
-        background = self.world.background
-        if background is not None and background.ndim == 3:
-            background = background.expand(len(index), -1, -1, -1)
-        return render(posed, cameras, background, stats)
+        return render(posed, cameras, self.world.background_of(len(index)), stats)
 
     def clip(self) -> Clip:
         """What the run keeps of its data set: tracked codes and cameras, corrected as far as training has come."""

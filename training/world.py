@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from arguments import DataSettings, ModelSettings
 from flame import Head
-from gaussian_renderer import Cameras
+from gaussian_renderer import Cameras, render
+from scene.avatar import Avatar
 from scene.clip import Clip, choose_head, clip_of, open_data, open_dataset
 from scene.dataset import Dataset
 from scene.mouth import Mouth, create_mouth
@@ -38,10 +40,25 @@ class World:
         """The background colour [3] over which targets are composited, or None (black, or whole-image targets)."""
         return self.background if self.background is not None and self.background.ndim == 1 else None
 
+    def background_of(self, count: int) -> Tensor | None:
+        """What the rasterizer draws `count` frames over: None, [3], or the picture for each frame [count,3,H,W]."""
+        if self.background is None or self.background.ndim == 1:
+            return self.background
+        return self.background.expand(count, -1, -1, -1)
+
     def cameras_of(self, frames: Tensor) -> Cameras:
         """The cameras of frames [B] (int64 on the cameras' device)."""
         c = self.cameras
         return Cameras(c.R[frames], c.t[frames], c.K[frames], c.width, c.height)
+
+
+@torch.no_grad()
+def render_on_black(world: World, avatar: Avatar, sh_degree: int, frames: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Frames of the data set drawn on black: image [B,3,H,W], alpha [B,H,W]."""
+    index = torch.tensor(list(frames), device=avatar.neutral.device)
+    cameras = world.cameras_of(index)
+    output = render(avatar.pose(world.rig.drive(index, cameras.centers), sh_degree), cameras)
+    return output.image, output.alpha
 
 
 def resolve_device(name: str) -> torch.device:
