@@ -37,7 +37,7 @@ SHARED = ("beta", "triangle_maps", "bones", "camera_centers", "pre_offsets", "po
 
 
 class SharedGradients(ctypes.Structure):
-    """Mirror of `SharedGradients` in src/blend_cpu.cpp."""
+    """Mirror of `SharedGradients` in include/blend.h."""
 
     _fields_ = [(name, ctypes.c_void_p) for name in SHARED]
 
@@ -118,7 +118,7 @@ def _gradient_tables(call: _Call, like: Tensor, sizes: torch.Size, wanted: dict[
         tables["v_posed"] = like.new_empty(*sizes, 3)
     if wanted["camera_centers"]:
         tables["v_view"] = like.new_empty(*sizes, 3)
-    if wanted["beta"]:
+    if wanted["beta"] and call.backend == "cpp":
         tables["v_pairs"] = like.new_empty(sizes[0], call.differences.values.shape[0])
     return tables
 
@@ -169,38 +169,6 @@ def _run_backward(
         name: None if tensor is None or not wanted[name] else torch.zeros_like(tensor)
         for name, tensor in zip(SHARED, shared, strict=True)
     }
-    if call.backend == "cuda":
-        _run("blend_backward", call, shared, like, tensors)
-        _gather_shared(call, tensors, gradients)
-    else:
-        pointers = SharedGradients(**{name: backends.address(tensor) for name, tensor in gradients.items()})
-        _run("blend_backward", call, shared, like, tensors, ctypes.byref(pointers))
+    pointers = SharedGradients(**{name: backends.address(tensor) for name, tensor in gradients.items()})
+    _run("blend_backward", call, shared, like, tensors, ctypes.byref(pointers))
     return list(gradients.values())
-
-
-def _gather_shared(call: _Call, tensors: dict[str, Tensor], gradients: dict[str, Tensor | None]) -> None:
-    """Sum the per-Gaussian gradients into `gradients` (zeros) with torch operations: refinement of tracking only."""
-    if call.faces.shape[0]:
-        _gather_surface(call, tensors, gradients)
-    if gradients["bones"] is not None:
-        gradients["bones"] += torch.einsum("nj,bnm->bjm", call.binding.weights, tensors["v_skin"]).unflatten(-1, (3, 4))
-    if gradients["camera_centers"] is not None:
-        gradients["camera_centers"] -= tensors["v_view"].sum(1)
-    if gradients["beta"] is not None:
-        gradients["beta"].index_add_(1, call.differences.expression.long(), tensors["v_pairs"])
-
-
-def _gather_surface(call: _Call, tensors: dict[str, Tensor], gradients: dict[str, Tensor | None]) -> None:
-    binding = call.binding
-    bound = (binding.triangle >= 0)[:, None]
-    rows = binding.triangle.clamp_min(0).long()
-    v_rest, v_turn = tensors["v_geometry"][..., :3], tensors["v_geometry"][..., 3:7]
-    if gradients["triangle_maps"] is not None:
-        v_matrix = (v_rest.unsqueeze(-1) * binding.anchor.unsqueeze(-2)).flatten(-2)
-        gradients["triangle_maps"].index_add_(1, rows, torch.cat([v_matrix, v_rest, v_turn], -1) * bound)
-    for name in ("pre_offsets", "post_offsets"):
-        gradient = gradients[name]
-        if gradient is not None:
-            v_offset = v_rest if name == "pre_offsets" else tensors["v_posed"]
-            corners = (v_offset.unsqueeze(-2) * (binding.barycentric * bound).unsqueeze(-1)).flatten(1, 2)
-            gradient.index_add_(1, call.faces.long()[rows].flatten(), corners)

@@ -34,11 +34,18 @@ struct BlendArgs {
     // Gradients of the results.
     const T *v_means, *v_quats, *v_scales, *v_opacities, *v_colors;
     // Gradients: of the neutral table [N,60]; the factors [B,N,11], [B,N,3]; and, each or null, of the skinning
-    // transform [B,N,12], the posed position [B,N,3], the view vector [B,N,3] and each pair's coefficient [B,P].
+    // transform [B,N,12], the posed position [B,N,3], the view vector [B,N,3] and (CPU only) each pair's coefficient
+    // [B,P].
     T *v_neutral, *v_geometry, *v_rgb, *v_skin, *v_posed, *v_view, *v_pairs;
     // Instead of values and mask, forward only: rows and column scales [64] as half.h says, or null.
     const uint16_t* half_values;
     const T* half_scales;
+};
+
+// Gradients of what many Gaussians share, shaped as the inputs of these names and zero at first; each or null.
+template <typename T>
+struct SharedGradients {
+    T *beta, *triangle_maps, *bones, *camera_centers, *pre_offsets, *post_offsets;
 };
 
 template <typename T>

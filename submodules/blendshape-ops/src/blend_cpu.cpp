@@ -80,12 +80,6 @@ void blend_backward(const BlendArgs<T>& a) {
     });
 }
 
-// Gradients of what many Gaussians share; each or null. One thread per frame adds in the Gaussians' order.
-template <typename T>
-struct SharedGradients {
-    T *beta, *triangle_maps, *bones, *camera_centers, *pre_offsets, *post_offsets;
-};
-
 template <typename T>
 void scatter_offsets(const BlendArgs<T>& a, int64_t n, Vec3<T> v, T* out) {
     for (int c = 0; c < 3; ++c) {
@@ -111,6 +105,7 @@ void scatter_surface(const BlendArgs<T>& a, const SharedGradients<T>& g, int64_t
     }
 }
 
+// One thread per frame adds in the Gaussians' order.
 template <typename T>
 void gather_shared(const BlendArgs<T>& a, const SharedGradients<T>& g) {
     parallel_for(a.frames, 1, thread_count(int(a.threads)), [&](int64_t b) {

@@ -2,6 +2,7 @@
 // columns (every row is read once for a batch of up to 8 frames), then each lane poses one (Gaussian, frame).
 #include <algorithm>
 
+#include "blend_shared_cuda.cuh"
 #include "c_abi.h"
 #include "half.h"
 #include "launch.h"
@@ -149,34 +150,6 @@ __global__ void __launch_bounds__(BLOCK) blend_backward_kernel(const BlendArgs<f
     }
 }
 
-// v_pairs[b, p] = mask[p] <values[p], gradient row of (b, Gaussian of p)>; a warp takes one Gaussian. Needed only where
-// expression codes are refined.
-template <int DEGREE>
-__global__ void __launch_bounds__(BLOCK) pair_gradient_kernel(const BlendArgs<float> a) {
-    __shared__ float4 shared[WARPS][ROW_QUADS];
-    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, quad = lane % HALF_WARP, half = lane / HALF_WARP;
-    const int64_t n = int64_t(blockIdx.x) * WARPS + warp;
-    if (n >= a.gaussians) return;
-    for (int64_t b = 0; b < a.frames; ++b) {
-        if (lane == 0) {
-            const auto factors = load_factors(a.v_geometry, a.v_rgb, a.directions, b * a.gaussians + n);
-            expand_factors<DEGREE>(factors, SH_MAX_COEFFICIENTS, reinterpret_cast<float*>(shared[warp]));
-        }
-        __syncwarp();
-        const int64_t end = a.offsets[n + 1];
-        for (int64_t p = a.offsets[n] + half; p - half < end; p += 2) {
-            float sum = 0;
-            if (p < end && quad < ROW_QUADS) {
-                const float4 row = shared[warp][quad], value = load_quad(a.values, p, quad);
-                sum = row.x * value.x + row.y * value.y + row.z * value.z + row.w * value.w;
-            }
-            for (int step = HALF_WARP / 2; step > 0; step /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, step);
-            if (p < end && quad == 0) a.v_pairs[b * a.pairs + p] = a.mask[p] * sum;
-        }
-        __syncwarp();
-    }
-}
-
 // Gaussians a warp: as many as its lanes can pose, unless that leaves fewer than 8 warps for each multiprocessor.
 int warp_capacity(int64_t gaussians, int frames) {
     const int64_t filling = (gaussians + 8 * multiprocessors() - 1) / (8 * multiprocessors());
@@ -213,7 +186,7 @@ void forward(const BlendArgs<float>& a, cudaStream_t stream) {
     });
 }
 
-void backward(const BlendArgs<float>& a, cudaStream_t stream) {
+void backward(const BlendArgs<float>& a, const SharedGradients<float>& shared, cudaStream_t stream) {
     if (a.gaussians == 0) return;
     if (a.frames == 0) {
         check_cuda(cudaMemsetAsync(a.v_neutral, 0, a.gaussians * ROW * sizeof(float), stream), "blend_backward");
@@ -224,10 +197,7 @@ void backward(const BlendArgs<float>& a, cudaStream_t stream) {
         const int capacity = warp_capacity(a.gaussians, FRAMES);
         const unsigned blocks = blocks_for(a.gaussians, int64_t(capacity) * WARPS);
         launch("blend_backward", blend_backward_kernel<DEGREE, FRAMES>, dim3(blocks), BLOCK, 0, stream, a, capacity);
-        if (a.v_pairs) {
-            launch("pair_gradient", pair_gradient_kernel<DEGREE>, dim3(blocks_for(a.gaussians, WARPS)), BLOCK, 0,
-                   stream, a);
-        }
+        launch_shared_gradients<DEGREE, FRAMES>(a, shared, stream);
     });
 }
 
@@ -237,6 +207,7 @@ NATIVE_EXPORT const char* blendshape_ops_last_error() { return c_abi::last_error
 NATIVE_EXPORT int blendshape_ops_blend_forward_f32(const BlendArgs<float>* a, cudaStream_t stream) {
     return c_abi::guarded([&] { forward(*a, stream); });
 }
-NATIVE_EXPORT int blendshape_ops_blend_backward_f32(const BlendArgs<float>* a, cudaStream_t stream) {
-    return c_abi::guarded([&] { backward(*a, stream); });
+NATIVE_EXPORT int blendshape_ops_blend_backward_f32(const BlendArgs<float>* a, const SharedGradients<float>* shared,
+                                                    cudaStream_t stream) {
+    return c_abi::guarded([&] { backward(*a, *shared, stream); });
 }

@@ -1,0 +1,140 @@
+// Gradients of what many Gaussians share: codes, triangle maps, bones, vertex offsets, camera centres. Run where tracking
+// is refined, after blend_backward_kernel, and added to tables that begin with zeros.
+#pragma once
+
+#include <algorithm>
+
+#include "launch.h"
+#include "row_quads.h"
+
+constexpr int SHARED_WARPS = 4;
+constexpr int SHARED_BLOCK = SHARED_WARPS * WARP;
+constexpr int BONE_CHUNK = 256;  // Gaussians that a block of bone_gradient_kernel sums up
+constexpr int BONE = 12;         // numbers of a bone's transform
+
+// v_beta[b, k] = sum over the pairs p of expression k of mask[p] <values[p], gradient row of (b, Gaussian of p)>, for
+// FRAMES frames at once. A warp takes a Gaussian: its first lanes write the rows of one frame each, then each half
+// reads a pair's values once for all frames. Blocks sum in shared memory before they touch v_beta.
+template <int DEGREE, int FRAMES>
+__global__ void __launch_bounds__(SHARED_BLOCK)
+    code_gradient_kernel(const BlendArgs<float> a, int64_t first_frame, float* v_beta) {
+    DYNAMIC_SHARED(float4, shared);
+    float4* rows = shared + (threadIdx.x / WARP) * FRAMES * ROW_QUADS;
+    float* sums = reinterpret_cast<float*>(shared + SHARED_WARPS * FRAMES * ROW_QUADS);
+    const int frames = int(a.frames - first_frame < FRAMES ? a.frames - first_frame : FRAMES);
+    const int lane = threadIdx.x % WARP, quad = lane % HALF_WARP, half = lane / HALF_WARP;
+    for (int64_t i = threadIdx.x; i < frames * a.expressions; i += SHARED_BLOCK) sums[i] = 0;
+    __syncthreads();
+    const int64_t step = int64_t(gridDim.x) * SHARED_WARPS;
+    for (int64_t n = int64_t(blockIdx.x) * SHARED_WARPS + threadIdx.x / WARP; n < a.gaussians; n += step) {
+        const int64_t begin = a.offsets[n], end = a.offsets[n + 1];
+        if (begin == end) continue;
+        if (lane < frames) {
+            const int64_t item = (first_frame + lane) * a.gaussians + n;
+            const auto factors = load_factors(a.v_geometry, a.v_rgb, a.directions, item);
+            expand_factors<DEGREE>(factors, SH_MAX_COEFFICIENTS, reinterpret_cast<float*>(rows + lane * ROW_QUADS));
+        }
+        __syncwarp();
+        for (int64_t p = begin + half; p - half < end; p += 2) {
+            const bool reads = p < end && quad < active_quads(DEGREE);
+            const float4 value = reads ? stream_quad(a.values, p, quad) : float4{};
+            float mine = 0;  // the sum of frame `quad`
+#pragma unroll
+            for (int f = 0; f < FRAMES; ++f) {
+                const float4 row = reads && f < frames ? rows[f * ROW_QUADS + quad] : float4{};
+                float sum = row.x * value.x + row.y * value.y + row.z * value.z + row.w * value.w;
+                for (int s = HALF_WARP / 2; s > 0; s /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, s);
+                mine = quad == f ? sum : mine;
+            }
+            if (p < end && quad < frames) atomicAdd(sums + quad * a.expressions + a.expression[p], a.mask[p] * mine);
+        }
+        __syncwarp();
+    }
+    __syncthreads();
+    for (int64_t i = threadIdx.x; i < frames * a.expressions; i += SHARED_BLOCK) {
+        if (sums[i] != 0) atomicAdd(v_beta + first_frame * a.expressions + i, sums[i]);
+    }
+}
+
+__device__ inline void add_quad(float* out, float x, float y, float z, float w) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    atomicAdd(reinterpret_cast<float4*>(out), make_float4(x, y, z, w));
+#else
+    atomicAdd(out, x);
+    atomicAdd(out + 1, y);
+    atomicAdd(out + 2, z);
+    atomicAdd(out + 3, w);
+#endif
+}
+
+__device__ inline void add_corners(const BlendArgs<float>& a, int64_t b, int64_t n, Vec3<float> v, float* out) {
+    for (int c = 0; c < 3; ++c) {
+        float* vertex = out + (b * a.vertices + a.faces[3 * int64_t(a.triangle[n]) + c]) * 3;
+        for (int i = 0; i < 3; ++i) atomicAdd(vertex + i, a.barycentric[3 * n + c] * v[i]);
+    }
+}
+
+// One thread a Gaussian of a frame: its share of the gradients of its triangle's map and corners.
+__global__ void __launch_bounds__(SHARED_BLOCK)
+    surface_gradient_kernel(const BlendArgs<float> a, const SharedGradients<float> out) {
+    const int64_t n = int64_t(blockIdx.x) * SHARED_BLOCK + threadIdx.x, b = blockIdx.y;
+    if (n >= a.gaussians || a.triangle[n] < 0) return;
+    const int64_t item = b * a.gaussians + n;
+    const float* g = a.v_geometry + item * GEOMETRY;
+    const Vec3<float> v = load3(g);
+    if (out.triangle_maps) {
+        float* map = out.triangle_maps + (b * a.triangles + a.triangle[n]) * TRIANGLE_MAP;
+        const Mat3<float> m = outer(v, load3(a.anchor + 3 * n));
+        add_quad(map, m.row[0].x, m.row[0].y, m.row[0].z, m.row[1].x);
+        add_quad(map + 4, m.row[1].y, m.row[1].z, m.row[2].x, m.row[2].y);
+        add_quad(map + 8, m.row[2].z, v.x, v.y, v.z);
+        add_quad(map + 12, g[3], g[4], g[5], g[6]);
+    }
+    if (out.pre_offsets) add_corners(a, b, n, v, out.pre_offsets);
+    if (out.post_offsets) add_corners(a, b, n, load3(a.v_posed + 3 * item), out.post_offsets);
+}
+
+// A block sums BONE_CHUNK Gaussians of a frame; a thread one number of a bone, and three threads the camera's centre.
+__global__ void __launch_bounds__(SHARED_BLOCK)
+    bone_gradient_kernel(const BlendArgs<float> a, const SharedGradients<float> out) {
+    const int64_t begin = int64_t(blockIdx.x) * BONE_CHUNK, b = blockIdx.y;
+    const int64_t end = begin + BONE_CHUNK < a.gaussians ? begin + BONE_CHUNK : a.gaussians;
+    const int64_t numbers = BONE * a.bone_count;
+    for (int64_t i = threadIdx.x; i < numbers + 3; i += SHARED_BLOCK) {
+        float sum = 0;
+        if (i < numbers && out.bones) {
+            for (int64_t n = begin; n < end; ++n) {
+                sum += a.weights[n * a.bone_count + i / BONE] * a.v_skin[(b * a.gaussians + n) * BONE + i % BONE];
+            }
+            atomicAdd(out.bones + b * numbers + i, sum);
+        } else if (i >= numbers && out.camera_centers) {
+            for (int64_t n = begin; n < end; ++n) sum -= a.v_view[(b * a.gaussians + n) * 3 + i - numbers];
+            atomicAdd(out.camera_centers + b * 3 + i - numbers, sum);
+        }
+    }
+}
+
+template <int DEGREE, int FRAMES>
+void launch_code_gradient(const BlendArgs<float>& a, float* v_beta, cudaStream_t stream) {
+    const auto kernel = code_gradient_kernel<DEGREE, FRAMES>;
+    const size_t bytes = SHARED_WARPS * FRAMES * ROW_QUADS * sizeof(float4) + FRAMES * a.expressions * sizeof(float);
+    allow_shared_memory(kernel, bytes);
+    // Few enough that a block's sums over its many Gaussians are far fewer additions to v_beta.
+    const unsigned blocks = std::min<unsigned>(blocks_for(a.gaussians, SHARED_WARPS), 8 * multiprocessors());
+    for (int64_t first = 0; first < a.frames; first += FRAMES) {
+        launch("code_gradient", kernel, dim3(blocks), SHARED_BLOCK, bytes, stream, a, first, v_beta);
+    }
+}
+
+template <int DEGREE, int FRAMES>
+void launch_shared_gradients(const BlendArgs<float>& a, const SharedGradients<float>& out, cudaStream_t stream) {
+    if (out.beta) launch_code_gradient<DEGREE, FRAMES>(a, out.beta, stream);
+    if (a.triangles && (out.triangle_maps || out.pre_offsets || out.post_offsets)) {
+        const dim3 grid(blocks_for(a.gaussians, SHARED_BLOCK), unsigned(a.frames));
+        launch("surface_gradient", surface_gradient_kernel, grid, SHARED_BLOCK, 0, stream, a, out);
+    }
+    if (out.bones || out.camera_centers) {
+        const dim3 grid(blocks_for(a.gaussians, BONE_CHUNK), unsigned(a.frames));
+        launch("bone_gradient", bone_gradient_kernel, grid, SHARED_BLOCK, 0, stream, a, out);
+    }
+}
