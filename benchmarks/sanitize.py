@@ -27,6 +27,7 @@ SCALE = 0.01  # of the schedule: Gaussians densify in steps 6, 7, 8 ... and the 
 STEPS = 12
 # torch hands out parts of large pieces of memory, within which nobody sees a wrong access; a graph needs it to.
 SEPARATE = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+SHOWN = 6000  # characters of a tool's output: the first error is the one that matters
 SUMMARY = re.compile(r"^=+ (?:ERROR|RACECHECK) SUMMARY: (\d+) .*$", re.MULTILINE)
 
 
@@ -78,7 +79,7 @@ def check(tool: str, way: str, args: argparse.Namespace) -> bool:
         done, clean, text = None, False, f"not done after {args.timeout} s"
     print(f"{tool:9} {way:8} {text}", flush=True)
     if not clean and done is not None:
-        print(done.stdout[-4000:], flush=True)
+        print(done.stdout[:SHOWN], "[...]" if len(done.stdout) > SHOWN else "", flush=True)
     return clean
 
 
