@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -103,7 +104,7 @@ def pose_head(
     _check_codes(head, shape, dict(expression=expression, jaw=jaw, eyes=eyes, eyelids=eyelids, neck=neck))
     head = head.to(device=shape.device, dtype=shape.dtype)
     neutral = head.v_template + head.shape_dirs @ shape
-    rotations = matrix_from_6d(torch.stack([neck, jaw, eyes[:, :6], eyes[:, 6:]], dim=1))
+    rotations = matrix_from_6d(torch.cat([neck, jaw, eyes], dim=1).unflatten(1, (4, 6)))
     feature = (rotations - torch.eye(3).to(rotations)).flatten(1)
     # the regressor is linear: 5 joints move with the expressions, no vertex needs to be formed
     joint_dirs = torch.einsum("jv,vce->jce", head.joint_regressor, head.expression_dirs)
@@ -129,16 +130,18 @@ def joint_transforms(rotations: Tensor, joints: Tensor, parents: tuple[int, ...]
 
     rotations [T,J-1,3,3] of joints 1.. (neck, jaw, eyes), joints [T,J,3] before posing. Differentiable in both.
     """
-    frames = rotations.shape[0]
-    turn = [torch.eye(3, dtype=rotations.dtype, device=rotations.device).expand(frames, 3, 3)]
-    place = [joints[:, 0]]
-    for joint, parent in enumerate(parents[1:], start=1):
-        offset = joints[:, joint] - joints[:, parent]
-        place.append(place[parent] + (turn[parent] @ offset[..., None]).squeeze(-1))
-        turn.append(turn[parent] @ rotations[:, joint - 1])
-    rotation = torch.stack(turn, dim=1)
-    translation = torch.stack(place, dim=1)[..., None] - rotation @ joints[..., None]
-    return torch.cat([rotation, translation], dim=-1)
+    rest = joints[:, 1:, :, None]
+    local = torch.cat([rotations, rest - rotations @ rest], dim=-1)  # a turn about the joint's place at rest
+    identity = torch.eye(3, 4, dtype=local.dtype, device=local.device)
+    placed, start = identity.expand(len(local), 1, 3, 4), 0
+    for parent, siblings in groupby(parents[1:]):
+        end = start + len(list(siblings))
+        moved = local[:, start:end]
+        if parent:
+            above = placed[:, parent, None]
+            moved = above[..., :3] @ moved + torch.nn.functional.pad(above[..., 3:], (3, 0))
+        placed, start = torch.cat([placed, moved], dim=1), end
+    return placed
 
 
 def _posed_vertices(

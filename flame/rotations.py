@@ -56,6 +56,18 @@ def matrix_from_axis_angle(vector: Tensor) -> Tensor:
     return torch.eye(3, dtype=vector.dtype, device=vector.device) + sine * cross + cosine * (cross @ cross)
 
 
+def matrix_from_cayley(vector: Tensor) -> Tensor:
+    """Cayley's map: vectors v [..., 3] -> rotations about v by 2 atan(|v| / 2), which is |v| up to |v|^3 / 12.
+
+    Smooth everywhere and a third of the operations of `matrix_from_axis_angle`; for small turns that are learnt.
+    """
+    _check_last(vector, (3,), "vector")
+    identity = torch.eye(3, dtype=vector.dtype, device=vector.device)
+    cross = torch.linalg.cross(identity.expand(*vector.shape[:-1], 3, 3), vector[..., None, :])  # skew(v), by its rows
+    factor = 1 / (1 + 0.25 * (vector * vector).sum(-1)[..., None, None])
+    return identity + factor * (cross + 0.5 * (cross @ cross))
+
+
 def matrix_to_axis_angle(matrix: Tensor) -> Tensor:
     """Rotation matrices [..., 3, 3] -> rotation vectors [..., 3], length in [0, pi]."""
     quat = quat_from_matrix(matrix)

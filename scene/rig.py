@@ -193,7 +193,7 @@ class _MovingJoints:
     def pose(self, expression: Tensor, neck: Tensor | None, jaw: Tensor, eyes: Tensor) -> tuple[Tensor, Tensor]:
         """Rotations [B,J-1,3,3] and transforms [B,J,3,4] of the joints."""
         assert neck is not None
-        rotations = matrix_from_6d(torch.stack([neck, jaw, eyes[:, :6], eyes[:, 6:]], dim=1))
+        rotations = matrix_from_6d(torch.cat([neck, jaw, eyes], dim=1).unflatten(1, (4, 6)))
         joints = self.rest + torch.einsum("jce,te->tjc", self.directions, expression)
         return rotations, joint_transforms(rotations, joints, self.parents)
 

@@ -22,11 +22,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 # Chosen so that the demo takes at most ten minutes on two cores. 2,000 pictures are seen instead of 48,000: positions
-# and differences learn faster than by default, or the mouth would lag behind (docs/experiments.md).
+# and differences learn faster than by default, or the mouth would lag behind (docs/experiments.md). The subject's
+# tracking is exact.
 SUBJECT = ("--frames", "300", "--size", "256")
 TRAINING = ("--split", "blocks", "--test_frames", "60", "--iterations", "2000", "--batch_size", "1",
             "--position_lr_init", "4e-4", "--basis_lr_decay", "1", "--difference_position_lr", "3.2e-7",
-            "--num_face_gaussians", "12000", "--num_teeth_gaussians", "800", "--checkpoint_interval", "250")
+            "--refine_tracking", "False", "--num_face_gaussians", "12000", "--num_teeth_gaussians", "800",
+            "--checkpoint_interval", "250")
 TESTING = ("--lpips_every", "6", "--pictures", "selected")
 
 

@@ -92,6 +92,16 @@ def test_axis_angle_gradients_are_exact_down_to_zero(scale):
         assert torch.autograd.gradcheck(lambda v: rot.matrix_to_axis_angle(rot.matrix_from_axis_angle(v)), vector)
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 0.01, 1.0])
+def test_cayley_turns_about_its_vector_by_nearly_its_length(scale):
+    vector = vectors((3,), torch.float64, scale)
+    turned = rot.matrix_to_axis_angle(rot.matrix_from_cayley(vector))
+    length = vector.norm(dim=-1, keepdim=True)
+    wanted = vector * (2 * torch.atan(length / 2) / length if scale else 1.0)
+    assert torch.allclose(turned, wanted, atol=1e-12)
+    assert torch.autograd.gradcheck(rot.matrix_from_cayley, vector.requires_grad_())
+
+
 def test_other_gradients():
     six = torch.cat([vectors((3,), torch.float64), vectors((3,), torch.float64).roll(1, -1)], -1).requires_grad_()
     assert torch.autograd.gradcheck(rot.matrix_from_6d, six)

@@ -26,7 +26,7 @@ from tests.refinement_scene import (
     true_world,
 )
 from training.fitting import fit_tracking
-from training.refinement import BETAS, EPS, MOST_HASTE, Columns, Refinement, corrected_cameras
+from training.refinement import BETAS, EPS, LAST_RATE, MOST_HASTE, USUAL_VISITS, Columns, Refinement, corrected_cameras
 from training.trainer import Trainer
 from training.world import World
 
@@ -34,8 +34,8 @@ COLUMNS = Columns(EXPRESSIONS)
 FREE = RefinementSettings(refine_tracking=True, refine_prior=0.0)
 
 
-def learning(world: World, settings: RefinementSettings = FREE, visits: float = 1e9) -> Refinement:
-    """A refinement of the training frames; by default with rates that stay as they are."""
+def learning(world: World, settings: RefinementSettings = FREE, visits: float = USUAL_VISITS) -> Refinement:
+    """A refinement of the training frames; by default with the rates of the settings."""
     return Refinement(world, settings, visits, torch.from_numpy(world.dataset.train_indices))
 
 
@@ -123,12 +123,12 @@ def test_turn_goes_about_the_center_of_the_head() -> None:
     place = (cameras.R @ center) + cameras.t
     assert torch.allclose((moved.R @ center) + moved.t, place + shift, atol=1e-6)
     cosine = ((moved.R @ cameras.R.transpose(1, 2)).diagonal(dim1=1, dim2=2).sum(1) - 1) / 2
-    assert torch.allclose(torch.arccos(cosine), turn.norm(dim=1), atol=1e-4)
+    assert torch.allclose(torch.arccos(cosine), 2 * torch.arctan(turn.norm(dim=1) / 2), atol=1e-4)
 
 
 def test_update_is_adam_of_the_drawn_rows() -> None:
     world = true_world()
-    refinement = Refinement(world, FREE, 1e12, None)
+    refinement = Refinement(world, FREE, USUAL_VISITS, None)
     table = torch.nn.Parameter(torch.zeros(COLUMNS.width))
     adam = torch.optim.Adam([table], lr=1.0, betas=BETAS, eps=EPS)
     generator, position = torch.Generator().manual_seed(0), torch.zeros(COLUMNS.width)
@@ -139,7 +139,7 @@ def test_update_is_adam_of_the_drawn_rows() -> None:
         table.grad = gradient.sum(0) if twice else gradient[0]
         before = table.detach().clone()
         adam.step()
-        position += refinement.rates * (table.detach() - before)
+        position += refinement.rates * LAST_RATE ** ((step + 1) / USUAL_VISITS) * (table.detach() - before)
     # float32, six steps
     assert torch.allclose(refinement.values[2], position, rtol=1e-4, atol=1e-9)
     assert refinement.visits[:, 0].tolist() == [5, 0, 6, 0, 0]
@@ -158,12 +158,14 @@ def test_rates_fall_with_the_visits() -> None:
 
 
 def test_frames_that_are_drawn_seldom_take_longer_steps() -> None:
-    rates = [float(Refinement(true_world(), FREE, visits, None).rates[3]) for visits in (1000, 40, 1)]
-    assert rates == pytest.approx([FREE.refine_pose_lr, 2 * FREE.refine_pose_lr, MOST_HASTE * FREE.refine_pose_lr])
+    visits = (2 * USUAL_VISITS, USUAL_VISITS, USUAL_VISITS / 4, 1)
+    rates = [float(Refinement(true_world(), FREE, count, None).rates[3]) for count in visits]
+    assert rates == pytest.approx([factor * FREE.refine_pose_lr for factor in (0.5, 1, 4, MOST_HASTE)])
 
 
 def test_rates_are_metres_of_surface_motion() -> None:
-    refinement = Refinement(true_world(), replace(FREE, refine_expression_lr=5e-4, refine_joint_lr=0), 200, None)
+    refinement = Refinement(true_world(), replace(FREE, refine_expression_lr=5e-4, refine_joint_lr=0),
+                            USUAL_VISITS, None)
     moving = refinement.reach > 0
     metres = (refinement.rates * refinement.reach)[moving]
     assert torch.allclose(metres[:6], torch.tensor(FREE.refine_pose_lr))
@@ -212,7 +214,7 @@ def test_fitting_a_frame_finds_its_pose_and_leaves_the_avatar_alone() -> None:
 
 def test_fitting_finds_expression_codes() -> None:
     world, avatar = mistracked(mistake(0.0, 0.0, 0.1, seed=4)), true_avatar()
-    rates = RefinementSettings(refine_pose_lr=0, refine_expression_lr=3e-4, refine_joint_lr=0, refine_prior=0)
+    rates = RefinementSettings(refine_pose_lr=0, refine_expression_lr=1.5e-4, refine_joint_lr=0, refine_prior=0)
     fitted = fit_tracking(world, avatar, 3, list(range(5)), 80, 5, rates)
     truth, reach = true_world().rig.beta, COLUMNS.reach(world.head)[6:-20]
     before, after = (((w.rig.beta - truth) * reach).norm() for w in (world, fitted))
@@ -247,7 +249,7 @@ def test_training_corrects_the_poses_of_its_frames(tmp_path: Path) -> None:
 def test_nothing_changes_before_its_start(tmp_path: Path) -> None:
     """Up to --refine_from_iter a run is, to the last bit, the run without refinement."""
     with_it = train_settings(tmp_path, refine_from_iter=5_000)
-    without = replace(with_it, refinement=RefinementSettings())
+    without = replace(with_it, refinement=RefinementSettings(refine_tracking=False))
     runs = [trainer(true_world(), settings) for settings in (with_it, without)]
     for _ in range(5):
         losses = [run.step().losses for run in runs]
@@ -297,14 +299,17 @@ def test_settings_that_make_no_sense(flags: dict[str, float], message: str) -> N
         RefinementSettings(**flags)  # type: ignore[arg-type]
 
 
-def test_refinement_that_would_never_start(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--refine_from_iter: 100000 stands for iteration 100 here, after the last"):
-        trainer(true_world(), train_settings(tmp_path, refine_from_iter=100_000))
+def test_refinement_that_would_never_start_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    late = trainer(true_world(), train_settings(tmp_path, refine_from_iter=100_000))
+    assert "--refine_from_iter: 100000 stands for iteration 100 here, not before the last one (100)" in caplog.text
+    assert late.refinement is not None
+    late.step()
+    assert not late.refinement.values.any()
 
 
 def test_checkpoints_with_and_without_corrections_do_not_mix(tmp_path: Path) -> None:
     settings = train_settings(tmp_path)
-    plain = trainer(true_world(), replace(settings, refinement=RefinementSettings()))
+    plain = trainer(true_world(), replace(settings, refinement=RefinementSettings(refine_tracking=False)))
     plain.save(tmp_path / "checkpoints", 0)
     with pytest.raises(CheckpointError, match=r"missing \['refinement.exp_avg'"):
         trainer(true_world(), settings).restore(newest_checkpoint(tmp_path))

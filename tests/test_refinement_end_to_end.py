@@ -27,9 +27,8 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(subject: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The same training with and without refinement."""
     folder = tmp_path_factory.mktemp("runs")
-    succeed("train.py", "-s", str(subject), "-m", str(folder / "plain"), *SMALL)
-    succeed("train.py", "-s", str(subject), "-m", str(folder / "refined"), *SMALL, "--refine_tracking", "True",
-            "--refine_from_iter", "0")
+    succeed("train.py", "-s", str(subject), "-m", str(folder / "plain"), *SMALL, "--refine_tracking", "False")
+    succeed("train.py", "-s", str(subject), "-m", str(folder / "refined"), *SMALL, "--refine_from_iter", "0")
     return {"plain": folder / "plain", "refined": folder / "refined"}
 
 
@@ -72,9 +71,12 @@ def test_tracking_as_it_came(runs: dict[str, Path], tmp_path: Path) -> None:
     assert json.loads((run / "metrics.json").read_text())["train"]["tracking"] == "as tracked"
 
 
+def test_a_run_that_ends_before_refinement_starts_says_so(subject: Path, runs: dict[str, Path], tmp_path: Path) -> None:
+    said = succeed("train.py", "-s", str(subject), "-m", str(tmp_path), *SMALL, "--refine_from_iter", "40000")
+    assert "--refine_from_iter: 40000 stands for iteration 20 here, not before the last one (20)" in said
+    assert torch.allclose(load_clip(tmp_path).t, load_clip(runs["plain"]).t, atol=1e-6)
+
+
 def test_settings_that_make_no_sense_are_refused(subject: Path, runs: dict[str, Path], tmp_path: Path) -> None:
     said = refused("test.py", "-m", str(runs["plain"]), "--fit_tracking", "-1")
     assert "--fit_tracking: wanted a number of steps, 0 for none, got -1" in said
-    said = refused("train.py", "-s", str(subject), "-m", str(tmp_path / "never"), *SMALL, "--refine_tracking", "True",
-                   "--refine_from_iter", "40000")
-    assert "--refine_from_iter: 40000 stands for iteration 20 here, after the last one (20)" in said

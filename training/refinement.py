@@ -1,9 +1,9 @@
 """Refinement of the tracking: small corrections of each frame's camera pose and codes, learnt through the pictures.
 
-A correction is one row of a table: a turn of the head against the camera (rotation vector about the head's centre) and
-a shift (metres, camera axes), and what is added to the expression codes, jaw, eyes and eyelids. Adam steps a row only
-when its frame is drawn. Rates and the prior are in metres of surface motion, by the `reach` of each column: how far a
-unit of it moves the surface.
+A correction is one row of a table: a turn of the head against the camera (Cayley vector, nearly the rotation vector,
+about the head's centre) and a shift (metres, camera axes), and what is added to the expression codes, jaw, eyes and
+eyelids. Adam steps a row only when its frame is drawn. Rates and the prior are in metres of surface motion, by the
+`reach` of each column: how far a unit of it moves the surface.
 
 Constant corrections of all training frames could as well be part of the avatar, and then held-out frames, whose
 tracking stays as it is, would not fit it. Their mean is therefore kept at zero. Held-out frames are never learnt from;
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from arguments import RefinementSettings
 from flame import Head
-from flame.rotations import matrix_from_6d, matrix_from_axis_angle, matrix_to_6d
+from flame.rotations import matrix_from_6d, matrix_from_cayley, matrix_to_6d
 from gaussian_renderer import Cameras
 from scene.avatar import Avatar
 from scene.checkpoint import Checkpoint, CheckpointError
@@ -30,7 +30,9 @@ from training.calibration import predict, tracked_features
 from training.world import World
 
 HEAD_RADIUS, JAW_RADIUS, EYE_RADIUS = 0.1, 0.1, 0.012  # metres: lever of a turn
-USUAL_VISITS, MOST_HASTE = 80.0, 4.0  # a frame that is drawn less often takes longer steps, up to this factor
+# Rates are those of a frame that is drawn so often; otherwise inversely longer or shorter, so that corrections can
+# become as large in short runs, and noise adds up to less in long ones.
+USUAL_VISITS, MOST_HASTE = 160.0, 8.0
 LAST_RATE = 0.1  # of the learning rates, at the last visit
 BETAS, EPS = (0.9, 0.99), 1e-15  # a frame is drawn some tens of times: the second moment must settle sooner
 PRIOR_UNIT = 1e-3  # metres of surface motion that cost 1
@@ -68,11 +70,11 @@ class Columns:
 
 
 def corrected_cameras(cameras: Cameras, turn: Tensor, shift: Tensor, center: Tensor) -> Cameras:
-    """Cameras [B] that see the head turned by rotation vectors `turn` [B,3] about `center` [3] (world) and shifted.
+    """Cameras [B] that see the head turned by Cayley vectors `turn` [B,3] about `center` [3] (world) and shifted.
 
-    Both in camera axes: x -> Exp(turn) (R (x - center)) + (R center + t) + shift. Differentiable.
+    Both in camera axes: x -> Cay(turn) (R (x - center)) + (R center + t) + shift. Differentiable.
     """
-    extra = matrix_from_axis_angle(turn)
+    extra = matrix_from_cayley(turn)
     place = (cameras.R @ center) + cameras.t
     R = extra @ cameras.R
     return replace(cameras, R=R, t=place + shift - R @ center)
@@ -98,7 +100,7 @@ class Refinement:
         self.reach = self.columns.reach(world.rig.head).to(device)
         s = settings
         rates = [s.refine_pose_lr] * 2 + [s.refine_expression_lr] + [s.refine_joint_lr] * 3
-        haste = min(max(USUAL_VISITS / visits, 1.0), MOST_HASTE)
+        haste = min(USUAL_VISITS / visits, MOST_HASTE)
         metres = torch.cat([torch.full((n,), haste * rate) for n, rate in zip(self.columns.sizes, rates, strict=True)])
         # A column that moves nothing has no rate in its own unit.
         self.rates = torch.where(self.reach > 0, metres.to(device) / self.reach.clamp_min(1e-12), 0.0)
@@ -128,8 +130,8 @@ class Refinement:
         drawn = torch.zeros_like(self.visits).index_fill_(0, frames, 1.0)
         full = torch.zeros_like(self.values).index_add_(0, frames, gradient)
         self.visits += drawn
-        self.exp_avg += drawn * (1 - BETAS[0]) * (full - self.exp_avg)
-        self.exp_avg_sq += drawn * (1 - BETAS[1]) * (full * full - self.exp_avg_sq)
+        self.exp_avg.lerp_(full, drawn * (1 - BETAS[0]))
+        self.exp_avg_sq.lerp_(full * full, drawn * (1 - BETAS[1]))
         visits = self.visits.clamp_min(1)
         size = (self.exp_avg_sq / (1 - BETAS[1] ** visits)).sqrt() + EPS
         rate = self.rates * LAST_RATE ** (self.visits / self.expected_visits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from training.refinement import STATE, Refinement
 from training.targets import choose_targets
 from training.world import World
 
+log = logging.getLogger(__name__)
 _OPTIMIZER = ("steps", "neutral_exp_avg", "neutral_exp_avg_sq", "difference_exp_avg", "difference_exp_avg_sq")
 _STATS = ("grad_sum", "count", "max_radius")
 
@@ -72,10 +74,10 @@ class Trainer:
         self._refine_from = round(refine.refine_from_iter * optimization.scale)
         updates = optimization.iterations - self._refine_from
         if updates <= 0:
-            raise ValueError(f"--refine_from_iter: {refine.refine_from_iter} stands for iteration {self._refine_from} "
-                             f"here, after the last one ({optimization.iterations}): nothing would be refined")
+            log.warning("--refine_from_iter: %d stands for iteration %d here, not before the last one (%d): the "
+                        "tracking stays as it is", refine.refine_from_iter, self._refine_from, optimization.iterations)
         frames = torch.from_numpy(self.world.dataset.train_indices)
-        return Refinement(self.world, refine, updates * optimization.batch_size / len(frames), frames)
+        return Refinement(self.world, refine, max(updates, 1) * optimization.batch_size / len(frames), frames)
 
     def _renew_optimizer(self) -> None:
         self.optimizer = FactoredAdam(self.avatar.neutral, self.avatar.differences)
