@@ -27,6 +27,7 @@ from flame import Head, load_head
 
 VERSION = 1  # of what is drawn; a folder of another version is generated anew
 MARK = "truth.json"
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 DESCRIPTION = (
     "A synthetic subject: an invented person on the open head, drawn by `python -m data.demo`. No footage of anybody. "
     "The codes in checkpoint/ are exact, the images hold detail that the head's mesh cannot: hair, pores, teeth, and "
@@ -111,7 +112,8 @@ def _draw_all(job: _Job, workers: int, progress: bool) -> None:
             return
         # Spawned, not forked: torch and OpenCV run threads, which do not survive a fork.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, count), context, _start_worker, (job,)) as pool:
+        with (single_threaded_children(),
+              ProcessPoolExecutor(min(workers, count), context, _start_worker, (job,)) as pool):
             futures = [pool.submit(_draw_in_worker, index) for index in range(count)]
             try:
                 for future in as_completed(futures):
@@ -146,8 +148,25 @@ class _Artist:
 _worker: list[_Artist] = []  # the one artist of a worker process, set when it starts
 
 
+@contextmanager
+def single_threaded_children() -> Iterator[None]:
+    """Within, processes that are started give NumPy's BLAS one thread each: it decides when it is imported.
+
+    The processes share the cores already; threads within each would only queue.
+    """
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def _start_worker(job: _Job) -> None:
-    # The processes share the cores already; threads within each would only queue.
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     _worker[:] = [_Artist(job)]
