@@ -149,22 +149,21 @@ class OptimizationSettings:
 class RefinementSettings:
     """Joint refinement of the tracking: small corrections of camera pose and codes of every training frame.
 
-    Learning rates are in metres of surface motion a visit of the frame, so that they fit any head model's codes. They
-    are for 160 visits: with fewer or more they are inversely larger (up to 8 times) or smaller, so that all runs get as
-    far.
+    Learning rates are in metres of surface motion a visit of the frame, so that they fit any head model's codes. Frames
+    that are drawn less than 80 times take longer steps (up to 4 times), so that short runs get as far.
     """
 
     refine_tracking: bool = True
     """Learn corrections of the tracked pose and codes together with the avatar. The method does not."""
     refine_from_iter: int = 4_000
     """Iteration from which corrections are learnt (for 40,000, scaled as the schedule is)."""
-    refine_pose_lr: float = 7.5e-5
-    """Metres a visit (of 160), rotation and translation of the camera; falls to a tenth. 0: the tracker's."""
-    refine_expression_lr: float = 7.5e-5
+    refine_pose_lr: float = 1.5e-4
+    """Metres a visit (of 80 or more), rotation and translation of the camera; falls to a tenth. 0: the tracker's."""
+    refine_expression_lr: float = 1.5e-4
     """The same for the expression codes that move the Gaussians."""
-    refine_joint_lr: float = 7.5e-5
+    refine_joint_lr: float = 1.5e-4
     """The same for jaw, eyes and eyelids."""
-    refine_prior: float = 1e-3
+    refine_prior: float = 1e-4
     """Weight of the mean squared correction in (mm of surface motion)^2, summed over pose and codes."""
     refine_calibrate: bool = True
     """Correct held-out frames too, by what their tracked pose and codes tell of the errors in training frames."""

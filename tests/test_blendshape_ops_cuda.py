@@ -7,7 +7,7 @@ import simple_knn
 import torch
 from blendshape_ops import FactoredAdam, _native, blend_pose_color, image_loss
 
-from tests.blendshape_ops_scene import cast, make_scene, relative_error, upstream, values_and_gradients
+from tests.blendshape_ops_scene import SHARED, cast, make_scene, relative_error, upstream, values_and_gradients
 from tests.test_image_loss import BACKGROUNDS, WEIGHTS, make_images
 
 DEVICE = "cuda"
@@ -64,7 +64,7 @@ def test_blend_of_many_gaussians_equals_cpp_and_repeats():
     # What thousands of Gaussians add to is summed in another order: 1e-7 times the root of their number.
     assert_close(got, wanted, 3e-4)
     again = values_and_gradients(there, 3, "cuda")
-    shared = {"v_triangle_maps", "v_pre_offsets", "v_post_offsets", "v_beta"}  # summed by atomics
+    shared = {f"v_{name}" for name in SHARED}  # summed by atomics
     assert all(torch.equal(again[name], got[name]) for name in got if name not in shared)
 
 

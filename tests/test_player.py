@@ -39,7 +39,8 @@ def run(subject: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run")
     subprocess.run([sys.executable, "train.py", "-s", str(subject), "-m", str(out), "--test_frames", "2",
                     "--num_face_gaussians", "400", "--num_teeth_gaussians", "20", "--iterations", "6",
-                    "--test_views", "0", "--sh_interval", "1", "--num_expressions", "20", "--device", "cpu"],
+                    "--test_views", "0", "--refine_tracking", "False", "--sh_interval", "1", "--num_expressions", "20",
+                    "--device", "cpu"],
                    cwd=ROOT, check=True, capture_output=True)
     return out
 

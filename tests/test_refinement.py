@@ -158,9 +158,9 @@ def test_rates_fall_with_the_visits() -> None:
 
 
 def test_frames_that_are_drawn_seldom_take_longer_steps() -> None:
-    visits = (2 * USUAL_VISITS, USUAL_VISITS, USUAL_VISITS / 4, 1)
+    visits = (12 * USUAL_VISITS, USUAL_VISITS / 2, 1)
     rates = [float(Refinement(true_world(), FREE, count, None).rates[3]) for count in visits]
-    assert rates == pytest.approx([factor * FREE.refine_pose_lr for factor in (0.5, 1, 4, MOST_HASTE)])
+    assert rates == pytest.approx([factor * FREE.refine_pose_lr for factor in (1, 2, MOST_HASTE)])
 
 
 def test_rates_are_metres_of_surface_motion() -> None:
@@ -214,7 +214,7 @@ def test_fitting_a_frame_finds_its_pose_and_leaves_the_avatar_alone() -> None:
 
 def test_fitting_finds_expression_codes() -> None:
     world, avatar = mistracked(mistake(0.0, 0.0, 0.1, seed=4)), true_avatar()
-    rates = RefinementSettings(refine_pose_lr=0, refine_expression_lr=1.5e-4, refine_joint_lr=0, refine_prior=0)
+    rates = RefinementSettings(refine_pose_lr=0, refine_expression_lr=3e-4, refine_joint_lr=0, refine_prior=0)
     fitted = fit_tracking(world, avatar, 3, list(range(5)), 80, 5, rates)
     truth, reach = true_world().rig.beta, COLUMNS.reach(world.head)[6:-20]
     before, after = (((w.rig.beta - truth) * reach).norm() for w in (world, fitted))

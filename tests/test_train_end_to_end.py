@@ -23,7 +23,8 @@ from tests.heads import write_eyelids, write_flame_pickle
 ROOT = Path(__file__).resolve().parents[1]
 FRAMES, TEST_FRAMES = 12, 3
 SMALL = ["--test_frames", str(TEST_FRAMES), "--num_face_gaussians", "300", "--num_teeth_gaussians", "20",
-         "--num_expressions", "20", "--batch_size", "1", "--schedule_scale", "0.01", "--test_views", "2"]
+         "--num_expressions", "20", "--batch_size", "1", "--schedule_scale", "0.01", "--test_views", "2",
+         "--densify_grad_threshold", "5e-4"]
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:

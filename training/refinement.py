@@ -30,9 +30,7 @@ from training.calibration import predict, tracked_features
 from training.world import World
 
 HEAD_RADIUS, JAW_RADIUS, EYE_RADIUS = 0.1, 0.1, 0.012  # metres: lever of a turn
-# Rates are those of a frame that is drawn so often; otherwise inversely longer or shorter, so that corrections can
-# become as large in short runs, and noise adds up to less in long ones.
-USUAL_VISITS, MOST_HASTE = 160.0, 8.0
+USUAL_VISITS, MOST_HASTE = 80.0, 4.0  # a frame that is drawn less often takes longer steps, up to this factor
 LAST_RATE = 0.1  # of the learning rates, at the last visit
 BETAS, EPS = (0.9, 0.99), 1e-15  # a frame is drawn some tens of times: the second moment must settle sooner
 PRIOR_UNIT = 1e-3  # metres of surface motion that cost 1
@@ -100,7 +98,7 @@ class Refinement:
         self.reach = self.columns.reach(world.rig.head).to(device)
         s = settings
         rates = [s.refine_pose_lr] * 2 + [s.refine_expression_lr] + [s.refine_joint_lr] * 3
-        haste = min(USUAL_VISITS / visits, MOST_HASTE)
+        haste = min(max(USUAL_VISITS / visits, 1.0), MOST_HASTE)
         metres = torch.cat([torch.full((n,), haste * rate) for n, rate in zip(self.columns.sizes, rates, strict=True)])
         # A column that moves nothing has no rate in its own unit.
         self.rates = torch.where(self.reach > 0, metres.to(device) / self.reach.clamp_min(1e-12), 0.0)

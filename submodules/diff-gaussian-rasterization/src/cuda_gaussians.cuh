@@ -5,13 +5,20 @@
 
 constexpr int CAMERA_NUMBERS = 18;  // R, t, first two rows of K
 
+// Called by all threads of a block, whose Gaussians are of one frame: the block's sum goes to `out`. Every warp adding its
+// own was 300 us of a step of 8 frames.
 __device__ inline void add_camera_gradient(const CameraGradient<float>& v, double* out) {
+    __shared__ double sums[CAMERA_NUMBERS];
     const float* numbers = &v.R.row[0].x;
     static_assert(sizeof(CameraGradient<float>) == CAMERA_NUMBERS * sizeof(float), "the numbers lie side by side");
+    if (threadIdx.x < CAMERA_NUMBERS) sums[threadIdx.x] = 0;
+    __syncthreads();
     for (int i = 0; i < CAMERA_NUMBERS; ++i) {
         const float sum = warp_sum(numbers[i]);
-        if (threadIdx.x % WARP == 0) atomicAdd(out + i, static_cast<double>(sum));
+        if (threadIdx.x % WARP == 0) atomicAdd(sums + i, static_cast<double>(sum));
     }
+    __syncthreads();
+    if (threadIdx.x < CAMERA_NUMBERS) atomicAdd(out + threadIdx.x, sums[threadIdx.x]);
 }
 
 __device__ inline void add_statistics(const DgrGradients& out, int n, int radius, float x, float y) {
