@@ -46,6 +46,16 @@ def test_a_captured_step_trains_as_the_plain_one(subject):
     assert got[-1] < 0.5 * got[0]
 
 
+def test_a_capture_survives_an_older_graph_that_is_still_alive(subject):
+    """As one that a thread of autograd has not let go of yet (found by the memory checker, which is slow)."""
+    trainer = make_trainer(subject)
+    trainer.step()
+    kept = trainer._render(torch.tensor([0, 1], device=trainer.device), None, trainer.avatar).image
+    losses_of(trainer, 8)
+    assert kept.requires_grad
+    assert trainer.captured.captures == 1
+
+
 def test_densification_renews_the_graph(subject):
     trainer = make_trainer(subject, densify=True)
     before = trainer.avatar.count

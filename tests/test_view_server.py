@@ -349,6 +349,6 @@ def test_command_serves_the_page_and_ends_on_ctrl_c(tmp_path: Path) -> None:
         with connect(f"ws://127.0.0.1:{port}") as raw, pytest.raises(ConnectionClosed):
             raw.recv(timeout=5)  # no viser client: refused
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=120) == 0
     finally:
         process.kill()

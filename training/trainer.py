@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -140,17 +140,19 @@ class Trainer:
     def _compute(self) -> tuple[dict[str, Tensor], RenderOutput]:
         """Loss terms (detached) and rendering of the batch in `self._inputs`, and the optimizers' updates by them."""
         inputs, refinement = self._inputs, self.refinement if self._refining else None
-        learnt = [self.avatar.neutral]
+        # A leaf of this step: a leaf's gradient node belongs to the stream on which it was first used, and an earlier
+        # step's, if still alive in a thread of autograd, would draw that stream into a capture, which then fails.
+        avatar = replace(self.avatar, neutral=self.avatar.neutral.detach().requires_grad_())
+        learnt = [avatar.neutral]
         if refinement is not None:
             refinement.widen(self.avatar, inputs.frames)
             learnt.append(refinement.rows(inputs.frames))
-        output = self._render(inputs.frames, self.stats if self._collecting else None, self.avatar, *learnt[1:])
-        losses = weighted_losses(output, inputs.rgba, self.world.flat_background, self.world.whole, self.avatar,
+        output = self._render(inputs.frames, self.stats if self._collecting else None, avatar, *learnt[1:])
+        losses = weighted_losses(output, inputs.rgba, self.world.flat_background, self.world.whole, avatar,
                                  self.world.mouth.cylinder, self.settings.optimization, self.perceptual)
         if refinement is not None:
             losses["tracking"] = refinement.prior(learnt[1])
         total = torch.stack(list(losses.values())).sum()
-        # Not backward(): its accumulation node would tie a captured step to the stream of an earlier one.
         self.avatar.neutral.grad, *of_corrections = torch.autograd.grad(total, learnt)
         self.optimizer.step(inputs.rates[0], inputs.rates[1], self.sh_degree)
         self.optimizer.zero_grad()
