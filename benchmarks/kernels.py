@@ -128,7 +128,7 @@ def launch(args: argparse.Namespace) -> None:
 
 def training_step(args: argparse.Namespace, device: torch.device) -> Callable[[], object]:
     """A plain step: its kernels are those of the captured one."""
-    settings = settings_of(args, args.batch_sizes[0], args.gaussians[0], args.sizes[0])
+    settings = settings_of(args, args.batch_sizes[0], args.gaussians[0], args.sizes[0], args.refined)
     trainer = Trainer(settings, open_world(settings.data, settings.model, 0, device), device, capture=False)
     for _ in range(args.warm_up):
         trainer.step()
@@ -163,6 +163,7 @@ def profile(args: argparse.Namespace, given: list[str], what: str, size: int, ga
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--of", nargs="+", choices=("step", "frame"), default=["step", "frame"])
+    parser.add_argument("--refined", action="store_true", help="a step that refines the tracking too")
     parser.add_argument("--ncu", default="ncu", help="the command")
     parser.add_argument("--cache_control", choices=("all", "none"), default="all", help="all: empty before each launch")
     parser.add_argument("--out", type=Path, help="also write the tables to this file")

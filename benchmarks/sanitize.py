@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from arguments import DataSettings, ModelSettings, OptimizationSettings, RunSettings, TrainSettings
+from arguments import DataSettings, ModelSettings, OptimizationSettings, RefinementSettings, RunSettings, TrainSettings
 from gaussian_renderer.capture import WARM_UP
 from training.trainer import Trainer
 from training.world import open_world, resolve_device
@@ -36,7 +36,8 @@ def create_trainer(subject: Path, captured: bool, device: torch.device) -> Train
     optimization = OptimizationSettings(batch_size=2, schedule_scale=SCALE, densify=not captured,
                                         sh_interval=0 if captured else 1000)
     settings = TrainSettings(DataSettings(subject, test_frames=2), RunSettings(Path("unused")),
-                             ModelSettings(num_face_gaussians=300, num_teeth_gaussians=20), optimization)
+                             ModelSettings(num_face_gaussians=300, num_teeth_gaussians=20), optimization,
+                             RefinementSettings(refine_from_iter=0))
     return Trainer(settings, open_world(settings.data, settings.model, 0, device), device, capture=captured)
 
 

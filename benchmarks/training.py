@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from arguments import DataSettings, ModelSettings, OptimizationSettings, RunSettings, TrainSettings
+from arguments import DataSettings, ModelSettings, OptimizationSettings, RefinementSettings, RunSettings, TrainSettings
 from benchmarks.results import RESULTS, Results, print_kernels
 from training.trainer import Trainer
 from training.world import World, open_world, resolve_device
@@ -25,13 +25,16 @@ from training.world import World, open_world, resolve_device
 NEVER = 10**9
 
 
-def settings_of(args: argparse.Namespace, batch: int, gaussians: int, size: int) -> TrainSettings:
-    """Settings of one measurement; `gaussians` counts those of the face."""
+def settings_of(
+    args: argparse.Namespace, batch: int, gaussians: int, size: int, refined: bool = False,
+) -> TrainSettings:
+    """Settings of one measurement; `gaussians` counts those of the face, `refined`: the tracking, from step 1 on."""
     optimization = OptimizationSettings(batch_size=batch, sh_interval=0, densify_from_iter=NEVER - 1,
                                         densify_until_iter=NEVER)
     return TrainSettings(DataSettings(args.source_path, test_frames=args.test_frames, resolution=size),
                          RunSettings(Path("unused"), device=args.device),
-                         ModelSettings(num_face_gaussians=gaussians, num_expressions=args.expressions), optimization)
+                         ModelSettings(num_face_gaussians=gaussians, num_expressions=args.expressions), optimization,
+                         RefinementSettings(refine_tracking=refined, refine_from_iter=0))
 
 
 def measure(trainer: Trainer, kind: str, args: argparse.Namespace, results: Results) -> None:
@@ -83,14 +86,18 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def run(args: argparse.Namespace, create: Callable[[TrainSettings, World, torch.device], Trainer], kind: str) -> None:
+def run(
+    args: argparse.Namespace, create: Callable[[TrainSettings, World, torch.device], Trainer], kind: str,
+    refined: bool = False,
+) -> None:
     """Measure every combination of picture size, number of Gaussians and batch size."""
     results, device = Results(args.results, args.commit), resolve_device(args.device)
     for size in args.sizes:
         first = settings_of(args, 1, args.gaussians[0], size)
         world = open_world(first.data, first.model, 0, device)
         for gaussians, batch in itertools.product(args.gaussians, args.batch_sizes):
-            measure(create(settings_of(args, batch, gaussians, size), world, device), kind, args, results)
+            settings = settings_of(args, batch, gaussians, size, refined)
+            measure(create(settings, world, device), kind, args, results)
             if device.type == "cuda":
                 gc.collect()  # a trainer is part of a cycle, and its memory is not to be counted for the next setting
                 torch.cuda.empty_cache()
@@ -99,8 +106,10 @@ def run(args: argparse.Namespace, create: Callable[[TrainSettings, World, torch.
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--eager", action="store_true", help="without CUDA graphs")
+    parser.add_argument("--refined", action="store_true", help="steps that refine the tracking too")
     args = parser.parse_args()
-    run(args, partial(Trainer, capture=not args.eager), "eager" if args.eager else "")
+    kind = " ".join(name for name in ("eager", "refined") if getattr(args, name))
+    run(args, partial(Trainer, capture=not args.eager), kind, args.refined)
 
 
 if __name__ == "__main__":
