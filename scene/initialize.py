@@ -26,6 +26,8 @@ from scene.sampling import sample_surface
 log = logging.getLogger(__name__)
 
 INITIAL_OPACITY = 0.1
+BACKWARDS = -0.2  # z of a unit normal below which a triangle faces backwards
+DARK = (0.05 - 0.5) / 0.28209479177387814  # constant SH coefficient of that brightness
 SMALLEST_SQUARED_DISTANCE = 1e-7  # m^2: coincident samples would get Gaussians of no extent
 
 
@@ -62,6 +64,13 @@ def _neutral_table(points: Tensor, generator: torch.Generator) -> Tensor:
     return table
 
 
+def _facing_back(vertices: Tensor, corners: Tensor) -> Tensor:
+    """Which triangles (corners [N,3] of vertices [V,3]) face backwards: bool [N]."""
+    first, second, third = vertices[corners].unbind(dim=1)
+    normal = torch.linalg.cross(second - first, third - first)
+    return normal[:, 2] < BACKWARDS * normal.norm(dim=1)
+
+
 def seen_range(codes: Tensor) -> Tensor:
     """Smallest and largest of codes [T,K], 0 included: [2,K]."""
     with_neutral = torch.cat([codes, codes.new_zeros(1, codes.shape[1])])
@@ -89,6 +98,9 @@ def create_avatar(
     face_weights /= face_weights.sum(dim=1, keepdim=True)
 
     tables, weights = [_neutral_table(face_points, generator)], [face_weights]
+    # A clip from the front never shows the back of the head, but a mouth that opens wider than in training does: its
+    # inside must be dark.
+    tables[0][_facing_back(neutral, corners), layout.SH.start:layout.SH.start + 3] = DARK
     parts = [torch.full((len(triangle),), FACE)]
     for part, points, bone in ((UPPER_TEETH, mouth.upper, SKULL_BONE), (LOWER_TEETH, mouth.lower, JAW_BONE)):
         if len(points):

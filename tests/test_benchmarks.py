@@ -311,7 +311,7 @@ def test_one_action_is_launched_under_the_profiler(subject, monkeypatch, what):
 
     monkeypatch.setattr(kernels.FastRenderer, "render", rendered)
     args = training_args(subject, "--warm_up", "3")
-    kernels.launch(Namespace(**vars(args), launch=what))
+    kernels.launch(Namespace(**vars(args), launch=what, refined=False))
     assert seen == ["step"] * 3 + [what, "start", what, "stop"]
 
 
