@@ -1,0 +1,47 @@
+"""Fitting and refining a clip's tracking on a GPU: the same as on the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from flame import load_head
+from tests.test_track_fit import FRAMES, SMALL, angles, unsteadiness
+from tests.track_clips import make_truth, observe, picture
+from tracking.fit import fit_clip
+from tracking.refine import RefineSettings, refine_clip
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
+@pytest.fixture(scope="module")
+def head():
+    return load_head("open")
+
+
+@pytest.fixture(scope="module")
+def clip(head):
+    truth = make_truth(head, FRAMES, SMALL, seed=3)
+    return truth, observe(head, truth, SMALL, noise=0.5)
+
+
+def test_landmark_fit_is_that_of_the_cpu(head, clip):
+    there, here = (fit_clip(head, clip[1], device=device) for device in ("cuda", "cpu"))
+    # The same Gauss-Newton steps in float32, along the flat valley of depth and focal length: thousandths of a pixel,
+    # hundredths of a degree.
+    np.testing.assert_allclose(there.landmark_error, here.landmark_error, atol=0.02)
+    assert angles(there.R, here.R).max() < 0.2
+    np.testing.assert_allclose(there.expression, here.expression, atol=0.02)
+
+
+def test_refinement_brings_the_mesh_to_the_pictures(head, clip):
+    truth, observations = clip
+    shift = np.random.default_rng(6).normal(scale=[2e-3, 2e-3, 4e-3], size=(FRAMES, 3)).astype(np.float32)
+    shaken = replace(truth.fit, t=truth.fit.t + shift)
+    pictures = [picture(head, truth, index, SMALL) for index in range(FRAMES)]
+    settings = RefineSettings(points=800, bakes=1, free_identity=False)
+    refined = refine_clip(head, shaken, observations, pictures.__getitem__, settings, "cuda")
+    assert unsteadiness(head, refined, truth.fit) < 0.15 * unsteadiness(head, shaken, truth.fit)  # as on the CPU
