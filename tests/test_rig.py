@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from blendshape_ops import MEANS
+from blendshape_ops import MEANS, SH
 
 from arguments import ModelSettings
 from flame import Head, load_head
@@ -52,6 +52,20 @@ def test_untrained_face_follows_the_mesh(head: Head) -> None:
     # Skinning interpolated weights differs from interpolating skinned corners by the curvature of the blend over one
     # triangle; below 0.2 mm for the 6 degree rotations here. A wrong map or order is off by millimetres.
     assert float((posed.means[:, face].detach() - on_mesh).norm(dim=-1).max()) < 2e-4
+
+
+def test_the_back_of_the_head_begins_dark_and_the_rest_grey(head: Head) -> None:
+    """Nobody films it, but it is what an open mouth shows."""
+    rig, avatar = build(head, codes(head))
+    light = 0.5 + 0.28209479 * avatar.neutral.detach()[:, SH.start:SH.start + 3]
+    face = avatar.part == FACE
+    corners = rig.posed.neutral[head.faces[avatar.binding.triangle[face].long()]]
+    normal = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    back = torch.zeros_like(face)
+    back[face] = normal[:, 2] / normal.norm(dim=1) < -0.2
+    assert int(back.sum()) > 20
+    assert float((light[back] - 0.05).abs().max()) < 1e-5
+    assert float((light[~back] - 0.5).abs().max()) < 2e-3
 
 
 def test_maps_are_exact_on_their_triangle_and_still_where_nothing_moves(head: Head) -> None:
