@@ -93,9 +93,10 @@ def test_reference_commands_of_the_other_modes(
 ) -> None:
     succeed("train.py", "--source_path", str(subjects[mode]), "--model_path", str(tmp_path), *flags, *SMALL,
             "--iterations", "60")
-    # single frames differ, and the first steps of a grey cloud over a photograph are slow
-    values = [float(loss) for _, loss, _ in losses(tmp_path)]
-    assert sum(values[-2:]) < 0.8 * sum(values[:2])
+    # the loss itself says less: each densification, here one a step, sets it back
+    with open(tmp_path / "training.csv", newline="") as file:
+        psnr = [float(row["psnr"]) for row in csv.DictReader(file)]
+    assert sum(psnr[-2:]) > sum(psnr[:2]) + 3  # dB; measured 5.9 and 8.0
     succeed("test.py", "--model_path", str(tmp_path), "--lpips", "alex", "--lpips_weights", str(tmp_path))
     assert json.loads((tmp_path / "metrics.json").read_text())["test"]["frames"] == TEST_FRAMES
 
