@@ -230,3 +230,29 @@ HD RowFactors<T> pose_gaussian_backward(const BlendArgs<T>& a, int64_t b, int64_
     }
     return factors;
 }
+
+// Adds what (b, n), bound to a triangle, says about its triangle's map and corners; needs the backward pass above. `add`
+// (out, values, count) sums: plainly where one thread has a frame, atomically where many have.
+template <typename T, typename Add>
+HD void add_surface_gradients(const BlendArgs<T>& a, const SharedGradients<T>& g, int64_t b, int64_t n, Add add) {
+    const int64_t item = b * a.gaussians + n, triangle = a.triangle[n];
+    const T* v = a.v_geometry + item * GEOMETRY;
+    if (g.triangle_maps) {
+        T map[TRIANGLE_MAP];
+        for (int i = 0; i < 3; ++i) {
+            for (int j = 0; j < 3; ++j) map[3 * i + j] = v[i] * a.anchor[3 * n + j];
+            map[9 + i] = v[i];
+        }
+        for (int i = 0; i < 4; ++i) map[12 + i] = v[3 + i];
+        add(g.triangle_maps + (b * a.triangles + triangle) * TRIANGLE_MAP, map, TRIANGLE_MAP);
+    }
+    T* const offsets[2] = {g.pre_offsets, g.post_offsets};
+    const T* const gradients[2] = {v, g.post_offsets ? a.v_posed + 3 * item : nullptr};
+    for (int k = 0; k < 2; ++k) {
+        for (int c = 0; offsets[k] && c < 3; ++c) {
+            T corner[3];
+            for (int i = 0; i < 3; ++i) corner[i] = a.barycentric[3 * n + c] * gradients[k][i];
+            add(offsets[k] + (b * a.vertices + a.faces[3 * triangle + c]) * 3, corner, 3);
+        }
+    }
+}

@@ -80,38 +80,16 @@ void blend_backward(const BlendArgs<T>& a) {
     });
 }
 
-template <typename T>
-void scatter_offsets(const BlendArgs<T>& a, int64_t n, Vec3<T> v, T* out) {
-    for (int c = 0; c < 3; ++c) {
-        T* vertex = out + 3 * int64_t(a.faces[3 * int64_t(a.triangle[n]) + c]);
-        store3(vertex, load3(vertex) + a.barycentric[3 * n + c] * v);
-    }
-}
-
-template <typename T>
-void scatter_surface(const BlendArgs<T>& a, const SharedGradients<T>& g, int64_t b, int64_t n) {
-    const T* v_geometry = a.v_geometry + (b * a.gaussians + n) * GEOMETRY;
-    if (g.triangle_maps) {
-        T* map = g.triangle_maps + (b * a.triangles + a.triangle[n]) * TRIANGLE_MAP;
-        for (int i = 0; i < 3; ++i) {
-            for (int j = 0; j < 3; ++j) map[3 * i + j] += v_geometry[i] * a.anchor[3 * n + j];
-            map[9 + i] += v_geometry[i];
-        }
-        for (int i = 0; i < 4; ++i) map[12 + i] += v_geometry[3 + i];
-    }
-    if (g.pre_offsets) scatter_offsets(a, n, load3(v_geometry), g.pre_offsets + b * a.vertices * 3);
-    if (g.post_offsets) {
-        scatter_offsets(a, n, load3(a.v_posed + (b * a.gaussians + n) * 3), g.post_offsets + b * a.vertices * 3);
-    }
-}
-
 // One thread per frame adds in the Gaussians' order.
 template <typename T>
 void gather_shared(const BlendArgs<T>& a, const SharedGradients<T>& g) {
+    const auto add = [](T* out, const T* values, int count) {
+        for (int i = 0; i < count; ++i) out[i] += values[i];
+    };
     parallel_for(a.frames, 1, thread_count(int(a.threads)), [&](int64_t b) {
         for (int64_t n = 0; n < a.gaussians; ++n) {
             const int64_t item = b * a.gaussians + n;
-            if (a.triangle[n] >= 0) scatter_surface(a, g, b, n);
+            if (a.triangle[n] >= 0) add_surface_gradients(a, g, b, n, add);
             for (int64_t j = 0; g.bones && j < a.bone_count; ++j) {
                 T* bone = g.bones + (b * a.bone_count + j) * 12;
                 const T weight = a.weights[n * a.bone_count + j];

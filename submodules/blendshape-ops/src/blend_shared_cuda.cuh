@@ -1,5 +1,5 @@
-// Gradients of what many Gaussians share: codes, triangle maps, bones, vertex offsets, camera centres. Run where tracking
-// is refined, after blend_backward_kernel, and added to tables that begin with zeros.
+// Gradients of what many Gaussians share: codes, triangle maps, bones, vertex offsets, camera centres. Run where
+// tracking is refined, after blend_backward_kernel, and added to tables that begin with zeros.
 #pragma once
 
 #include <algorithm>
@@ -56,42 +56,25 @@ __global__ void __launch_bounds__(SHARED_BLOCK)
     }
 }
 
-__device__ inline void add_quad(float* out, float x, float y, float z, float w) {
+// Rows of 16 numbers begin where four can be added at once, which chips from 9.0 on do.
+struct AddAtomically {
+    __device__ void operator()(float* out, const float* values, int count) const {
+        int i = 0;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    atomicAdd(reinterpret_cast<float4*>(out), make_float4(x, y, z, w));
-#else
-    atomicAdd(out, x);
-    atomicAdd(out + 1, y);
-    atomicAdd(out + 2, z);
-    atomicAdd(out + 3, w);
+        for (; i + 4 <= count; i += 4) {
+            const float4 four = make_float4(values[i], values[i + 1], values[i + 2], values[i + 3]);
+            atomicAdd(reinterpret_cast<float4*>(out + i), four);
+        }
 #endif
-}
-
-__device__ inline void add_corners(const BlendArgs<float>& a, int64_t b, int64_t n, Vec3<float> v, float* out) {
-    for (int c = 0; c < 3; ++c) {
-        float* vertex = out + (b * a.vertices + a.faces[3 * int64_t(a.triangle[n]) + c]) * 3;
-        for (int i = 0; i < 3; ++i) atomicAdd(vertex + i, a.barycentric[3 * n + c] * v[i]);
+        for (; i < count; ++i) atomicAdd(out + i, values[i]);
     }
-}
+};
 
-// One thread a Gaussian of a frame: its share of the gradients of its triangle's map and corners.
+// One thread a Gaussian of a frame.
 __global__ void __launch_bounds__(SHARED_BLOCK)
     surface_gradient_kernel(const BlendArgs<float> a, const SharedGradients<float> out) {
-    const int64_t n = int64_t(blockIdx.x) * SHARED_BLOCK + threadIdx.x, b = blockIdx.y;
-    if (n >= a.gaussians || a.triangle[n] < 0) return;
-    const int64_t item = b * a.gaussians + n;
-    const float* g = a.v_geometry + item * GEOMETRY;
-    const Vec3<float> v = load3(g);
-    if (out.triangle_maps) {
-        float* map = out.triangle_maps + (b * a.triangles + a.triangle[n]) * TRIANGLE_MAP;
-        const Mat3<float> m = outer(v, load3(a.anchor + 3 * n));
-        add_quad(map, m.row[0].x, m.row[0].y, m.row[0].z, m.row[1].x);
-        add_quad(map + 4, m.row[1].y, m.row[1].z, m.row[2].x, m.row[2].y);
-        add_quad(map + 8, m.row[2].z, v.x, v.y, v.z);
-        add_quad(map + 12, g[3], g[4], g[5], g[6]);
-    }
-    if (out.pre_offsets) add_corners(a, b, n, v, out.pre_offsets);
-    if (out.post_offsets) add_corners(a, b, n, load3(a.v_posed + 3 * item), out.post_offsets);
+    const int64_t n = int64_t(blockIdx.x) * SHARED_BLOCK + threadIdx.x;
+    if (n < a.gaussians && a.triangle[n] >= 0) add_surface_gradients(a, out, blockIdx.y, n, AddAtomically());
 }
 
 // A block sums BONE_CHUNK Gaussians of a frame; a thread one number of a bone, and three threads the camera's centre.
