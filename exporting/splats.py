@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from blendshape_ops import SH, polar3
+from blendshape_ops import SH, SH_C0, polar3
 from blendshape_ops.reference import blend
 from numpy.typing import NDArray
 
@@ -16,7 +16,6 @@ from player.player import Player
 from scene.rig import Codes
 
 FloatArray = NDArray[np.float32]
-SH_C0 = 0.28209479177387814  # the constant function of degree 0
 
 
 @dataclass(frozen=True, eq=False)

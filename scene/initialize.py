@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 INITIAL_OPACITY = 0.1
 BACKWARDS = -0.2  # z of a unit normal below which a triangle faces backwards
-DARK = (0.05 - 0.5) / 0.28209479177387814  # constant SH coefficient of that brightness
+DARK = (0.05 - 0.5) / layout.SH_C0  # constant SH coefficient of that brightness
 SMALLEST_SQUARED_DISTANCE = 1e-7  # m^2: coincident samples would get Gaussians of no extent
 
 

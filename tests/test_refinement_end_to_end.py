@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from scene.clip import load_clip
+from tests.subjects import write_subject
 from tests.test_train_end_to_end import refused, succeed
 
 SMALL = ["--test_frames", "3", "--num_face_gaussians", "300", "--num_teeth_gaussians", "20", "--num_expressions", "20",
@@ -18,9 +19,7 @@ SCORING = ["--lpips", "alex", "--video", "False", "--pictures", "selected"]
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("subject") / "data"
-    succeed("-m", "data.demo", "--out", str(folder), "--frames", "8", "--size", "48")
-    return folder
+    return write_subject(tmp_path_factory.mktemp("subject"), 8, 48)
 
 
 @pytest.fixture(scope="module")

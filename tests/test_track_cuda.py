@@ -30,8 +30,8 @@ def clip(head):
 
 def test_landmark_fit_is_that_of_the_cpu(head, clip):
     there, here = (fit_clip(head, clip[1], device=device) for device in ("cuda", "cpu"))
-    # The same Gauss-Newton steps in float32, along the flat valley of depth and focal length: thousandths of a pixel,
-    # hundredths of a degree.
+    # The same Gauss-Newton steps in float32, which end along the flat valley of depth and focal length. Guessed: far
+    # below what the landmarks' noise of 0.5 px does; to be drawn closer once measured on a GPU.
     np.testing.assert_allclose(there.landmark_error, here.landmark_error, atol=0.02)
     assert angles(there.R, here.R).max() < 0.2
     np.testing.assert_allclose(there.expression, here.expression, atol=0.02)

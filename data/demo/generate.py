@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -112,7 +113,8 @@ def _draw_all(job: _Job, workers: int, progress: bool) -> None:
             return
         # Spawned, not forked: torch and OpenCV run threads, which do not survive a fork.
         context = multiprocessing.get_context("spawn")
-        with (single_threaded_children(),
+        # The processes share the cores already; threads within each would only queue. BLAS asks when it is imported.
+        with (mock.patch.dict(os.environ, dict.fromkeys(THREAD_VARIABLES, "1")),
               ProcessPoolExecutor(min(workers, count), context, _start_worker, (job,)) as pool):
             futures = [pool.submit(_draw_in_worker, index) for index in range(count)]
             try:
@@ -146,24 +148,6 @@ class _Artist:
 
 
 _worker: list[_Artist] = []  # the one artist of a worker process, set when it starts
-
-
-@contextmanager
-def single_threaded_children() -> Iterator[None]:
-    """Within, processes that are started give NumPy's BLAS one thread each: it decides when it is imported.
-
-    The processes share the cores already; threads within each would only queue.
-    """
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _start_worker(job: _Job) -> None:

@@ -6,6 +6,7 @@ from .half import HalfDifferences, blend_pose_color_half
 from .image_loss import image_loss, ssim_map, target_image
 from .play import DriveTables, FrameCodes, drive_frames, to_bytes
 from .reference import (
+    SH_C0,
     evaluate_sh,
     matrix_to_quaternion,
     polar3,
@@ -35,6 +36,7 @@ __all__ = [
     "OPACITY",
     "QUATS",
     "SH",
+    "SH_C0",
     "WIDTH",
     "Binding",
     "Differences",

@@ -9,7 +9,7 @@ from torch import Tensor
 from .tables import GEOMETRY, LOG_SCALES, MEANS, OPACITY, QUATS, SH, Binding, Differences, Drive, Posed
 
 # Real spherical harmonics up to degree 3 with the signs of 3D Gaussian Splatting (odd orders carry a minus).
-_C0 = 0.28209479177387814
+SH_C0 = 0.28209479177387814
 _C1 = 0.4886025119029199
 _C2 = (1.0925484305920792, 0.31539156525252005, 0.5462742152960396)
 _C3 = (0.5900435899266435, 2.890611442640554, 0.4570457994644658, 0.3731763325901154, 1.445305721320277)
@@ -76,7 +76,7 @@ def polar3(matrix: Tensor) -> Tensor:
 def sh_basis(directions: Tensor, sh_degree: int) -> Tensor:
     """Y_j of unit `directions` [..., 3], j below (sh_degree + 1)^2: [..., (sh_degree + 1)^2]."""
     x, y, z = directions.unbind(-1)
-    terms = [torch.full_like(x, _C0)]
+    terms = [torch.full_like(x, SH_C0)]
     if sh_degree >= 1:
         terms += [-_C1 * y, _C1 * z, -_C1 * x]
     if sh_degree >= 2:
