@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -51,6 +52,13 @@ class Avatar:
             weights = [self.neutral.new_full((len(part),), 1 / max(1, len(part))) for part in rows]
             self._teeth = self.part, torch.cat(rows), torch.cat(weights)
         return self._teeth[1:]
+
+    def on_new_leaf(self) -> Avatar:
+        """The same Gaussians in the same memory, the neutral table as a new leaf of autograd."""
+        self.teeth_rows()  # found here, once, and not by every copy
+        twin = copy(self)
+        twin.neutral = self.neutral.detach().requires_grad_()
+        return twin
 
     def pose(self, drive: Drive, sh_degree: int) -> Posed:
         """Blend, pose and colour all Gaussians for a batch of frames (differentiable; see blend_pose_color).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -142,7 +142,7 @@ class Trainer:
         inputs, refinement = self._inputs, self.refinement if self._refining else None
         # A leaf of this step: a leaf's gradient node belongs to the stream on which it was first used, and an earlier
         # step's, if still alive in a thread of autograd, would draw that stream into a capture, which then fails.
-        avatar = replace(self.avatar, neutral=self.avatar.neutral.detach().requires_grad_())
+        avatar = self.avatar.on_new_leaf()
         learnt = [avatar.neutral]
         if refinement is not None:
             refinement.widen(self.avatar, inputs.frames)
