@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from flame.rotations import matrix_from_axis_angle, matrix_to_axis_angle, skew
@@ -109,6 +110,8 @@ class Problem:
     held_shared: Tensor
 
 
+# The blocks are too small for more than one thread of BLAS: with many cores they only wait for each other.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def minimise(problem: Problem, state: State, iterations: int, tolerance: float, progress: Progress | None) -> State:
     """Levenberg-Marquardt with bounds until the cost falls by less than `tolerance` of itself, or `iterations`."""
     damping, cost = 1e-4, total_cost(problem, state)
