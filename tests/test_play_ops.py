@@ -78,9 +78,12 @@ def device(request: pytest.FixtureRequest, library: ctypes.CDLL) -> Iterator[str
 @pytest.mark.parametrize(("sh_degree", "sizes"), [
     (0, {"frames": 1}), (1, {"frames": 2}), (2, {"frames": 3}), (3, {"frames": 11}), (3, {"gaussians": 600}),
     (3, {"density": 0.0}), (3, {"triangles": 0}), (3, {"expressions": 1}), (3, {"expressions": 100, "frames": 8}),
+    (3, {"triangles": 150}), (3, {"without": "pre_offsets"}), (3, {"without": "post_offsets"}),
 ], ids=str)
 def test_emulated_kernels_blend_forward_and_backward(library: ctypes.CDLL, sh_degree: int, sizes: dict) -> None:
-    scene = make_scene(**{"gaussians": 70} | sizes)
+    missing = {sizes["without"]: None} if "without" in sizes else {}
+    scene = make_scene(**{"gaussians": 70} | {name: size for name, size in sizes.items() if name != "without"})
+    scene.drive = dataclasses.replace(scene.drive, **missing)
     wanted = values_and_gradients(scene, sh_degree, "torch")
     with emulated(library):
         got = values_and_gradients(cast(scene, torch.float32), sh_degree, "cuda")

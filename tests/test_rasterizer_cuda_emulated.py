@@ -83,6 +83,17 @@ def test_matches_the_cpu(library, shape, kind, with_alpha):
     compare(library, random_scene(batch, count, *size), size, backgrounds(batch, *size)[kind], with_alpha=with_alpha)
 
 
+@pytest.mark.parametrize("width, height", [(230, 70), (40, 330)])
+def test_large_splats_are_visited_by_their_warp(library, width, height):
+    """Next to small ones, over more rows and columns of tiles than a warp visits at once, and beyond the picture."""
+    scene = random_scene(2, 70, width, height)
+    scene["scales"][:, ::3] *= 6
+    scene["scales"][0, 7] *= 40
+    scene["opacities"] = scene["opacities"] * 0.3
+    got = compare(library, scene, (width, height))
+    assert got["radii"].max() > 100 and got["radii"].median() < 30
+
+
 @pytest.mark.parametrize("pairs", [1, 300])
 def test_too_little_memory_costs_time_but_no_pixel(library, pairs):
     scene = random_scene(2, 900, 33, 16)

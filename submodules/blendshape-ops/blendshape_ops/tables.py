@@ -178,6 +178,15 @@ class Binding:
         """1 + the largest triangle index (0 when none is bound); read once, because it waits for the device."""
         return int(self.triangle.max()) + 1 if self.triangle.numel() else 0
 
+    @cached_property
+    def triangle_order(self) -> tuple[Tensor, Tensor]:
+        """Gaussians in the order of their triangles, int32 [N], and where each triangle's begin, int32
+        [num_triangles_used + 1]. Unbound ones come first.
+        """
+        ordered, index = torch.sort(self.triangle, stable=True)
+        numbers = torch.arange(self.num_triangles_used + 1, dtype=torch.int32, device=ordered.device)
+        return index.int(), torch.searchsorted(ordered, numbers).int()
+
     def select(self, index: Tensor) -> Binding:
         """The binding of the Gaussians `index` [N'] (int64, repeats allowed)."""
         return Binding(self.triangle[index], self.anchor[index], self.barycentric[index], self.weights[index])

@@ -18,6 +18,7 @@ HD constexpr int active_columns(int sh_degree) { return GEOMETRY + 3 * sh_coeffi
 template <typename T>
 struct BlendArgs {
     int64_t frames, gaussians, pairs, expressions, triangles, bone_count, vertices, sh_degree, threads;
+    int64_t triangles_used;  // of those with a begin below
     // Inputs, shapes as in the Python records.
     const T *neutral, *values;
     const int32_t *offsets, *expression;
@@ -40,6 +41,8 @@ struct BlendArgs {
     // Instead of values and mask, forward only: rows and column scales [64] as half.h says, or null.
     const uint16_t* half_values;
     const T* half_scales;
+    // GPU only, or null: Gaussians in the order of their triangles [N], and where each triangle's begin [used + 1].
+    const int32_t *by_triangle, *triangle_begin;
 };
 
 // Gradients of what many Gaussians share, shaped as the inputs of these names and zero at first; each or null.
@@ -231,28 +234,40 @@ HD RowFactors<T> pose_gaussian_backward(const BlendArgs<T>& a, int64_t b, int64_
     return factors;
 }
 
-// Adds what (b, n), bound to a triangle, says about its triangle's map and corners; needs the backward pass above. `add`
-// (out, values, count) sums: plainly where one thread has a frame, atomically where many have.
-template <typename T, typename Add>
-HD void add_surface_gradients(const BlendArgs<T>& a, const SharedGradients<T>& g, int64_t b, int64_t n, Add add) {
-    const int64_t item = b * a.gaussians + n, triangle = a.triangle[n];
+// What Gaussians of one triangle say about its map and about its corners' offsets, before and after skinning.
+template <typename T>
+struct SurfaceGradient {
+    T map[TRIANGLE_MAP], offsets[2][9];
+};
+
+// Adds what (b, n), bound to a triangle, says; needs the backward pass above.
+template <typename T>
+HD void add_surface_gradient(const BlendArgs<T>& a, const SharedGradients<T>& g, int64_t b, int64_t n,
+                             SurfaceGradient<T>& sum) {
+    const int64_t item = b * a.gaussians + n;
     const T* v = a.v_geometry + item * GEOMETRY;
     if (g.triangle_maps) {
-        T map[TRIANGLE_MAP];
         for (int i = 0; i < 3; ++i) {
-            for (int j = 0; j < 3; ++j) map[3 * i + j] = v[i] * a.anchor[3 * n + j];
-            map[9 + i] = v[i];
+            for (int j = 0; j < 3; ++j) sum.map[3 * i + j] += v[i] * a.anchor[3 * n + j];
+            sum.map[9 + i] += v[i];
         }
-        for (int i = 0; i < 4; ++i) map[12 + i] = v[3 + i];
-        add(g.triangle_maps + (b * a.triangles + triangle) * TRIANGLE_MAP, map, TRIANGLE_MAP);
+        for (int i = 0; i < 4; ++i) sum.map[12 + i] += v[3 + i];
     }
-    T* const offsets[2] = {g.pre_offsets, g.post_offsets};
-    const T* const gradients[2] = {v, g.post_offsets ? a.v_posed + 3 * item : nullptr};
+    const T* gradients[2] = {g.pre_offsets ? v : nullptr, g.post_offsets ? a.v_posed + 3 * item : nullptr};
     for (int k = 0; k < 2; ++k) {
-        for (int c = 0; offsets[k] && c < 3; ++c) {
-            T corner[3];
-            for (int i = 0; i < 3; ++i) corner[i] = a.barycentric[3 * n + c] * gradients[k][i];
-            add(offsets[k] + (b * a.vertices + a.faces[3 * triangle + c]) * 3, corner, 3);
-        }
+        for (int i = 0; gradients[k] && i < 9; ++i)
+            sum.offsets[k][i] += a.barycentric[3 * n + i / 3] * gradients[k][i % 3];
+    }
+}
+
+// Adds a triangle's sums to the tables. `add`(out, values, count): plainly where one thread has a frame, else atomically.
+template <typename T, typename Add>
+HD void scatter_surface_gradient(const BlendArgs<T>& a, const SharedGradients<T>& g, int64_t b, int64_t triangle,
+                                 const SurfaceGradient<T>& sum, Add add) {
+    if (g.triangle_maps) add(g.triangle_maps + (b * a.triangles + triangle) * TRIANGLE_MAP, sum.map, TRIANGLE_MAP);
+    T* const offsets[2] = {g.pre_offsets, g.post_offsets};
+    for (int k = 0; k < 2; ++k) {
+        for (int c = 0; offsets[k] && c < 3; ++c)
+            add(offsets[k] + (b * a.vertices + a.faces[3 * triangle + c]) * 3, sum.offsets[k] + 3 * c, 3);
     }
 }

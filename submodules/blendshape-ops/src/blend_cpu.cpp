@@ -89,7 +89,11 @@ void gather_shared(const BlendArgs<T>& a, const SharedGradients<T>& g) {
     parallel_for(a.frames, 1, thread_count(int(a.threads)), [&](int64_t b) {
         for (int64_t n = 0; n < a.gaussians; ++n) {
             const int64_t item = b * a.gaussians + n;
-            if (a.triangle[n] >= 0) add_surface_gradients(a, g, b, n, add);
+            if (a.triangle[n] >= 0) {
+                SurfaceGradient<T> own{};
+                add_surface_gradient(a, g, b, n, own);
+                scatter_surface_gradient(a, g, b, a.triangle[n], own, add);
+            }
             for (int64_t j = 0; g.bones && j < a.bone_count; ++j) {
                 T* bone = g.bones + (b * a.bone_count + j) * 12;
                 const T weight = a.weights[n * a.bone_count + j];

@@ -69,13 +69,24 @@ HD Interval<T> extent_within(const Ellipse<T>& e, T along, T scale, T at_extreme
             scale * (-e.xy * at_high + sqrt(square_high > T(0) ? square_high : T(0)))};
 }
 
-// Calls visit(tile_row, first_column, last_column) for every row of tiles that the splat touches.
+// Tiles of the rectangle around the splat: at least as many as it touches.
+template <typename T>
+HD int rectangle_tiles(const Splat<T>& s, const TileGrid& grid) {
+    const Span rows = clipped_span(s.y - s.half_height, s.y + s.half_height, 0, grid.height - 1);
+    const Span columns = clipped_span(s.x - s.half_width, s.x + s.half_width, 0, grid.width - 1);
+    if (rows.begin > rows.end || columns.begin > columns.end) return 0;
+    return (rows.end / constants::TILE - rows.begin / constants::TILE + 1) *
+           (columns.end / constants::TILE - columns.begin / constants::TILE + 1);
+}
+
+// Calls visit(tile_row, first_column, last_column) for every row of tiles that the splat touches, or for every step-th
+// one from the first + offset on.
 template <typename T, typename Visit>
-HD void visit_tiles(const Splat<T>& s, const TileGrid& grid, Visit visit) {
+HD void visit_tiles(const Splat<T>& s, const TileGrid& grid, Visit visit, int offset = 0, int step = 1) {
     const Span rows = clipped_span(s.y - s.half_height, s.y + s.half_height, 0, grid.height - 1);
     if (rows.begin > rows.end) return;
     const Ellipse<T> ellipse(s);
-    for (int row = rows.begin / constants::TILE; row <= rows.end / constants::TILE; ++row) {
+    for (int row = rows.begin / constants::TILE + offset; row <= rows.end / constants::TILE; row += step) {
         const int top = row * constants::TILE, bottom = top + constants::TILE - 1;
         const T dy_top = (top > rows.begin ? top : rows.begin) - s.y;
         const T dy_bottom = (bottom < rows.end ? bottom : rows.end) - s.y;

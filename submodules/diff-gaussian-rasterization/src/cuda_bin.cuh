@@ -9,31 +9,61 @@
 constexpr uint32_t SORT_IN_SHARED = 4096;
 constexpr int SCAN_THREADS = 1024;
 
+// Tiles that a thread visits alone. One thread with a splat of a thousand tiles kept a whole kernel waiting.
+#ifndef TILES_ALONE
+#define TILES_ALONE 8
+#endif
+constexpr int COLUMN_LANES = 4, ROW_LANES = WARP / COLUMN_LANES;
+
+// Calls visit(tile, key) for every tile that a lane's splat touches, with that lane's key, if the lane is `active`. To be
+// called by all lanes of a warp, which share the work of large splats.
+template <typename Visit>
+__device__ void visit_tiles_by_warp(const Splat<float>& own, uint64_t key, bool active, const TileGrid& grid,
+                                    Visit visit) {
+    const bool alone = active && rectangle_tiles(own, grid) <= TILES_ALONE;
+    if (alone) {
+        visit_tiles(own, grid, [&](int row, int first, int last) {
+            for (int column = first; column <= last; ++column) visit(row * grid.columns + column, key);
+        });
+    }
+    const int lane = threadIdx.x % WARP;
+    for (uint32_t left = __ballot_sync(FULL_WARP, active && !alone); left; left &= left - 1) {
+        const int owner = __ffs(static_cast<int>(left)) - 1;
+        const auto its = [&](auto value) { return __shfl_sync(FULL_WARP, value, owner); };
+        const Splat<float> s{its(own.x),    its(own.y),          its(own.shear_x),     its(own.shear_y), its(own.fall),
+                             its(own.peak), its(own.half_width), its(own.half_height), {}};
+        const uint64_t its_key = its(key);
+        visit_tiles(
+            s, grid,
+            [&](int row, int first, int last) {
+                for (int column = first + lane % COLUMN_LANES; column <= last; column += COLUMN_LANES)
+                    visit(row * grid.columns + column, its_key);
+            },
+            lane / COLUMN_LANES, ROW_LANES);
+    }
+}
+
 // One thread a Gaussian: its splat, its radius, and a count for each tile it touches. Invisible: half_width = -1.
 __global__ void __launch_bounds__(THREADS) project_kernel(DgrScene scene, DgrCudaWork work, int32_t* radii) {
     const int n = blockIdx.x * THREADS + threadIdx.x, frame = blockIdx.y;
-    if (n >= scene.count) return;
-    const size_t i = size_t(frame) * scene.count + n;
-    const Camera<float> camera = load_frame_camera<float>(scene, frame);
-    const Gaussian<float> gaussian = load_gaussian<float>(scene, i);
-    const Projection<float> projection = project(camera, gaussian);
     Splat<float> s{};
-    int radius = 0;
-    if (make_splat(camera, gaussian, projection, s)) {
-        const TileGrid grid(scene.width, scene.height);
-        uint32_t* counts = work.tile_cursor + size_t(frame) * grid.tiles();
-        visit_tiles(s, grid, [&](int row, int first, int last) {
-            for (int column = first; column <= last; ++column) atomicAdd(&counts[row * grid.columns + column], 1u);
-        });
-        radius = splat_radius(camera, projection, s);
-    } else {
-        s.half_width = -1.0f;
+    bool visible = false;
+    if (n < scene.count) {
+        const size_t i = size_t(frame) * scene.count + n;
+        const Camera<float> camera = load_frame_camera<float>(scene, frame);
+        const Gaussian<float> gaussian = load_gaussian<float>(scene, i);
+        const Projection<float> projection = project(camera, gaussian);
+        visible = make_splat(camera, gaussian, projection, s);
+        if (!visible) s.half_width = -1.0f;
+        radii[i] = visible ? splat_radius(camera, projection, s) : 0;
+        float4* out = reinterpret_cast<float4*>(work.splats + RECORD * i);
+        out[0] = {s.x, s.y, s.shear_x, s.shear_y};
+        out[1] = {s.fall, s.peak, s.half_width, s.half_height};
+        out[2] = {s.color[0], s.color[1], s.color[2], projection.point.z};
     }
-    radii[i] = radius;
-    float4* out = reinterpret_cast<float4*>(work.splats + RECORD * i);
-    out[0] = {s.x, s.y, s.shear_x, s.shear_y};
-    out[1] = {s.fall, s.peak, s.half_width, s.half_height};
-    out[2] = {s.color[0], s.color[1], s.color[2], projection.point.z};
+    const TileGrid grid(scene.width, scene.height);
+    uint32_t* counts = work.tile_cursor + size_t(frame) * grid.tiles();
+    visit_tiles_by_warp(s, 0, visible, grid, [&](int tile, uint64_t) { atomicAdd(&counts[tile], 1u); });
 }
 
 // Sum over the threads before this one of a block of SCAN_THREADS; `total` receives the sum over all.
@@ -77,19 +107,21 @@ __global__ void __launch_bounds__(SCAN_THREADS) scan_kernel(DgrCudaWork work, in
 // One thread a Gaussian: its key into each of its tiles' lists, in no particular order.
 __global__ void __launch_bounds__(THREADS) scatter_kernel(DgrScene scene, DgrCudaWork work) {
     const int n = blockIdx.x * THREADS + threadIdx.x, frame = blockIdx.y;
-    if (n >= scene.count) return;
-    const float4* record = reinterpret_cast<const float4*>(work.splats + RECORD * (size_t(frame) * scene.count + n));
-    const float4 color_depth = record[2];
-    const Splat<float> s = unpack_splat(record[0], record[1], color_depth);
-    if (s.half_width < 0.0f) return;
+    Splat<float> s{};
+    s.half_width = -1.0f;
+    uint64_t own_key = 0;
+    if (n < scene.count) {
+        const float4* record =
+            reinterpret_cast<const float4*>(work.splats + RECORD * (size_t(frame) * scene.count + n));
+        const float4 color_depth = record[2];
+        s = unpack_splat(record[0], record[1], color_depth);
+        own_key = depth_key(color_depth.w, n);
+    }
     const TileGrid grid(scene.width, scene.height);
     uint32_t* cursors = work.tile_cursor + size_t(frame) * grid.tiles();
-    const uint64_t key = depth_key(color_depth.w, n);
-    visit_tiles(s, grid, [&](int row, int first, int last) {
-        for (int column = first; column <= last; ++column) {
-            const uint32_t slot = atomicAdd(&cursors[row * grid.columns + column], 1u);
-            if (slot < work.capacity) work.keys[slot] = key;
-        }
+    visit_tiles_by_warp(s, own_key, s.half_width >= 0.0f, grid, [&](int tile, uint64_t key) {
+        const uint32_t slot = atomicAdd(&cursors[tile], 1u);
+        if (slot < work.capacity) work.keys[slot] = key;
     });
 }
 

@@ -199,6 +199,10 @@ V __shfl_xor_sync(unsigned, V value, int mask) {
     return emulation::from_lane(value, emulation::current % emulation::WARP ^ mask);
 }
 template <typename V>
+V __shfl_sync(unsigned, V value, int lane) {
+    return emulation::from_lane(value, lane % emulation::WARP);
+}
+template <typename V>
 V __shfl_up_sync(unsigned, V value, int step) {
     const int lane = emulation::current % emulation::WARP;
     return emulation::from_lane(value, lane >= step ? lane - step : lane);
