@@ -57,6 +57,17 @@ def milliseconds(step: Callable[[], object], wait: Callable[[], object], repeats
     return 1e3 * sorted(times)[repeats // 2]
 
 
+def loop_milliseconds(step: Callable[[], object], wait: Callable[[], object], repeats: int) -> float:
+    """Mean wall time of a step among others, as in a loop that trains: nothing is awaited before the last one."""
+    step()
+    wait()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        step()
+    wait()
+    return 1e3 * (time.perf_counter() - start) / repeats
+
+
 def graph_milliseconds(step: Callable[[], object], repeats: int) -> float:
     """Time of a step captured in a CUDA graph: the mean over replays back to back."""
     graph = torch.cuda.CUDAGraph()
@@ -107,11 +118,14 @@ def our_steps(scene: dict[str, Any]) -> Steps:
 
 
 def time_steps(steps: Steps, setting: str, batch: int, repeats: int, results: Results, graph: bool = True) -> None:
-    """Rows of wall time and, on a GPU, of the sum of the kernels and (`graph`) of a replayed graph; ms a frame."""
+    """Rows, ms a frame: wall time of a call, from an idle device to its result, and of one in a loop; on a GPU the sum
+    of the kernels and (`graph`) a replayed graph.
+    """
     cuda = torch.cuda.is_available()
     wait = torch.cuda.synchronize if cuda else lambda: None
     for name, step in (("raster_fwd", steps.forward), ("raster_fwd_bwd", steps.forward_backward)):
         results.add(f"{name}_wall", setting, milliseconds(step, wait, repeats) / batch, "ms")
+        results.add(f"{name}_wall", f"{setting}, in a loop", loop_milliseconds(step, wait, repeats) / batch, "ms")
         if cuda:
             busy = 1e-3 * sum(kernel.microseconds for kernel in kernel_times(step, repeats))
             results.add(f"{name}_gpu", f"{setting}, sum of kernels", busy / batch, "ms")
