@@ -9,10 +9,8 @@
 constexpr uint32_t SORT_IN_SHARED = 4096;
 constexpr int SCAN_THREADS = 1024;
 
-// Tiles that a thread visits alone. One thread with a splat of a thousand tiles kept a whole kernel waiting.
-#ifndef TILES_ALONE
-#define TILES_ALONE 8
-#endif
+// Tiles that a thread visits alone: one with a splat of hundreds kept its kernel waiting. 16 was better than 4 and 8.
+constexpr int TILES_ALONE = 16;
 constexpr int COLUMN_LANES = 4, ROW_LANES = WARP / COLUMN_LANES;
 
 // Calls visit(tile, key) for every tile that a lane's splat touches, with that lane's key, if the lane is `active`. To be
