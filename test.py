@@ -42,8 +42,7 @@ def head_meshes(world: World) -> PosedMeshes:
     """The posed head mesh of every frame, with the regions that are scored on their own."""
     head = world.head
     regions = {name: ids.numpy() for name, ids in head.regions.items() if name in ("face", "eyes", "mouth")}
-    posed = world.rig.posed
-    return PosedMeshes(head.faces.numpy(), lambda i: posed.vertices_at(slice(i, i + 1))[0].numpy(), regions)
+    return PosedMeshes(head.faces.numpy(), world.mesh_in_data, regions)
 
 
 def print_scores(metrics: dict, split: str) -> None:

@@ -81,7 +81,7 @@ def device(request: pytest.FixtureRequest, library: ctypes.CDLL) -> Iterator[str
     (3, {"triangles": 150}), (3, {"without": "pre_offsets"}), (3, {"without": "post_offsets"}),
 ], ids=str)
 def test_emulated_kernels_blend_forward_and_backward(library: ctypes.CDLL, sh_degree: int, sizes: dict) -> None:
-    missing = {sizes["without"]: None} if "without" in sizes else {}
+    missing: dict[str, Any] = {sizes["without"]: None} if "without" in sizes else {}
     scene = make_scene(**{"gaussians": 70} | {name: size for name, size in sizes.items() if name != "without"})
     scene.drive = dataclasses.replace(scene.drive, **missing)
     wanted = values_and_gradients(scene, sh_degree, "torch")

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from arguments import TrainSettings, load_config
+from scene.checkpoint import newest_checkpoint
 from scene.clip import load_clip
 from tests.subjects import write_subject
 from tests.test_train_end_to_end import refused, succeed
+from training.refinement import corrected
+from training.world import open_world
 
 SMALL = ["--test_frames", "3", "--num_face_gaussians", "300", "--num_teeth_gaussians", "20", "--num_expressions", "20",
          "--batch_size", "2", "--iterations", "20", "--test_views", "1", "--densify", "False", "--tensorboard", "False"]
@@ -61,6 +66,20 @@ def test_fitted_frames_are_scored_apart(runs: dict[str, Path], tmp_path: Path) -
     assert metrics["test_fitted"]["fit_steps"] == 15
     assert "not the score" in text
     assert "fitted to each picture by 15 steps" in (run / "report.html").read_text()
+
+
+def test_the_mesh_is_seen_as_corrected(runs: dict[str, Path]) -> None:
+    """Over the pictures, and where regions are scored."""
+    run = load_config(TrainSettings, runs["refined"])
+    checkpoint = newest_checkpoint(runs["refined"])
+    world = corrected(open_world(run.data, run.model, run.run.seed, torch.device("cpu")), checkpoint, run.refinement)
+    frame = int(world.dataset.train_indices[1])
+    camera = world.dataset.camera(frame)
+    got = world.mesh_in_data(frame) @ camera.R.T + camera.t
+    posed = world.rig.posed.vertices_at(slice(frame, frame + 1))[0]
+    wanted = (posed @ world.cameras.R[frame].T + world.cameras.t[frame]).double().numpy()
+    assert np.abs(got - wanted).max() < 1e-6  # metres; single precision
+    assert np.abs(got - (posed.double().numpy() @ camera.R.T + camera.t)).max() > 1e-5
 
 
 def test_tracking_as_it_came(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from arguments import DataSettings, ModelSettings
@@ -50,6 +51,16 @@ class World:
         """The cameras of frames [B] (int64 on the cameras' device)."""
         c = self.cameras
         return Cameras(c.R[frames], c.t[frames], c.K[frames], c.width, c.height)
+
+    def mesh_in_data(self, frame: int) -> NDArray[np.float64]:
+        """The posed head mesh [V,3] of a frame, metres, lying where the data set's camera sees it as `cameras` does.
+
+        The two cameras differ where the tracking was corrected.
+        """
+        R, t = (values[frame].cpu().double().numpy() for values in (self.cameras.R, self.cameras.t))
+        seen = self.rig.posed.vertices_at(slice(frame, frame + 1))[0].double().numpy() @ R.T + t
+        tracked = self.dataset.camera(frame)
+        return (seen - tracked.t) @ tracked.R
 
 
 @torch.no_grad()
