@@ -15,6 +15,7 @@ from tracking.matte_fallback import Cutter, survey, working
 from tracking.matte_model import MatteNetwork, Parsing, default_model, method_note, open_matting
 from tracking.matte_refine import ByteImage, HeadShape, Plate, foreground_colours, guided_filter, refine_alpha, tidy
 from tracking.records import Floats
+from utils.parallel import ordered
 
 __all__ = ["MatteSettings", "foreground_colours", "matte_clip", "method_note"]
 
@@ -39,7 +40,7 @@ def matte_clip(
     """Alpha of every picture of a clip, in order: uint8 [S,S], 255 = head, hair or neck.
 
     Args:
-        images: picture i, uint8 RGB [S,S,3]; RGBA [S,S,4] keeps its own alpha.
+        images: picture i, uint8 RGB [S,S,3]; RGBA [S,S,4] keeps its own alpha. Asked for by several threads.
         count: how many pictures there are.
         head_masks: silhouette [S,S] in 0 .. 1 of the fitted head in picture i, ending at the lower ring of the neck.
             Where it is empty, so is the matte.
@@ -118,16 +119,23 @@ def _estimated(source: _Checked, network: MatteNetwork | None, parsing: Parsing 
         for opened in (network, parsing):
             if opened is not None:
                 stack.callback(opened.close)
-        for index in range(source.count):
+
+        def rough(index: int) -> tuple[ByteImage, HeadShape | None, Floats]:
             image, silhouette = source.rgb(index), source.silhouette(index)
             shape = HeadShape.of(silhouette)
             if shape is None:
-                yield np.zeros(silhouette.shape, np.uint8)
-                continue
+                return image, None, np.zeros(silhouette.shape, np.float32)
             alpha = method.alpha(image, silhouette, shape)
             if parsing is not None:
                 alpha = alpha * (1 - _sharpened(parsing.clothing(image), image, shape))
-            yield np.asarray(np.round(tidy(steady.follow(image, alpha), shape) * 255), np.uint8)
+            return image, shape, alpha
+
+        # Networks take one picture after the other: some keep what they saw before.
+        alone = network is None and parsing is None
+        for image, shape, alpha in ordered(rough, source.count) if alone else map(rough, range(source.count)):
+            if shape is not None:
+                alpha = tidy(steady.follow(image, alpha), shape)
+            yield np.asarray(np.round(alpha * 255), np.uint8)
 
 
 def _sharpened(share: Floats, image: ByteImage, shape: HeadShape) -> Floats:

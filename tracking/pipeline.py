@@ -32,6 +32,7 @@ from tracking.refine import refine_clip
 from tracking.verdict import Quality, Verdict, judge, measure, sharpness
 from tracking.video import open_footage
 from tracking.workspace import MARK, PictureStore, Workspace, load_table, plain, save_table
+from utils.parallel import ordered
 from utils.video import write_video
 
 MIN_FRAMES = 10  # fewer tell nothing about a person's expressions, nor about the focal length
@@ -279,8 +280,7 @@ def _write_images(
     show: Callable[[ByteImage], None],
 ) -> np.ndarray:
     """images/, images.HQ/ and the preview; returns [T,2]: opaque share of the picture, and of the fitted head."""
-    shares = []
-    for index in tqdm(range(len(view.fit)), "Writing the pictures", unit="picture"):
+    def write(index: int) -> tuple[ByteImage, tuple[float, float]]:
         rgb, matte, drawing = pictures.rgb.rgb(index), alpha.grey(index), view.draw(index)
         # The background that shows through hair is taken out of its colour; with given alpha that was done or was not.
         colours = (lambda image, _: image) if pictures.given is not None else foreground_colours
@@ -289,9 +289,14 @@ def _write_images(
             full = pictures.full.rgb(index)
             large = np.asarray(cv2.resize(matte, full.shape[1::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
             write_rgba(run.workspace.data / "images.HQ", index, colours(full, large), large)
-        show(preview_frame(drawing, rgb, matte, observations.landmarks[index]))
         opaque = cv2.resize(matte, (view.size, view.size), interpolation=cv2.INTER_AREA) >= 128
-        shares.append((opaque.mean(), opaque[drawing.head].mean() if drawing.head.any() else 0.0))
+        share = opaque.mean(), opaque[drawing.head].mean() if drawing.head.any() else 0.0
+        return preview_frame(drawing, rgb, matte, observations.landmarks[index]), share
+
+    count, shares = len(view.fit), []
+    for frame, share in tqdm(ordered(write, count), "Writing the pictures", count, unit="picture"):
+        show(frame)
+        shares.append(share)
     return np.array(shares, np.float32)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from flame import Head, pose_head
@@ -16,6 +18,7 @@ from tracking.photometric_term import Images, PhotometricTerm, band_pass, face_p
 from tracking.records import Fit, Observations
 from tracking.surface import turns_of
 from utils.mesh_raster import project, rasterize_mesh
+from utils.parallel import ordered
 
 DEPTH_SLACK = 0.004  # metres; what lies further behind the nearest surface is hidden
 RASTER = 256         # side of the depth pictures that decide it
@@ -51,9 +54,9 @@ def refine_clip(
 ) -> Fit:
     """Align every frame with the clip's mean appearance, so that each point of the mesh stays on its point of the skin.
 
-    images(i): crop of frame i, uint8 RGB [S,S,3]. Pose and codes of all frames, identity and focal length are solved
-    for, with the fit's priors, smoothness and landmarks. Dense image alignment (Lucas and Kanade 1981) by the solver
-    that fits the landmarks.
+    images(i): crop of frame i, uint8 RGB [S,S,3], asked for by several threads. Pose and codes of all frames, identity
+    and focal length are solved for, with the fit's priors, smoothness and landmarks. Dense image alignment (Lucas and
+    Kanade 1981) by the solver that fits the landmarks.
     """
     settings, device = settings or RefineSettings(), device or torch.device("cpu")
     clip = clip_of(head, observations, settings.fit, device)
@@ -68,7 +71,7 @@ def refine_clip(
     done, total = 0, len(settings.blurs) * settings.bakes
     for blur in settings.blurs:
         sigma = blur * observations.size / 512
-        pictures = np.stack([band_pass(images(i), sigma) for i in range(len(fit))])
+        pictures = np.stack(list(ordered(partial(_band_passed, images, sigma), len(fit))))
         term.pictures = torch.from_numpy(pictures)[:, None].to(facing.device)
         for _ in range(settings.bakes):
             term.learn(state, facing, settings.weight)
@@ -77,6 +80,10 @@ def refine_clip(
             if progress is not None:
                 progress(done, total)
     return measured(head, fit_of(head, state, observations.size, settings.fit), observations, device)
+
+
+def _band_passed(images: Images, sigma: float, index: int) -> NDArray[np.float16]:
+    return band_pass(images(index), sigma)
 
 
 def _facing(head: Head, state: State, corners: Tensor, size: int) -> Tensor:
