@@ -31,7 +31,7 @@ def test_several_are_worked_on_at_once() -> None:
 
 
 def test_work_runs_ahead_only_a_little() -> None:
-    begun = []
+    begun: list[int] = []
     results = ordered(begun.append, 1000, 2)
     for _ in range(10):
         next(results)

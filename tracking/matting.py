@@ -131,8 +131,8 @@ def _estimated(source: _Checked, network: MatteNetwork | None, parsing: Parsing 
             return image, shape, alpha
 
         # Networks take one picture after the other: some keep what they saw before.
-        alone = network is None and parsing is None
-        for image, shape, alpha in ordered(rough, source.count) if alone else map(rough, range(source.count)):
+        by_threads = network is None and parsing is None
+        for image, shape, alpha in ordered(rough, source.count) if by_threads else map(rough, range(source.count)):
             if shape is not None:
                 alpha = tidy(steady.follow(image, alpha), shape)
             yield np.asarray(np.round(alpha * 255), np.uint8)

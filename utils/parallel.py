@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Result = TypeVar("Result")
-MOST = 16  # threads: beyond it, memory for the pictures in work grows and the time hardly falls
+MOST = 16  # threads, each with its pictures in memory
 
 
-def ordered(function: Callable[[int], Result], count: int, threads: int | None = None) -> Iterator[Result]:
+def ordered(function: Callable[[int], Result], count: int, threads: int | None = None) -> Generator[Result, None, None]:
     """function(0), function(1), ... function(count - 1), in this order, worked on by threads a little ahead of use.
 
     threads: None takes one for each core, `MOST` at most. An error is raised where its result would come; what was not

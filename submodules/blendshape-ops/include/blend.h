@@ -260,7 +260,8 @@ HD void add_surface_gradient(const BlendArgs<T>& a, const SharedGradients<T>& g,
     }
 }
 
-// Adds a triangle's sums to the tables. `add`(out, values, count): plainly where one thread has a frame, else atomically.
+// Adds a triangle's sums to the tables. `add`(out, values, count): plainly where one thread has a frame, else
+// atomically.
 template <typename T, typename Add>
 HD void scatter_surface_gradient(const BlendArgs<T>& a, const SharedGradients<T>& g, int64_t b, int64_t triangle,
                                  const SurfaceGradient<T>& sum, Add add) {

@@ -13,8 +13,8 @@ constexpr int SCAN_THREADS = 1024;
 constexpr int TILES_ALONE = 16;
 constexpr int COLUMN_LANES = 4, ROW_LANES = WARP / COLUMN_LANES;
 
-// Calls visit(tile, key) for every tile that a lane's splat touches, with that lane's key, if the lane is `active`. To be
-// called by all lanes of a warp, which share the work of large splats.
+// Calls visit(tile, key) for every tile that a lane's splat touches, with that lane's key, if the lane is `active`. To
+// be called by all lanes of a warp, which share the work of large splats.
 template <typename Visit>
 __device__ void visit_tiles_by_warp(const Splat<float>& own, uint64_t key, bool active, const TileGrid& grid,
                                     Visit visit) {
