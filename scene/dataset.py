@@ -16,6 +16,7 @@ from scene.frame import Camera, Frame
 from scene.readers.source import Source
 from scene.split import IndexArray, Split
 from utils.images import ByteImage, read_mask, read_rgb, read_rgba, resize_area, resize_rgba
+from utils.parallel import ordered
 
 RAM_SHARE = 0.5  # of the machine's memory: what is left must hold the model, its optimiser and the system
 DIVISORS = (1, 2, 4, 8)
@@ -58,11 +59,12 @@ class Dataset:
             self._fitted(source.background.copy())
         )
         self._stack_tensors()
-        self._pool = ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="decode")
+        workers = workers or os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._pending: dict[int, Future[ByteImage]] = {}
         self.images: Tensor | None = None
         if cache == "ram" or (cache == "auto" and self._fits_in_ram()):
-            self.images = torch.from_numpy(self._decode_all(progress))
+            self.images = torch.from_numpy(self._decode_all(workers, progress))
 
     def rgba(self, index: int) -> ByteImage:
         """Image of one frame, uint8 [H,W,4], colour not premultiplied; alpha is the head mask."""
@@ -103,20 +105,15 @@ class Dataset:
     def _fits_in_ram(self) -> bool:
         return self.frame_count * self.height * self.width * 4 <= RAM_SHARE * _physical_memory()
 
-    def _decode_all(self, progress: bool) -> ByteImage:
+    def _decode_all(self, workers: int, progress: bool) -> ByteImage:
         images = np.empty((self.frame_count, self.height, self.width, 4), np.uint8)
 
         def decode(index: int) -> None:
             images[index] = self._decode(index)
 
-        futures = [self._pool.submit(decode, i) for i in range(self.frame_count)]
-        try:
-            for future in tqdm(futures, desc="Reading images", unit="img", disable=not progress):
-                future.result()
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
+        done = ordered(decode, self.frame_count, workers)
+        for _ in tqdm(done, "Reading images", self.frame_count, unit="img", disable=not progress):
+            pass
         return images
 
     def _decode(self, index: int) -> ByteImage:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -71,7 +70,7 @@ def refine_clip(
     done, total = 0, len(settings.blurs) * settings.bakes
     for blur in settings.blurs:
         sigma = blur * observations.size / 512
-        pictures = np.stack(list(ordered(partial(_band_passed, images, sigma), len(fit))))
+        pictures = _band_passed(images, len(fit), sigma)
         term.pictures = torch.from_numpy(pictures)[:, None].to(facing.device)
         for _ in range(settings.bakes):
             term.learn(state, facing, settings.weight)
@@ -82,8 +81,9 @@ def refine_clip(
     return measured(head, fit_of(head, state, observations.size, settings.fit), observations, device)
 
 
-def _band_passed(images: Images, sigma: float, index: int) -> NDArray[np.float16]:
-    return band_pass(images(index), sigma)
+def _band_passed(images: Images, count: int, sigma: float) -> NDArray[np.float16]:
+    """The brightness of all frames [T,S,S] in a band of spatial frequencies, see `band_pass`."""
+    return np.stack(list(ordered(lambda index: band_pass(images(index), sigma), count)))
 
 
 def _facing(head: Head, state: State, corners: Tensor, size: int) -> Tensor:
