@@ -44,6 +44,7 @@ def test_blend_equals_definition(sh_degree, frames):
         {"gaussians": 700, "frames": 4},
         {"density": 0.0},
         {"triangles": 0},
+        {"gaussians": 2000, "triangles": 3},  # many pieces a triangle
         {"frames": 0},
         {"expressions": 1},
         {"expressions": 100, "frames": 8},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from blendshape_ops import (
     quaternion_product,
     sh_basis,
 )
+from blendshape_ops.tables import PIECE
 
 from tests.blendshape_ops_scene import make_scene
 
@@ -176,6 +178,16 @@ def test_select_follows_gaussians():
     assert torch.equal(selected.weights, scene.binding.weights[index])
     assert torch.equal(scene.binding.to("cpu").triangle, scene.binding.triangle)
     assert torch.equal(scene.differences.to("cpu").dense(6), scene.differences.dense(6))
+
+
+@pytest.mark.parametrize("triangles", [0, 1, 2, 40])
+@pytest.mark.parametrize("gaussians", [0, 1, 128, 129, 700])
+def test_triangle_pieces_hold_every_bound_gaussian_once(gaussians, triangles):
+    binding = make_scene(gaussians=gaussians, triangles=triangles).binding
+    order, bounds = binding.triangle_pieces
+    pieces = [order[begin:end] for begin, end in itertools.pairwise(bounds.tolist())]
+    assert sorted(torch.cat([order[:0], *pieces]).tolist()) == torch.nonzero(binding.triangle >= 0)[:, 0].tolist()
+    assert all(len(piece) <= PIECE and len(binding.triangle[piece.long()].unique()) <= 1 for piece in pieces)
 
 
 def test_bad_tables():

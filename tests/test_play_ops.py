@@ -78,7 +78,8 @@ def device(request: pytest.FixtureRequest, library: ctypes.CDLL) -> Iterator[str
 @pytest.mark.parametrize(("sh_degree", "sizes"), [
     (0, {"frames": 1}), (1, {"frames": 2}), (2, {"frames": 3}), (3, {"frames": 11}), (3, {"gaussians": 600}),
     (3, {"density": 0.0}), (3, {"triangles": 0}), (3, {"expressions": 1}), (3, {"expressions": 100, "frames": 8}),
-    (3, {"triangles": 150}), (3, {"without": "pre_offsets"}), (3, {"without": "post_offsets"}),
+    (3, {"triangles": 150}), (3, {"gaussians": 900, "triangles": 3}),
+    (3, {"without": "pre_offsets"}), (3, {"without": "post_offsets"}),
 ], ids=str)
 def test_emulated_kernels_blend_forward_and_backward(library: ctypes.CDLL, sh_degree: int, sizes: dict) -> None:
     missing: dict[str, Any] = {sizes["without"]: None} if "without" in sizes else {}

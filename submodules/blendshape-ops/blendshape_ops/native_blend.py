@@ -13,14 +13,14 @@ from torch.autograd.function import once_differentiable
 from . import backends
 from .tables import GEOMETRY, Binding, Differences, Drive, Factors, Posed
 
-_SIZES = "frames gaussians pairs expressions triangles bone_count vertices sh_degree threads triangles_used"
+_SIZES = "frames gaussians pairs expressions triangles bone_count vertices sh_degree threads pieces"
 _POINTERS = (
     "neutral values offsets expression mask triangle anchor barycentric weights beta triangle_maps bones "
     "camera_centers faces pre_offsets post_offsets "
     "means quats scales opacities colors raw_quats directions color_jacobian rest "
     "v_means v_quats v_scales v_opacities v_colors "
     "v_neutral v_geometry v_rgb v_skin v_posed v_view v_pairs "
-    "half_values half_scales by_triangle triangle_begin"
+    "half_values half_scales by_triangle piece_begin"
 )
 
 
@@ -156,7 +156,7 @@ def _run(
         vertices=vertices,
         sh_degree=call.sh_degree,
         threads=backends.threads(),
-        triangles_used=binding.num_triangles_used,
+        pieces=len(tensors["piece_begin"]) - 1 if "piece_begin" in tensors else 0,
         **{key: backends.address(tensor) for key, tensor in {**constants, **tensors}.items()},
     )
     backends.call(call.backend, name, neutral, ctypes.byref(args), *more)
@@ -172,7 +172,7 @@ def _run_backward(
     }
     surface = any(gradients[name] is not None for name in ("triangle_maps", "pre_offsets", "post_offsets"))
     if surface and call.backend != "cpp":
-        tensors["by_triangle"], tensors["triangle_begin"] = call.binding.triangle_order
+        tensors["by_triangle"], tensors["piece_begin"] = call.binding.triangle_pieces
     pointers = SharedGradients(**{name: backends.address(tensor) for name, tensor in gradients.items()})
     _run("blend_backward", call, shared, like, tensors, ctypes.byref(pointers))
     return list(gradients.values())

@@ -20,6 +20,7 @@ SH = slice(11, 59)
 GEOMETRY = slice(0, 11)
 WIDTH = 60
 MAX_SH_DEGREE = 3
+PIECE = 128  # Gaussians of one triangle whose gradients one warp sums
 
 
 def active_columns(sh_degree: int) -> int:
@@ -179,13 +180,17 @@ class Binding:
         return int(self.triangle.max()) + 1 if self.triangle.numel() else 0
 
     @cached_property
-    def triangle_order(self) -> tuple[Tensor, Tensor]:
-        """Gaussians in the order of their triangles, int32 [N], and where each triangle's begin, int32
-        [num_triangles_used + 1]. Unbound ones come first.
+    def triangle_pieces(self) -> tuple[Tensor, Tensor]:
+        """Gaussians in the order of their triangles, int32 [N], and bounds of pieces of that order, int32 [M + 1].
+
+        A piece holds at most PIECE Gaussians, all of one triangle; some are empty. Unbound Gaussians come first and
+        belong to no piece.
         """
         ordered, index = torch.sort(self.triangle, stable=True)
-        numbers = torch.arange(self.num_triangles_used + 1, dtype=torch.int32, device=ordered.device)
-        return index.int(), torch.searchsorted(ordered, numbers).int()
+        triangles = torch.arange(self.num_triangles_used + 1, dtype=torch.int32, device=ordered.device)
+        begins = torch.searchsorted(ordered, triangles)
+        cuts = torch.arange(0, len(ordered), PIECE, device=ordered.device).maximum(begins[:1])
+        return index.int(), torch.cat((begins, cuts)).sort().values.int()
 
     def select(self, index: Tensor) -> Binding:
         """The binding of the Gaussians `index` [N'] (int64, repeats allowed)."""

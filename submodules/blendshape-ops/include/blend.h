@@ -18,7 +18,7 @@ HD constexpr int active_columns(int sh_degree) { return GEOMETRY + 3 * sh_coeffi
 template <typename T>
 struct BlendArgs {
     int64_t frames, gaussians, pairs, expressions, triangles, bone_count, vertices, sh_degree, threads;
-    int64_t triangles_used;  // of those with a begin below
+    int64_t pieces;  // of the order of triangles below
     // Inputs, shapes as in the Python records.
     const T *neutral, *values;
     const int32_t *offsets, *expression;
@@ -41,8 +41,9 @@ struct BlendArgs {
     // Instead of values and mask, forward only: rows and column scales [64] as half.h says, or null.
     const uint16_t* half_values;
     const T* half_scales;
-    // GPU only, or null: Gaussians in the order of their triangles [N], and where each triangle's begin [used + 1].
-    const int32_t *by_triangle, *triangle_begin;
+    // GPU only, or null: Gaussians in the order of their triangles [N], and bounds of that order's pieces [pieces + 1],
+    // each of one triangle.
+    const int32_t *by_triangle, *piece_begin;
 };
 
 // Gradients of what many Gaussians share, shaped as the inputs of these names and zero at first; each or null.

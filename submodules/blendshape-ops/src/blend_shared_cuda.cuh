@@ -77,13 +77,13 @@ __device__ void sum_over_warp(float (&values)[COUNT]) {
     }
 }
 
-// One warp a triangle of a frame: densification puts hundreds of Gaussians on the triangles of eyes and lips, and each
-// of them adding to its triangle's row took a tenth of a step.
+// One warp a piece of a triangle's Gaussians: densification puts hundreds on those of eyes and lips, too many for each to
+// add to its triangle's row and for one warp to sum.
 __global__ void __launch_bounds__(SHARED_BLOCK)
     surface_gradient_kernel(const BlendArgs<float> a, const SharedGradients<float> out) {
-    const int64_t triangle = int64_t(blockIdx.x) * SHARED_WARPS + threadIdx.x / WARP, b = blockIdx.y;
-    if (triangle >= a.triangles_used) return;
-    const int32_t begin = a.triangle_begin[triangle], end = a.triangle_begin[triangle + 1];
+    const int64_t piece = int64_t(blockIdx.x) * SHARED_WARPS + threadIdx.x / WARP, b = blockIdx.y;
+    if (piece >= a.pieces) return;
+    const int32_t begin = a.piece_begin[piece], end = a.piece_begin[piece + 1];
     if (begin == end) return;
     SurfaceGradient<float> sum{};
     const int lane = threadIdx.x % WARP;
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(SHARED_BLOCK)
     if (out.triangle_maps) sum_over_warp(sum.map);
     if (out.pre_offsets) sum_over_warp(sum.offsets[0]);
     if (out.post_offsets) sum_over_warp(sum.offsets[1]);
-    if (lane == 0) scatter_surface_gradient(a, out, b, triangle, sum, AddAtomically());
+    if (lane == 0) scatter_surface_gradient(a, out, b, a.triangle[a.by_triangle[begin]], sum, AddAtomically());
 }
 
 // A block sums BONE_CHUNK Gaussians of a frame; a thread one number of a bone, and three threads the camera's centre.
@@ -129,8 +129,8 @@ void launch_code_gradient(const BlendArgs<float>& a, float* v_beta, cudaStream_t
 template <int DEGREE, int FRAMES>
 void launch_shared_gradients(const BlendArgs<float>& a, const SharedGradients<float>& out, cudaStream_t stream) {
     if (out.beta) launch_code_gradient<DEGREE, FRAMES>(a, out.beta, stream);
-    if (a.triangles_used && (out.triangle_maps || out.pre_offsets || out.post_offsets)) {
-        const dim3 grid(blocks_for(a.triangles_used, SHARED_WARPS), unsigned(a.frames));
+    if (a.pieces && (out.triangle_maps || out.pre_offsets || out.post_offsets)) {
+        const dim3 grid(blocks_for(a.pieces, SHARED_WARPS), unsigned(a.frames));
         launch("surface_gradient", surface_gradient_kernel, grid, SHARED_BLOCK, 0, stream, a, out);
     }
     if (out.bones || out.camera_centers) {

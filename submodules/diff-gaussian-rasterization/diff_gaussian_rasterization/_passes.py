@@ -60,6 +60,7 @@ _Work = structure(
     "splats tile_cursor tile_begin keys transmittance splat_gradients camera background needed capacity:int",
 )
 RECORD = 12  # numbers of a Gaussian in device memory, as in src/cuda_common.cuh
+CURSOR_STEP = 32  # from one tile's cursor to the next, likewise
 CAMERA_NUMBERS = 18
 ALIGNMENT = 256  # bytes, as cudaMalloc's
 
@@ -134,7 +135,7 @@ class CudaPass:
         tiles = batch * -(-scene.width // tile) * -(-scene.height // tile)
         capacity = _capacity(device.index, batch, scene.width, scene.height)
         pairs = capacity.room = capacity.pairs(guess=4 * batch * count + tiles)
-        sizes = (4 * RECORD * batch * count, 4 * tiles, 4 * (tiles + 1), 8 * pairs, 4 * alpha.numel())
+        sizes = (4 * RECORD * batch * count, 4 * CURSOR_STEP * tiles, 4 * (tiles + 1), 8 * pairs, 4 * alpha.numel())
         self._memory, places = _allocate(device, *sizes)
         self._work = _Work(*places, needed=capacity.needed.data_ptr(), capacity=pairs)
         self._call("forward", device, pack_scene(scene), PictureStructure(*addresses(image, alpha, radii)), self._work)

@@ -36,7 +36,7 @@ struct DgrGradients {
 // Device memory of the CUDA library, allocated by the caller; the backward pass needs all of the forward pass's.
 struct DgrCudaWork {
     float* splats;           // [B,N,12]
-    uint32_t* tile_cursor;   // [B tiles]
+    uint32_t* tile_cursor;   // [B tiles CURSOR_STEP]
     uint32_t* tile_begin;    // [B tiles + 1]
     uint64_t* keys;          // [capacity] depth and index of every pair of a tile and a Gaussian
     float* transmittance;    // [B,H,W]

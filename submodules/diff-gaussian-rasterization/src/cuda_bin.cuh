@@ -60,8 +60,8 @@ __global__ void __launch_bounds__(THREADS) project_kernel(DgrScene scene, DgrCud
         out[2] = {s.color[0], s.color[1], s.color[2], projection.point.z};
     }
     const TileGrid grid(scene.width, scene.height);
-    uint32_t* counts = work.tile_cursor + size_t(frame) * grid.tiles();
-    visit_tiles_by_warp(s, 0, visible, grid, [&](int tile, uint64_t) { atomicAdd(&counts[tile], 1u); });
+    uint32_t* counts = work.tile_cursor + size_t(frame) * grid.tiles() * CURSOR_STEP;
+    visit_tiles_by_warp(s, 0, visible, grid, [&](int tile, uint64_t) { atomicAdd(&counts[tile * CURSOR_STEP], 1u); });
 }
 
 // Sum over the threads before this one of a block of SCAN_THREADS; `total` receives the sum over all.
@@ -89,12 +89,12 @@ __global__ void __launch_bounds__(SCAN_THREADS) scan_kernel(DgrCudaWork work, in
     const int each = (tiles + SCAN_THREADS - 1) / SCAN_THREADS;
     const int first = min(tiles, static_cast<int>(threadIdx.x) * each), last = min(tiles, first + each);
     uint64_t own = 0, total;
-    for (int tile = first; tile < last; ++tile) own += work.tile_cursor[tile];
+    for (int tile = first; tile < last; ++tile) own += work.tile_cursor[tile * CURSOR_STEP];
     uint64_t begin = block_exclusive_sum(own, total);
     const uint64_t most = 0xffffffffu;  // saturated counts are beyond any capacity, so nothing is read there
     for (int tile = first; tile < last; ++tile) {
-        const uint32_t count = work.tile_cursor[tile];
-        work.tile_begin[tile] = work.tile_cursor[tile] = static_cast<uint32_t>(min(begin, most));
+        const uint32_t count = work.tile_cursor[tile * CURSOR_STEP];
+        work.tile_begin[tile] = work.tile_cursor[tile * CURSOR_STEP] = static_cast<uint32_t>(min(begin, most));
         begin += count;
     }
     if (threadIdx.x != 0) return;
@@ -116,9 +116,9 @@ __global__ void __launch_bounds__(THREADS) scatter_kernel(DgrScene scene, DgrCud
         own_key = depth_key(color_depth.w, n);
     }
     const TileGrid grid(scene.width, scene.height);
-    uint32_t* cursors = work.tile_cursor + size_t(frame) * grid.tiles();
+    uint32_t* cursors = work.tile_cursor + size_t(frame) * grid.tiles() * CURSOR_STEP;
     visit_tiles_by_warp(s, own_key, s.half_width >= 0.0f, grid, [&](int tile, uint64_t key) {
-        const uint32_t slot = atomicAdd(&cursors[tile], 1u);
+        const uint32_t slot = atomicAdd(&cursors[tile * CURSOR_STEP], 1u);
         if (slot < work.capacity) work.keys[slot] = key;
     });
 }

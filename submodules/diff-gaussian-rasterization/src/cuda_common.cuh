@@ -30,6 +30,9 @@ void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, int thre
     check_cuda(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), name);
 }
 
+// Each tile's cursor has a cache line of its own: the memory takes one atomic operation on a line at a time.
+constexpr int CURSOR_STEP = 32;
+
 // Twelve numbers of a Gaussian in device memory, as three float4: a splat and its depth, or its gradient.
 constexpr int RECORD = 12;
 

@@ -15,7 +15,7 @@ void clear(void* memory, size_t bytes, cudaStream_t stream) {
 void forward(const DgrScene& scene, const DgrPicture& picture, const DgrCudaWork& work, cudaStream_t stream) {
     const TileGrid grid(scene.width, scene.height);
     const int tiles = scene.batch * grid.tiles();
-    clear(work.tile_cursor, sizeof(uint32_t) * tiles, stream);
+    clear(work.tile_cursor, sizeof(uint32_t) * CURSOR_STEP * tiles, stream);
     if (scene.count)
         launch("project_kernel", project_kernel, gaussian_grid(scene), THREADS, stream, scene, work, picture.radii);
     launch("scan_kernel", scan_kernel, dim3(1), SCAN_THREADS, stream, work, tiles);
