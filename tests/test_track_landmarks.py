@@ -145,6 +145,18 @@ def test_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch) -> N
         MediaPipeDetector(FACE_MODEL)
 
 
+def test_a_missing_system_library_is_not_the_models_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vision = pytest.importorskip("mediapipe.tasks.python.vision")
+
+    def create(_options: Any) -> None:
+        raise OSError("libEGL.so.1: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(vision.FaceLandmarker, "create_from_options", create)
+    (tmp_path / "any.task").write_bytes(b"not read")
+    with pytest.raises(DetectorUnavailable, match=r"libEGL\.so\.1: cannot open.*apt install libegl1 libgles2"):
+        MediaPipeDetector(tmp_path / "any.task")
+
+
 def test_wrong_model_files(tmp_path: Path) -> None:
     pytest.importorskip("mediapipe")
     with pytest.raises(FileNotFoundError, match=r"gone\.task: no such file \(--face_model names a copy"):

@@ -23,6 +23,8 @@ FACE_MODEL = ModelFile(
     sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
 )
 INSTALL = "pip install --no-deps -r requirements-tracking.txt"
+GRAPHICS = ("install them with `apt install libegl1 libgles2` (Fedora: `dnf install libglvnd-egl libglvnd-gles`, conda: "
+            "`conda install -c conda-forge libegl libgles`)")
 # More than one, so that two people are noticed; and MediaPipe smooths over time, with a lag, only when asked for one.
 MAX_FACES = 4
 
@@ -55,7 +57,7 @@ class MediaPipeDetector:
     model: the user's file, or None for the one in data/mediapipe, which is downloaded when it is missing.
 
     Raises:
-        DetectorUnavailable: the mediapipe package or the model file cannot be had.
+        DetectorUnavailable: the mediapipe package, a library that it needs or the model file cannot be had.
         FileNotFoundError: `model` does not exist.
         ValueError: the file is no FaceLandmarker model.
     """
@@ -74,7 +76,11 @@ class MediaPipeDetector:
         try:
             with _quiet():
                 self._landmarker = vision.FaceLandmarker.create_from_options(options)
-        except (RuntimeError, ValueError, OSError) as error:
+        except OSError as error:  # MediaPipe loads its native library now
+            raise DetectorUnavailable(
+                f"the face landmark detector cannot start: {error}. It needs the system's OpenGL ES and EGL libraries, "
+                f"with or without a GPU or screen; {GRAPHICS}") from error
+        except (RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0][:200]
             raise ValueError(
                 f"{path}: a FaceLandmarker model (.task) is expected, MediaPipe refused it: {reason}") from error

@@ -15,7 +15,7 @@ Floats = NDArray[np.floating]
 
 NEAR = 1e-3          # metres; triangles that reach in front of it are left out, not clipped
 EDGE_SLACK = 1e-6    # barycentric; a sample on a shared edge must not fall between both triangles by rounding
-CHUNK = 1 << 21      # samples tested at once: bounds the temporary memory to some 50 MB
+CHUNK = 1 << 19      # rows or samples worked on at once: bounds the temporary memory to some 50 MB
 EMPTY = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
@@ -62,9 +62,11 @@ def rasterize_mesh(
     keep &= (low <= high).all(axis=1)
     ids = np.flatnonzero(keep)
     key = np.full(width * height, EMPTY, dtype=np.uint64)
-    setup = _Setup(corners[ids, 0], edge1[ids], edge2[ids], area[ids], inverse_depth[ids])
-    for group, box in _groups(low[ids].astype(np.int64), high[ids].astype(np.int64), width, height):
-        _draw(setup, ids, group, box, width, key)
+    low, high = low[ids].astype(np.int64), high[ids].astype(np.int64)
+    for chunk in _chunks(high[:, 1] - low[:, 1] + 1):
+        some = ids[chunk]
+        setup = _Setup(corners[some, 0], edge1[some], edge2[some], area[some], inverse_depth[some])
+        _draw(_spans(setup, low[chunk], high[chunk]), some, width, key)
     return _resolve(key, faces, corners, inverse_depth, area, width, height)
 
 
@@ -80,63 +82,70 @@ class _Setup:
 
 
 @dataclass(frozen=True, eq=False)
-class _Box:
-    """Pixel boxes of one size: left and top [n], and their common width and height."""
+class _Spans:
+    """Rows of triangles, each of one triangle (its number here [S]): row, first column and count of samples, all [S].
 
-    left: NDArray[np.int64]
-    top: NDArray[np.int64]
-    width: int
-    height: int
+    1 / depth of the sample in column i is at_zero + slope * (i + 0.5).
+    """
 
-
-def _groups(
-    low: NDArray[np.int64], high: NDArray[np.int64], width: int, height: int
-) -> Iterator[tuple[NDArray[np.int64], _Box]]:
-    """Triangles whose boxes, rounded up to a few sizes, are equal; in chunks that bound the memory."""
-    if len(low) == 0:
-        return
-    limit = np.array([width, height])
-    size = high - low + 1
-    # Sizes 1..4, then steps of a quarter octave: at most 20 % more samples an axis than the exact box.
-    step = np.maximum(1, 2 ** np.floor(np.log2(np.maximum(size, 1)) - 2)).astype(np.int64)
-    size = np.minimum((size + step - 1) // step * step, limit)
-    low = np.minimum(low, limit - size)
-    code = size[:, 0] * (height + 1) + size[:, 1]
-    order = np.argsort(code, kind="stable")
-    starts = np.flatnonzero(np.diff(code[order], prepend=-1))
-    for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
-        box_width, box_height = (int(n) for n in size[order[start]])
-        count = max(1, CHUNK // (box_width * box_height))
-        for first in range(start, stop, count):
-            group = order[first:min(first + count, stop)]
-            yield group, _Box(low[group, 0], low[group, 1], box_width, box_height)
+    triangle: NDArray[np.int64]
+    row: NDArray[np.int64]
+    first: NDArray[np.int64]
+    count: NDArray[np.int64]
+    at_zero: Floats
+    slope: Floats
 
 
-def _draw(
-    setup: _Setup, ids: NDArray[np.int64], group: NDArray[np.int64], box: _Box, width: int, key: NDArray[np.uint64]
-) -> None:
-    """Test the samples of each triangle's box and keep the nearest in `key` [H*W]: depth bits over triangle number."""
-    scale = 1 / setup.area[group]
-    e1, e2 = setup.edge1[group], setup.edge2[group]
-    dx = box.left + 0.5 - setup.origin[group, 0]
-    dy = box.top + 0.5 - setup.origin[group, 1]
-    columns, rows = np.arange(box.width), np.arange(box.height)[:, None]
+def _chunks(counts: NDArray[np.int64]) -> Iterator[slice]:
+    """Neighbours whose counts [N] sum up to CHUNK at most, or single ones."""
+    ends, first = np.cumsum(counts), 0
+    while first < len(counts):
+        done = ends[first - 1] if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, done + CHUNK, side="right")))
+        yield slice(first, last)
+        first = last
 
-    def plane(a: Floats, b: Floats) -> NDArray[np.float32]:  # a x + b y over the boxes [n,h,w]
-        x = a[:, None, None] * (dx[:, None, None] + columns)
-        return (x + b[:, None, None] * (dy[:, None, None] + rows)).astype(np.float32)
 
-    w1 = plane(e2[:, 1] * scale, -e2[:, 0] * scale)
-    w2 = plane(-e1[:, 1] * scale, e1[:, 0] * scale)
-    inside = (w1 >= -EDGE_SLACK) & (w2 >= -EDGE_SLACK) & (w1 + w2 <= 1 + EDGE_SLACK)
-    which, row, column = np.nonzero(inside)
-    inverse = setup.inverse_depth[group][which]
-    w1_hit, w2_hit = w1[inside].astype(np.float64), w2[inside].astype(np.float64)
-    depth = 1 / (inverse[:, 0] * (1 - w1_hit - w2_hit) + inverse[:, 1] * w1_hit + inverse[:, 2] * w2_hit)
-    # The bits of positive floats are ordered as the floats are.
-    bits = depth.astype(np.float32).view(np.uint32).astype(np.uint64)
-    pixel = (box.top[which] + row) * width + box.left[which] + column
-    np.minimum.at(key, pixel, (bits << np.uint64(32)) | ids[group][which].astype(np.uint64))
+def _numbered(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(0 counts[0] times, 1 counts[1] times, ...), and each one's number among its equals."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    return owner, np.arange(len(owner)) - (np.cumsum(counts) - counts)[owner]
+
+
+def _spans(setup: _Setup, low: NDArray[np.int64], high: NDArray[np.int64]) -> _Spans:
+    """Where rows of samples cross triangles: all three barycentric coordinates, linear in x, are at least 0 there."""
+    owner, row = _numbered(high[:, 1] - low[:, 1] + 1)
+    row += low[owner, 1]
+    scale = 1 / setup.area
+    slope1, slope2 = setup.edge2[:, 1] * scale, -setup.edge1[:, 1] * scale
+    x, y = -setup.origin[:, 0], row + 0.5 - setup.origin[owner, 1]  # of the row's left end, from the first corner
+    at1 = (x * slope1)[owner] - y * (setup.edge2[:, 0] * scale)[owner]
+    at2 = (x * slope2)[owner] + y * (setup.edge1[:, 0] * scale)[owner]
+    left, right = low[owner, 0] + 0.5, high[owner, 0] + 0.5
+    for at, slope in ((at1, slope1[owner]), (at2, slope2[owner]), (1 - at1 - at2, -(slope1 + slope2)[owner])):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            crossing = (-EDGE_SLACK - at) / slope  # a level edge has the row on one side: minus or plus infinity
+        left = np.where(slope > 0, np.maximum(left, crossing), left)
+        right = np.where(slope < 0, np.minimum(right, crossing), right)
+        right = np.where((slope == 0) & (at < -EDGE_SLACK), -np.inf, right)
+    first = np.ceil(left - 0.5)
+    count = np.maximum(np.floor(right - 0.5) - first + 1, 0).astype(np.int64)
+    inverse = setup.inverse_depth
+    step1, step2 = inverse[:, 1] - inverse[:, 0], inverse[:, 2] - inverse[:, 0]
+    at_zero = inverse[owner, 0] + at1 * step1[owner] + at2 * step2[owner]
+    return _Spans(owner, row, first.astype(np.int64), count, at_zero, (slope1 * step1 + slope2 * step2)[owner])
+
+
+def _draw(spans: _Spans, ids: NDArray[np.int64], width: int, key: NDArray[np.uint64]) -> None:
+    """Keep the nearest of each pixel's samples in `key` [H*W]: depth bits over triangle number."""
+    for chunk in _chunks(spans.count):
+        owner, column = _numbered(spans.count[chunk])
+        column += spans.first[chunk][owner]
+        depth = 1 / (spans.at_zero[chunk][owner] + spans.slope[chunk][owner] * (column + 0.5))
+        # The bits of positive floats are ordered as the floats are.
+        bits = depth.astype(np.float32).view(np.uint32).astype(np.uint64)
+        triangle = ids[spans.triangle[chunk]].astype(np.uint64)
+        np.minimum.at(key, (spans.row[chunk] * width)[owner] + column, (bits << np.uint64(32)) | triangle[owner])
 
 
 def _resolve(
