@@ -23,8 +23,8 @@ FACE_MODEL = ModelFile(
     sha256="64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
 )
 INSTALL = "pip install --no-deps -r requirements-tracking.txt"
-GRAPHICS = ("install them with `apt install libegl1 libgles2` (Fedora: `dnf install libglvnd-egl libglvnd-gles`, conda: "
-            "`conda install -c conda-forge libegl libgles`)")
+GRAPHICS = ("install them with `apt install libegl1 libgles2` (Fedora: `dnf install libglvnd-egl libglvnd-gles`, "
+            "conda: `conda install -c conda-forge libegl libgles`)")
 # More than one, so that two people are noticed; and MediaPipe smooths over time, with a lag, only when asked for one.
 MAX_FACES = 4
 
