@@ -70,7 +70,7 @@ class ModelSettings:
 class OptimizationSettings:
     """Losses, learning rates and schedules."""
 
-    iterations: int = 10_000
+    iterations: int = 7_000
     """Training steps; each sees --batch_size images. The method: 40,000 of one image."""
     batch_size: int = 8
     """Frames per step."""
