@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from utils import mesh_raster
 from utils.mesh_raster import project, rasterize_mesh
 
 WIDTH, HEIGHT = 37, 29
@@ -50,6 +51,19 @@ def test_equals_ray_casting(count: int, size: float, cull_back: bool) -> None:
     # The winner's weights are computed in float64 and stored in float32.
     np.testing.assert_allclose(result.barycentric, barycentric, atol=1e-5)
     np.testing.assert_allclose(result.depth, expected_depth, rtol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 100])
+def test_pieces_that_bound_the_memory_change_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    points = rng.uniform((-0.5, -0.4, 1.0), (0.5, 0.4, 2.0), (120, 3))
+    pixels, depth = project(points, np.eye(3), np.zeros(3), K)
+    faces = np.arange(120).reshape(40, 3)
+    whole = rasterize_mesh(pixels, depth, faces, WIDTH, HEIGHT)
+    monkeypatch.setattr(mesh_raster, "CHUNK", chunk)
+    parts = rasterize_mesh(pixels, depth, faces, WIDTH, HEIGHT)
+    for name in ("triangle", "barycentric", "depth"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
 
 
 def test_no_cracks_between_triangles() -> None:
