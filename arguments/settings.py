@@ -136,6 +136,8 @@ class OptimizationSettings:
     """Metres: larger Gaussians are removed at densification after --prune_scale_from_iter."""
     prune_scale_from_iter: int = 3_000
     """Iteration after which --prune_scale applies."""
+    prune_unseen: float = 0.03
+    """Pixels: Gaussians that no training picture shows more of are removed when densification ends; 0 keeps all."""
     max_gaussians: int = 200_000
     """Densification stops adding Gaussians at this number."""
 

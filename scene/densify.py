@@ -42,6 +42,12 @@ def is_densify_step(settings: OptimizationSettings, iteration: int) -> bool:
             and iteration % interval == 0)
 
 
+def is_last_pruning_step(settings: OptimizationSettings, iteration: int) -> bool:
+    """Whether Gaussians that were never seen are removed after this iteration: once, when densification has ended."""
+    return (settings.densify and settings.prune_unseen > 0
+            and iteration == math.ceil(settings.densify_until_iter * settings.scale))
+
+
 def collects_stats(settings: OptimizationSettings, iteration: int) -> bool:
     """Whether screen-space gradients of this iteration are wanted."""
     return settings.densify and iteration < settings.densify_until_iter * settings.scale
@@ -89,6 +95,14 @@ def densify(avatar: Avatar, stats: DensifyStats, settings: OptimizationSettings,
         keep &= values[:, layout.LOG_SCALES].amax(dim=1).exp() <= settings.prune_scale
     avatar.select_rows(index[keep], values[keep])
     return RowSelection(index[keep], fresh[keep], int(clone.sum()), int(split.sum()), int((~keep).sum()))
+
+
+@torch.no_grad()
+def keep_only(avatar: Avatar, keep: Tensor) -> RowSelection:
+    """Remove the Gaussians that are not in `keep` (bool [N]), in place; the rest as for `densify`."""
+    index = torch.nonzero(keep)[:, 0]
+    avatar.select_rows(index, avatar.neutral.detach()[index])
+    return RowSelection(index, torch.zeros_like(keep[index]), 0, 0, len(keep) - len(index))
 
 
 def _split_children(parents: Tensor, generator: torch.Generator) -> Tensor:

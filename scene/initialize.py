@@ -64,7 +64,7 @@ def _neutral_table(points: Tensor, generator: torch.Generator) -> Tensor:
     return table
 
 
-def _facing_back(vertices: Tensor, corners: Tensor) -> Tensor:
+def faces_backwards(vertices: Tensor, corners: Tensor) -> Tensor:
     """Which triangles (corners [N,3] of vertices [V,3]) face backwards: bool [N]."""
     first, second, third = vertices[corners].unbind(dim=1)
     normal = torch.linalg.cross(second - first, third - first)
@@ -100,7 +100,7 @@ def create_avatar(
     tables, weights = [_neutral_table(face_points, generator)], [face_weights]
     # A clip from the front never shows the back of the head, but a mouth that opens wider than in training does: its
     # inside must be dark.
-    tables[0][_facing_back(neutral, corners), layout.SH.start:layout.SH.start + 3] = DARK
+    tables[0][faces_backwards(neutral, corners), layout.SH.start:layout.SH.start + 3] = DARK
     parts = [torch.full((len(triangle),), FACE)]
     for part, points, bone in ((UPPER_TEETH, mouth.upper, SKULL_BONE), (LOWER_TEETH, mouth.lower, JAW_BONE)):
         if len(points):

@@ -7,23 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from blendshape_ops import FactoredAdam, target_image
+from blendshape_ops import FactoredAdam, Posed, target_image
 from torch import Tensor
 
 from arguments import TrainSettings
-from gaussian_renderer import DensifyStats, RenderOutput, render
+from gaussian_renderer import Cameras, DensifyStats, RenderOutput, render
 from gaussian_renderer.capture import CapturedStep
 from scene.avatar import Avatar
 from scene.checkpoint import Checkpoint, CheckpointError, check_names, save_checkpoint
 from scene.clip import Clip
-from scene.densify import RowSelection, collects_stats, densify, is_densify_step
-from scene.initialize import create_avatar
+from scene.densify import RowSelection, collects_stats, densify, is_densify_step, is_last_pruning_step, keep_only
+from scene.initialize import create_avatar, faces_backwards
 from scene.schema import active_sh_degree
 from scene.split import EpochSampler
 from training.inputs import StepInputs
 from training.losses import Perceptual, weighted_losses
 from training.refinement import STATE, Refinement
 from training.targets import choose_targets
+from training.unseen import most_shown
 from training.world import World
 
 log = logging.getLogger(__name__)
@@ -101,14 +102,17 @@ class Trainer:
     def _render(self, index: Tensor, stats: DensifyStats | None, avatar: Avatar,
                 corrections: Tensor | None = None) -> RenderOutput:
         """`corrections`: rows of the refinement to use; None: those reached so far."""
+        posed, cameras = self._pose(index, avatar, corrections)
+        return render(posed, cameras, self.world.background_of(len(index)), stats)
+
+    def _pose(self, index: Tensor, avatar: Avatar, corrections: Tensor | None = None) -> tuple[Posed, Cameras]:
         if self.refinement is None or not self._refining:
             cameras = self.world.cameras_of(index)
             drive = self.world.rig.drive(index, cameras.centers)
         else:
             rows = self.refinement.rows(index).detach() if corrections is None else corrections
             cameras, drive = self.refinement.view(index, rows)
-        posed = avatar.pose(drive, self.sh_degree)
-        return render(posed, cameras, self.world.background_of(len(index)), stats)
+        return avatar.pose(drive, self.sh_degree), cameras
 
     def clip(self) -> Clip:
         """What the run keeps of its data set: tracked codes and cameras, corrected as far as training has come."""
@@ -126,8 +130,7 @@ class Trainer:
             losses, output = self._compute()
         else:
             losses, output = self.captured.run((self.sh_degree, self._collecting, self._refining))
-        rows = self._densify() if is_densify_step(self.settings.optimization, self.iteration) else None
-        return StepResult(losses, output, self._inputs.rgba, rows)
+        return StepResult(losses, output, self._inputs.rgba, self._change_rows())
 
     @property
     def _collecting(self) -> bool:
@@ -161,10 +164,29 @@ class Trainer:
         detached = RenderOutput(output.image.detach(), output.alpha.detach(), output.radii)
         return {name: term.detach() for name, term in losses.items()}, detached
 
-    def _densify(self) -> RowSelection:
-        rows = densify(self.avatar, self.stats, self.settings.optimization, self.iteration, self.generator)
+    def _change_rows(self) -> RowSelection | None:
+        """Densification and the last pruning, where they are due."""
+        optimization = self.settings.optimization
+        if is_densify_step(optimization, self.iteration):
+            rows = densify(self.avatar, self.stats, optimization, self.iteration, self.generator)
+        elif is_last_pruning_step(optimization, self.iteration):
+            rows = self._prune_unseen()
+        else:
+            return None
         self.optimizer.select_rows(rows.index, rows.fresh, self.avatar.neutral, self.avatar.differences)
         self._renew_stats()
+        return rows
+
+    def _prune_unseen(self) -> RowSelection:
+        """Remove what no training picture shows, but for the back of the head: it closes the head from other sides."""
+        frames = torch.from_numpy(self.world.dataset.train_indices).to(self.device)
+        optimization, triangle = self.settings.optimization, self.avatar.binding.triangle
+        shown = most_shown(lambda batch: self._pose(batch, self.avatar), frames, optimization.batch_size)
+        back = faces_backwards(self.world.rig.posed.neutral.to(self.device), self.world.head.faces.to(self.device))
+        is_back = (triangle >= 0) & back[triangle.clamp(min=0).long()]
+        rows = keep_only(self.avatar, (shown >= optimization.prune_unseen) | is_back)
+        log.info("%d Gaussians that no training picture shows were removed, %d are left", rows.pruned,
+                 self.avatar.count)
         return rows
 
     def save(self, folder: Path, keep: int) -> Path:
