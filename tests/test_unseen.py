@@ -91,11 +91,11 @@ def test_rows_that_are_kept_stay_as_they_are() -> None:
     assert torch.equal(avatar.part, before.part[keep])
 
 
-def pruning(folder: Path, **changes: float) -> Trainer:
+def pruning(folder: Path, prune_unseen: float) -> Trainer:
     """A trainer at the true avatar whose eighth step prunes; no densification before."""
     settings = train_settings(folder, refine_from_iter=3_000)
     optimization = replace(settings.optimization, densify=True, densify_from_iter=10**6, densify_until_iter=1000 * LAST,
-                           **changes)
+                           prune_unseen=prune_unseen)
     trainer = Trainer(replace(settings, optimization=optimization), true_world(), torch.device("cpu"))
     trainer.avatar = true_avatar()
     trainer._renew_optimizer()
@@ -103,7 +103,7 @@ def pruning(folder: Path, **changes: float) -> Trainer:
 
 
 def test_a_run_loses_what_it_never_saw(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    mine = pruning(tmp_path, prune_unseen=0.5)
+    mine = pruning(tmp_path, 0.5)
     for _ in range(LAST - 1):
         assert mine.step().rows is None
     before, frames = mine.avatar, torch.from_numpy(mine.world.dataset.train_indices)
@@ -126,12 +126,12 @@ def test_a_run_loses_what_it_never_saw(tmp_path: Path, caplog: pytest.LogCapture
 
 
 def test_a_run_resumed_before_it_prunes_the_same(tmp_path: Path) -> None:
-    whole = pruning(tmp_path, prune_unseen=0.5)
+    whole = pruning(tmp_path, 0.5)
     for iteration in range(1, LAST + 3):
         whole.step()
         if iteration == LAST - 2:
             whole.save(tmp_path / "checkpoints", 0)
-    resumed = pruning(tmp_path, prune_unseen=0.5)
+    resumed = pruning(tmp_path, 0.5)
     resumed.restore(newest_checkpoint(tmp_path))
     for _ in range(4):
         resumed.step()
@@ -139,7 +139,7 @@ def test_a_run_resumed_before_it_prunes_the_same(tmp_path: Path) -> None:
 
 
 def test_nothing_is_lost_where_all_is_kept(tmp_path: Path) -> None:
-    mine = pruning(tmp_path, prune_unseen=0)
+    mine = pruning(tmp_path, 0)
     count = mine.avatar.count
     for _ in range(LAST + 1):
         mine.step()
