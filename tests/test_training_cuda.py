@@ -56,6 +56,17 @@ def test_a_capture_survives_an_older_graph_that_is_still_alive(subject):
     assert trainer.captured.captures == 1
 
 
+def test_what_no_picture_shows_goes_and_training_goes_on(subject):
+    trainer = make_trainer(subject, densify=True)
+    losses = losses_of(trainer, 149)  # densification ends with step 150
+    before = trainer.avatar.count
+    rows = trainer.step().rows
+    assert rows.pruned == before - trainer.avatar.count > 0
+    captures = trainer.captured.captures
+    assert max(losses_of(trainer, 9)) < 2 * max(losses[-20:])
+    assert trainer.captured.captures == captures + 1
+
+
 def test_densification_renews_the_graph(subject):
     trainer = make_trainer(subject, densify=True)
     before = trainer.avatar.count
