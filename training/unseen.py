@@ -28,13 +28,15 @@ def shown_pixels(posed: Posed, cameras: Cameras) -> Tensor:
 
 
 def most_shown(view: Callable[[Tensor], tuple[Posed, Cameras]], frames: Tensor, batch_size: int) -> Tensor:
-    """The largest `shown_pixels` of each Gaussian in any of the frames [T]; [N]. view: poses a batch of frames."""
-    most = None
+    """The largest `shown_pixels` of each Gaussian in any of the frames [T]; [N]. view: poses a batch of frames.
+
+    ValueError where there is no frame.
+    """
+    if not len(frames):
+        raise ValueError("frames: wanted at least one")
+    shown = []
     for batch in frames.split(batch_size):
         with torch.no_grad():
             posed, cameras = view(batch)
-        shown = shown_pixels(posed, cameras).amax(dim=0)
-        most = shown if most is None else torch.maximum(most, shown)
-    if most is None:
-        raise ValueError("frames: wanted at least one")
-    return most
+        shown.append(shown_pixels(posed, cameras).amax(dim=0))
+    return torch.stack(shown).amax(dim=0)
