@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
 
 import torch
 from blendshape_ops import Posed
@@ -34,9 +35,10 @@ def most_shown(view: Callable[[Tensor], tuple[Posed, Cameras]], frames: Tensor, 
     """
     if not len(frames):
         raise ValueError("frames: wanted at least one")
-    shown = []
-    for batch in frames.split(batch_size):
+
+    def in_batch(batch: Tensor) -> Tensor:
         with torch.no_grad():
             posed, cameras = view(batch)
-        shown.append(shown_pixels(posed, cameras).amax(dim=0))
-    return torch.stack(shown).amax(dim=0)
+        return shown_pixels(posed, cameras).amax(dim=0)
+
+    return reduce(torch.maximum, map(in_batch, frames.split(batch_size)))
