@@ -81,8 +81,7 @@ def evaluate_some(trainer: Trainer, run_log: TrainingLog) -> None:
     if views == 0:
         return
     frames = [int(held_out[i * len(held_out) // views]) for i in range(views)]
-    if trainer.refinement is not None:
-        trainer.refinement.calibrate()
+    trainer.calibrate()
     pictures = torch.cat([trainer.render_frames([frame]).image.clamp(0, 1) for frame in frames])
     targets = trainer.target(trainer.world.dataset.rgba_batch(frames).to(trainer.device))
     run_log.evaluation(trainer.iteration, frames, pictures, targets)

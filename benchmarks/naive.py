@@ -53,7 +53,7 @@ class NaiveTrainer(Trainer):
         avatar, inputs = self.avatar, self._inputs
         avatar.neutral = join_columns(self._neutral)
         avatar.differences.values = join_columns(self._differences)  # its gradient is wanted: plain torch is chosen
-        output = self._render(inputs.frames, self.stats if self._collecting else None, avatar)
+        output = self._render(inputs.frames, self.stats if self._collecting else None, avatar, limited=False)
         with mock.patch.object(losses, "image_loss", partial(image_loss, backend="torch")):
             terms = losses.weighted_losses(output, inputs.rgba, self.world.flat_background, self.world.whole, avatar,
                                            self.world.mouth.cylinder, self.settings.optimization, self.perceptual)

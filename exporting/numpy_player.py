@@ -43,8 +43,7 @@ class Avatar:
         self.tables = {name: np.frombuffer(data[slice(*row["data_offsets"])], kinds[row["dtype"]]).reshape(row["shape"])
                        for name, row in header.items()}
 
-    def add(self, name: str, drivers: Array, target: Array) -> None:
-        """target[Gaussian] += driver x values, for the rows of a table sorted by driver."""
+    def add(self, name: str, drivers: Array, target: Array) -> None:  # target[Gaussian] += driver x values, by driver
         start, rows, values, unit = (self.tables[f"{name}.{part}"] for part in ("start", "gaussian", "values", "unit"))
         for i in np.flatnonzero(drivers):
             part = slice(start[i], start[i + 1])
@@ -79,15 +78,16 @@ class Avatar:
             jaw = (np.eye(3) + np.sinc(angle) * K + np.sinc(angle / 2) ** 2 / 2 * K @ K)[:2].ravel()
         turns = np.stack([rotation_of(six) for six in (neck, jaw, eyes[:6], eyes[6:])])
         (low, high), raw = t["code_range"], np.column_stack([t["means"], t["rest"]]).astype(float)
-        self.add("difference", codes[:len(low)].clip(low, high), raw)
-        self.add("motion", codes[:len(low)], raw[:, :7])
+        c = codes[:len(low)]  # all of them shortened until none is 0.1 outside of what training saw, then limited
+        reach = np.where(c > 0, high + 0.1, low - 0.1)[moved := (high > low) & (c != 0)] / c[moved]
+        self.add("difference", (reach.min(initial=1) * c).clip(low, high), raw)
+        self.add("motion", c, raw[:, :7])
         self.add("corrective", (turns - np.eye(3)).ravel(), raw[:, :3])
         weights = t["weights"] / t["weights"].sum(axis=1, keepdims=True, dtype=np.float32)
         blend = np.einsum("nj,jab->nab", weights, self.bones(codes, turns, eyelids))
         means = np.einsum("nab,nb->na", blend[..., :3], raw[:, :3]) + blend[..., 3]
         self.add("eyelid", eyelids, means)
-        left, _, right = np.linalg.svd(blend[..., :3])
-        frames = left @ right  # nearest rotations
+        frames = np.matmul(*np.linalg.svd(blend[..., :3])[::2])  # nearest rotations
         p, q = quaternions_of(frames), raw[:, 3:7] / np.linalg.norm(raw[:, 3:7], axis=1, keepdims=True)
         v = p[:, :1] * q[:, 1:] + q[:, :1] * p[:, 1:] + np.cross(p[:, 1:], q[:, 1:])
         quats = np.column_stack([p[:, 0] * q[:, 0] - (p[:, 1:] * q[:, 1:]).sum(axis=1), v])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from blendshape_ops import SH, SH_C0, polar3
+from blendshape_ops import SH, SH_C0, limit_codes, polar3
 from blendshape_ops.reference import blend
 from numpy.typing import NDArray
 
@@ -65,7 +65,7 @@ def posed_splats(player: Player, codes: Codes) -> SplatCloud:
     rows, nowhere = torch.zeros(1, dtype=torch.int64, device=player.device), torch.zeros(1, 3, device=player.device)
     drive = player.rig.with_codes(codes).drive(rows, nowhere)
     posed = avatar.pose(drive, 0)  # its colours are not looked at
-    beta = drive.beta.clamp(avatar.code_range[0], avatar.code_range[1])
+    beta = limit_codes(drive.beta, avatar.code_range)
     sh = blend(avatar.neutral, avatar.differences, beta)[0, :, SH].unflatten(-1, (16, 3))[:, :count]
     rotation = polar3(torch.einsum("nj,jrc->nrc", avatar.binding.weights, drive.bones[0])[..., :3])
     quats = torch.nn.functional.normalize(posed.quats[0], dim=-1)

@@ -6,7 +6,7 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 
 import torch
-from blendshape_ops import LOG_SCALES, Binding, Differences, Drive, Posed, blend_pose_color
+from blendshape_ops import LOG_SCALES, Binding, Differences, Drive, Posed, blend_pose_color, limit_codes
 from torch import Tensor
 
 # Part labels of Gaussians.
@@ -60,15 +60,17 @@ class Avatar:
         twin.neutral = self.neutral.detach().requires_grad_()
         return twin
 
-    def pose(self, drive: Drive, sh_degree: int) -> Posed:
+    def pose(self, drive: Drive, sh_degree: int, limited: bool = True) -> Posed:
         """Blend, pose and colour all Gaussians for a batch of frames (differentiable; see blend_pose_color).
 
-        Codes outside `code_range` drive the differences as its border does: what was learnt from smiles up to 0.6 says
+        Codes drive the differences as far as training went (`limit_codes`): what was learnt from smiles up to 0.6 says
         nothing about a smile of 1, and extrapolated colours turn into noise (docs/experiments.md). The mesh-driven
-        motion, which the head model does know, follows the codes without limit.
+        motion, which the head model does know, follows the codes without limit. Not `limited`: for training frames,
+        whose codes are within.
         """
-        limited = replace(drive, beta=drive.beta.clamp(self.code_range[0], self.code_range[1]))
-        return blend_pose_color(self.neutral, self.differences, self.binding, limited, sh_degree)
+        if limited:
+            drive = replace(drive, beta=limit_codes(drive.beta, self.code_range))
+        return blend_pose_color(self.neutral, self.differences, self.binding, drive, sh_degree)
 
     def select_rows(self, index: Tensor, values: Tensor) -> None:
         """Replace the Gaussians by copies of old rows `index` [N'], with `values` [N',60] as the neutral table.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from blendshape_ops import WIDTH, Binding, Differences, Drive, Posed, blend_pose_color
+from blendshape_ops import WIDTH, Binding, Differences, Drive, Posed, blend_pose_color, limit_codes
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
@@ -78,15 +78,17 @@ def pose_by_operation(file: Path, player: Player, codes: Codes) -> Posed:
     feature = rig.posed.pose_feature[0]
     before = torch.einsum("f,fnc->nc", feature, dense(t, "corrective", len(feature), count))
     after = torch.einsum("e,enc->nc", codes.eyelids[0], dense(t, "eyelid", 2, count))
-    low, high = torch.from_numpy(t["code_range"])
-    drive = Drive(plain.beta.clamp(low, high), torch.cat([torch.zeros(count, 9), motion], dim=1)[None], plain.bones,
+    limited = limit_codes(plain.beta, torch.from_numpy(t["code_range"]))
+    drive = Drive(limited, torch.cat([torch.zeros(count, 9), motion], dim=1)[None], plain.bones,
                   CENTER, torch.arange(count, dtype=torch.int32)[:, None].repeat(1, 3), before[None], after[None])
     return blend_pose_color(neutral, differences, binding, drive, player.sh_degree)
 
 
+@pytest.mark.parametrize("stretch", [1.0, 4.0], ids=["of the clip", "far outside"])
 @pytest.mark.parametrize("frame", range(FRAMES))
-def test_loader_agrees_with_the_renderers_input(player: Player, file: Path, frame: int) -> None:
+def test_loader_agrees_with_the_renderers_input(player: Player, file: Path, frame: int, stretch: float) -> None:
     codes = player.codes_of(frame)
+    codes = dataclasses.replace(codes, expression=stretch * codes.expression)
     wanted, avatar = pose_by_operation(file, player, codes), Avatar(str(file))
     found = pose_of(avatar, codes)
     colors = avatar.colors(found, CENTER[0].numpy())

@@ -78,9 +78,11 @@ def test_rotate_sh_refuses_half_a_degree() -> None:
 # The cloud
 
 
-def test_cloud_shows_what_the_player_shows(player: Player, cloud: SplatCloud) -> None:
-    centers = torch.tensor([[0.3, 0.1, 0.5]])
-    posed = player.pose(player.codes_of(FRAME), centers)
+@pytest.mark.parametrize("stretch", [1.0, 4.0], ids=["of the clip", "far outside"])
+def test_cloud_shows_what_the_player_shows(player: Player, stretch: float) -> None:
+    centers, codes = torch.tensor([[0.3, 0.1, 0.5]]), player.codes_of(FRAME)
+    codes = dataclasses.replace(codes, expression=stretch * codes.expression)
+    cloud, posed = posed_splats(player, codes), player.pose(codes, centers)
     np.testing.assert_array_equal(cloud.means, posed.means[0].numpy())
     np.testing.assert_array_equal(cloud.opacities, posed.opacities[0].numpy())
     directions = normalize(posed.means[0] - centers, dim=1)

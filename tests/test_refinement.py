@@ -280,14 +280,15 @@ def test_resumed_run_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
 
 def test_corrected_codes_are_within_the_avatars_range(tmp_path: Path) -> None:
     mine = trainer(true_world(), train_settings(tmp_path, refine_expression_lr=2e-3, refine_from_iter=0))
+    before = mine.avatar.code_range.clone()
     for _ in range(6):
         mine.step()
     assert mine.refinement is not None
-    frames = torch.arange(HELD_OUT)
-    mine.refinement.widen(mine.avatar, frames)
-    codes = mine.refinement.corrected_world().rig.beta[frames]
+    mine.calibrate()
+    codes = mine.refinement.corrected_world().rig.beta[torch.from_numpy(mine.world.dataset.train_indices)]
     assert (codes >= mine.avatar.code_range[0] - 1e-6).all()
     assert (codes <= mine.avatar.code_range[1] + 1e-6).all()
+    assert not torch.equal(mine.avatar.code_range, before)
 
 
 @pytest.mark.parametrize(("flags", "message"), [

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from blendshape_ops import limit_codes
 
 from arguments.export_settings import ExportSettings
 from exporting.web import export_web
@@ -150,6 +151,17 @@ def test_a_changed_face_looks_as_in_our_renderer(visit: Callable[[str], Tab], pl
     got = canvas_pixels(tab)
     assert psnr(got, our_picture(player, codes, cameras)) > LEAST_PSNR
     assert psnr(got, our_picture(player, player.codes_of(1), cameras)) < 30
+
+
+def test_codes_far_outside_training_are_limited_as_ours(visit: Callable[[str], Tab], player: Player) -> None:
+    tab = visit("frame=1&size=96")
+    codes = 4 * player.codes_of(1).expression
+    found = tab.evaluate(f"""Array.from(PLAYER.head.pose({{ ...PLAYER.codes,
+        expression: new Float32Array({codes[0].tolist()}) }}).codes)""")
+    driven = codes[:, :player.num_expressions]
+    wanted = limit_codes(driven, player.avatar.code_range)
+    assert (wanted != driven.clamp(*player.avatar.code_range)).any()
+    np.testing.assert_allclose(found[::4], wanted[0].numpy(), atol=1e-6)
 
 
 def test_another_view_looks_as_in_our_renderer(visit: Callable[[str], Tab], player: Player) -> None:

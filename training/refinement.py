@@ -22,7 +22,6 @@ from arguments import RefinementSettings
 from flame import Head
 from flame.rotations import matrix_from_6d, matrix_from_cayley, matrix_to_6d
 from gaussian_renderer import Cameras
-from scene.avatar import Avatar
 from scene.checkpoint import Checkpoint, CheckpointError
 from scene.clip import Clip
 from scene.rig import CodeChange
@@ -152,11 +151,10 @@ class Refinement:
         self.values.copy_(torch.where(self.learnt > 0, self.values, rows))
 
     @torch.no_grad()
-    def widen(self, avatar: Avatar, frames: Tensor) -> None:
-        """Let `avatar.code_range` hold the corrected codes of training frames [B], which it would clamp otherwise."""
-        codes = self.world.rig.beta[frames] + self.columns.parts(self.values[frames])[2].expression
-        low, high = avatar.code_range
-        avatar.code_range.copy_(torch.stack([torch.minimum(low, codes.amin(0)), torch.maximum(high, codes.amax(0))]))
+    def codes(self, frames: Tensor) -> Tensor:
+        """The corrected codes [B,K] of frames [B] (int64 on the device of the corrections)."""
+        change: Tensor = self.columns.parts(self.values[frames])[2].expression
+        return self.world.rig.beta[frames] + change
 
     def corrected_world(self) -> World:
         """The world with the corrections in its rig, cameras and clip, as if the tracker had given them."""

@@ -17,7 +17,7 @@ from scene.avatar import Avatar
 from scene.checkpoint import Checkpoint, CheckpointError, check_names, save_checkpoint
 from scene.clip import Clip
 from scene.densify import RowSelection, collects_stats, densify, is_densify_step, is_last_pruning_step, keep_only
-from scene.initialize import create_avatar, faces_backwards
+from scene.initialize import create_avatar, faces_backwards, seen_range
 from scene.schema import active_sh_degree
 from scene.split import EpochSampler
 from training.inputs import StepInputs
@@ -100,19 +100,30 @@ class Trainer:
         return self._render(index, None, avatar or self.avatar)
 
     def _render(self, index: Tensor, stats: DensifyStats | None, avatar: Avatar,
-                corrections: Tensor | None = None) -> RenderOutput:
-        """`corrections`: rows of the refinement to use; None: those reached so far."""
-        posed, cameras = self._pose(index, avatar, corrections)
+                corrections: Tensor | None = None, limited: bool = True) -> RenderOutput:
+        """`corrections`: rows of the refinement to use; None: those reached so far. `limited` as in `Avatar.pose`."""
+        posed, cameras = self._pose(index, avatar, corrections, limited)
         return render(posed, cameras, self.world.background_of(len(index)), stats)
 
-    def _pose(self, index: Tensor, avatar: Avatar, corrections: Tensor | None = None) -> tuple[Posed, Cameras]:
+    def _pose(self, index: Tensor, avatar: Avatar, corrections: Tensor | None = None,
+              limited: bool = True) -> tuple[Posed, Cameras]:
         if self.refinement is None or not self._refining:
             cameras = self.world.cameras_of(index)
             drive = self.world.rig.drive(index, cameras.centers)
         else:
             rows = self.refinement.rows(index).detach() if corrections is None else corrections
             cameras, drive = self.refinement.view(index, rows)
-        return avatar.pose(drive, self.sh_degree), cameras
+        return avatar.pose(drive, self.sh_degree, limited), cameras
+
+    def calibrate(self) -> None:
+        """Bring up to date what frames outside training need: their corrections and the range of the training's codes.
+
+        Changes nothing for training.
+        """
+        if self.refinement is not None:
+            self.refinement.calibrate()
+            frames = torch.from_numpy(self.world.dataset.train_indices).to(self.device)
+            self.avatar.code_range = seen_range(self.refinement.codes(frames))
 
     def clip(self) -> Clip:
         """What the run keeps of its data set: tracked codes and cameras, corrected as far as training has come."""
@@ -148,9 +159,9 @@ class Trainer:
         avatar = self.avatar.on_new_leaf()
         learnt = [avatar.neutral]
         if refinement is not None:
-            refinement.widen(self.avatar, inputs.frames)
             learnt.append(refinement.rows(inputs.frames))
-        output = self._render(inputs.frames, self.stats if self._collecting else None, avatar, *learnt[1:])
+        output = self._render(inputs.frames, self.stats if self._collecting else None, avatar,
+                              learnt[1] if refinement is not None else None, limited=False)
         losses = weighted_losses(output, inputs.rgba, self.world.flat_background, self.world.whole, avatar,
                                  self.world.mouth.cylinder, self.settings.optimization, self.perceptual)
         if refinement is not None:
@@ -181,7 +192,7 @@ class Trainer:
         """Remove what no training picture shows, but for the back of the head: it closes the head from other sides."""
         frames = torch.from_numpy(self.world.dataset.train_indices).to(self.device)
         optimization, triangle = self.settings.optimization, self.avatar.binding.triangle
-        shown = most_shown(lambda batch: self._pose(batch, self.avatar), frames, optimization.batch_size)
+        shown = most_shown(lambda batch: self._pose(batch, self.avatar, limited=False), frames, optimization.batch_size)
         back = faces_backwards(self.world.rig.posed.neutral.to(self.device), self.world.head.faces.to(self.device))
         is_back = (triangle >= 0) & back[triangle.clamp(min=0).long()]
         rows = keep_only(self.avatar, (shown >= optimization.prune_unseen) | is_back)
@@ -191,12 +202,12 @@ class Trainer:
 
     def save(self, folder: Path, keep: int) -> Path:
         """Write a checkpoint from which `restore` continues exactly. CheckpointError when it cannot be written."""
+        self.calibrate()
         optimizer = self.optimizer.state_dict()
         training = {f"optimizer.{name}": optimizer[name] for name in _OPTIMIZER}
         training |= {f"stats.{name}": getattr(self.stats, name) for name in _STATS}
         training["generator"] = self.generator.get_state()
         if self.refinement is not None:
-            self.refinement.calibrate()
             training |= {f"refinement.{name}": value for name, value in self.refinement.state_dict().items()}
         state = {"sampler": self.sampler.state_dict(),
                  "gaussians": self.avatar.part_counts(), "head": self.world.head.name,

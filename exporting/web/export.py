@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from blendshape_ops import MEANS
+from blendshape_ops import CODE_SLACK, MEANS
 from torch import Tensor
 
 from arguments.export_settings import ExportSettings
@@ -59,7 +59,7 @@ def page_data(player: Player) -> tuple[dict[str, Any], dict[str, Table]]:
               **_clip_tables(clip), "codeRange": avatar.code_range.cpu().numpy().astype("<f4"),
               "seenRange": _seen_range(player).numpy().astype("<f4")}
     meta = {"name": player.name, "gaussians": avatar.count, "pairs": len(pairs.values), "degree": player.sh_degree,
-            "driven": player.num_expressions, "expressionNames": list(player.expression_names),
+            "driven": player.num_expressions, "codeSlack": CODE_SLACK, "expressionNames": list(player.expression_names),
             "vertices": len(tables["vertexStart"]) - 1, "triangles": len(tables["faces"]),
             "parents": list(head.parents), "correctives": player.rig.pose_dirs is not None,
             "frames": len(clip), "width": clip.width, "height": clip.height, "front": int(clip.R[:, 2, 2].argmin()),

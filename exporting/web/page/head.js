@@ -45,12 +45,25 @@ class Head {
     this.vertices.sum(moving, posed.surface, 0);
     this.lids.sum(codes.eyelids, posed.surface, meta.vertices);
     this.turns.sum(moving, posed.turns, 0);
+    const share = this.codeShare(codes.expression);
     for (let k = 0; k < meta.driven; ++k) {
       const low = tables.codeRange[k], high = tables.codeRange[meta.driven + k];
-      posed.codes[4 * k] = Math.min(Math.max(codes.expression[k], low), high);
+      posed.codes[4 * k] = Math.min(Math.max(share * codes.expression[k], low), high);
     }
     posed.bones.set(this.bones(codes, rotations, feature).flat());
     return posed;
+  }
+
+  /** The share of the codes, 1 at most, of which none lies more than the slack outside what training saw. */
+  codeShare(expression) {
+    const { codeRange } = this.tables, { driven, codeSlack } = this.meta;
+    let share = 1;
+    for (let k = 0; k < driven; ++k) {
+      const code = expression[k], low = codeRange[k], high = codeRange[driven + k];
+      const reach = code > 0 ? high + codeSlack : low - codeSlack;
+      if (code !== 0 && high > low) share = Math.min(share, reach / code);
+    }
+    return share;
   }
 
   /** The joints, the rigid skull (upper teeth) and the lower teeth, each [R | t] from rest to posed. */

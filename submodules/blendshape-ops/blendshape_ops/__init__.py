@@ -2,6 +2,7 @@
 
 from .adam import FactoredAdam
 from .blend import blend_pose_color
+from .codes import CODE_SLACK, limit_codes
 from .half import HalfDifferences, blend_pose_color_half
 from .image_loss import image_loss, ssim_map, target_image
 from .play import DriveTables, FrameCodes, drive_frames, to_bytes
@@ -30,6 +31,7 @@ from .tables import (
 )
 
 __all__ = [
+    "CODE_SLACK",
     "GEOMETRY",
     "LOG_SCALES",
     "MEANS",
@@ -53,6 +55,7 @@ __all__ = [
     "drive_frames",
     "evaluate_sh",
     "image_loss",
+    "limit_codes",
     "matrix_to_quaternion",
     "polar3",
     "quaternion_product",

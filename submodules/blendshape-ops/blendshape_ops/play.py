@@ -57,9 +57,9 @@ class DriveTables:
     s_v w_vj shaped_va (rest_v, 1), [5, 3, 4]. `anchor_weights` [5, 4]: of s_v w_vj (rest_v, 1); `anchor_lids`
     [2, 3, 4]: of s_v lid_va (rest_v, 1); `anchor_mean` [3].
 
-    `code_range` [2, K]: limits of the codes that drive the differences. `map_offsets` [F + 1], `map_expression` [Q]
-    int32, `map_values` [Q, 16]: the triangle maps that are not zero, by triangle. `pose_dirs` [36, 3V] or None,
-    `eyelid_dirs` [2, 3V] or None. All of one dtype and device.
+    `code_range` [2, K]: limits of the codes that drive the differences (`limit_codes`). `map_offsets` [F + 1],
+    `map_expression` [Q] int32, `map_values` [Q, 16]: the triangle maps that are not zero, by triangle. `pose_dirs`
+    [36, 3V] or None, `eyelid_dirs` [2, 3V] or None. All of one dtype and device.
     """
 
     base: Tensor

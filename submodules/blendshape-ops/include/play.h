@@ -12,6 +12,7 @@ constexpr int FEATURES = 9 * (JOINTS - 1);
 constexpr int JOINT_ROWS = 3 * JOINTS;
 constexpr int MOMENT_ROWS = 12 * JOINTS;
 constexpr int LINEAR_ROWS = JOINT_ROWS + MOMENT_ROWS;
+constexpr double CODE_SLACK = 0.1;  // as in blendshape_ops/codes.py
 
 // Mirrored field by field in blendshape_ops/play.py. B frames, E expressions of the head of which the first K move
 // Gaussians, F triangles, Q pairs of a triangle and an expression, V vertices.
@@ -124,10 +125,24 @@ HD void pose_bones(const DriveArgs<T>& a, int64_t b, const Mat3<T>* turns, const
     store3(a.camera_centers + 3 * b, T(-1) * transpose_times(load_mat3(a.R + 9 * b), load3(a.t + 3 * b)));
 }
 
+// The share of frame b's codes, 1 at most, of which none lies more than CODE_SLACK outside what training saw; the
+// definition is `limit_codes` in blendshape_ops/codes.py.
+template <typename T>
+HD T code_share(const DriveArgs<T>& a, int64_t b) {
+    T share = T(1);
+    for (int64_t k = 0; k < a.expressions; ++k) {
+        const T code = a.expression[b * a.head_expressions + k];
+        const T low = a.code_range[k], high = a.code_range[a.expressions + k];
+        const T reach = code > T(0) ? high + T(CODE_SLACK) : low - T(CODE_SLACK);
+        if (high > low && code != T(0) && reach / code < share) share = reach / code;
+    }
+    return share;
+}
+
 // Code k, limited to what training saw; it drives the differences.
 template <typename T>
-HD void limit_code(const DriveArgs<T>& a, int64_t b, int64_t k) {
-    const T code = a.expression[b * a.head_expressions + k];
+HD void limit_code(const DriveArgs<T>& a, int64_t b, int64_t k, T share) {
+    const T code = share * a.expression[b * a.head_expressions + k];
     const T low = a.code_range[k], high = a.code_range[a.expressions + k];
     a.beta[b * a.expressions + k] = code < low ? low : code > high ? high : code;
 }

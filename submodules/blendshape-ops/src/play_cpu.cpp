@@ -19,7 +19,8 @@ void head_motion(const DriveArgs<T>& a, int64_t b, T* features) {
         for (int row = 0; row < LINEAR_ROWS; ++row) linear[row] += x * a.linear[k * LINEAR_ROWS + row];
     }
     pose_bones(a, b, turns, linear);
-    for (int64_t k = 0; k < a.expressions; ++k) limit_code(a, b, k);
+    const T share = code_share(a, b);
+    for (int64_t k = 0; k < a.expressions; ++k) limit_code(a, b, k, share);
 }
 
 template <typename T>

@@ -27,7 +27,10 @@ __device__ void head_motion(const DriveArgs<float>& a, int64_t b, const Mat3<flo
         }
         partial[group][row] = sum;
     }
-    for (int64_t k = threadIdx.x; k < a.expressions; k += THREADS) limit_code(a, b, k);
+    if (threadIdx.x < a.expressions) {
+        const float share = code_share(a, b);
+        for (int64_t k = threadIdx.x; k < a.expressions; k += THREADS) limit_code(a, b, k, share);
+    }
     __syncthreads();
     if (threadIdx.x < LINEAR_ROWS) {
         float sum = a.base[threadIdx.x];
