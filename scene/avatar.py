@@ -64,7 +64,7 @@ class Avatar:
         """Blend, pose and colour all Gaussians for a batch of frames (differentiable; see blend_pose_color).
 
         Codes drive the differences as far as training went (`limit_codes`): what was learnt from smiles up to 0.6 says
-        nothing about a smile of 1, and extrapolated colours turn into noise (docs/experiments.md). The mesh-driven
+        nothing about a smile of 1, and extrapolated colours turn into noise (docs/performance.md). The mesh-driven
         motion, which the head model does know, follows the codes without limit. Not `limited`: for training frames,
         whose codes are within.
         """

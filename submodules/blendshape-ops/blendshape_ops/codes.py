@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-CODE_SLACK = 0.1  # code units; trackers are not more exact than this. Also in include/play.h
+# Code units; trackers are not more exact than this. Also in include/play.h and exporting/numpy_player.py.
+CODE_SLACK = 0.1
 
 
 def limit_codes(codes: Tensor, code_range: Tensor) -> Tensor:
