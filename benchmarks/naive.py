@@ -53,10 +53,11 @@ class NaiveTrainer(Trainer):
         avatar, inputs = self.avatar, self._inputs
         avatar.neutral = join_columns(self._neutral)
         avatar.differences.values = join_columns(self._differences)  # its gradient is wanted: plain torch is chosen
-        output = self._render(inputs.frames, self.stats if self._collecting else None, avatar, limited=False)
+        output, posed, drive = self._draw(inputs.frames, self.stats if self._collecting else None, avatar, None, False)
+        context = losses.LossContext.of(self.world, inputs.frames, output, posed, drive, inputs.rgba, avatar,
+                                        self.settings.optimization, self.perceptual)
         with mock.patch.object(losses, "image_loss", partial(image_loss, backend="torch")):
-            terms = losses.weighted_losses(output, inputs.rgba, self.world.flat_background, self.world.whole, avatar,
-                                           self.world.mouth.cylinder, self.settings.optimization, self.perceptual)
+            terms = losses.weighted_losses(context)
         torch.stack(list(terms.values())).sum().backward()
         for group, rate in zip(self.adam.param_groups, self._rates(), strict=True):
             group["lr"] = rate

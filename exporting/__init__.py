@@ -25,7 +25,17 @@ FORMATS = {
 
 
 def exporter_of(name: str) -> Exporter:
-    """The function that writes a format. KeyError for a name not in `FORMATS`."""
+    """The function that writes a format. KeyError for a name not in `FORMATS`.
+
+    It raises ValueError for an avatar with attributes or networks besides its tables: no format can hold them.
+    """
     module, function = FORMATS[name].split(":")
     found: Exporter = getattr(import_module(module), function)
-    return found
+
+    def export(player: Player, settings: ExportSettings) -> Path:
+        if player.avatar.extended:
+            raise ValueError(f"--format {name}: the avatar learnt {', '.join(player.avatar.extended)} besides its "
+                             "tables (scene/extensions.py), which the format cannot hold; it would look different")
+        return found(player, settings)
+
+    return export

@@ -6,15 +6,7 @@ from copy import copy
 from typing import NamedTuple
 
 import torch
-from blendshape_ops import (
-    FrameCodes,
-    HalfDifferences,
-    Posed,
-    blend_pose_color,
-    blend_pose_color_half,
-    drive_frames,
-    to_bytes,
-)
+from blendshape_ops import FrameCodes, HalfDifferences, Posed, drive_frames, to_bytes
 from torch import Tensor
 
 from gaussian_renderer import Cameras, render
@@ -144,8 +136,5 @@ class FastRenderer:
         return FastFrames(output.image, output.alpha, to_bytes(output.image) if self._as_bytes else None)
 
     def _posed(self, codes: FrameCodes) -> Posed:
-        avatar, degree = self._avatar, self._sh_degree
-        drive = drive_frames(self._tables, codes)
-        if self._half is None:
-            return blend_pose_color(avatar.neutral, avatar.differences, avatar.binding, drive, degree)
-        return blend_pose_color_half(avatar.neutral, self._half, avatar.binding, drive, degree)
+        # drive_frames has limited the codes.
+        return self._avatar.pose(drive_frames(self._tables, codes), self._sh_degree, limited=False, half=self._half)

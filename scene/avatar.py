@@ -1,13 +1,29 @@
-"""The avatar: learnable tables, what binds each Gaussian to the head, and a pure forward pass."""
+"""The avatar: everything that is learnt, what binds each Gaussian to the head, and a pure forward pass.
+
+Trainer, test.py, Player, FastRenderer and exports all hold this one object and pose through `Avatar.pose`.
+"""
 
 from __future__ import annotations
 
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from blendshape_ops import LOG_SCALES, Binding, Differences, Drive, Posed, blend_pose_color, limit_codes
-from torch import Tensor
+from blendshape_ops import (
+    LOG_SCALES,
+    Binding,
+    Differences,
+    Drive,
+    HalfDifferences,
+    Posed,
+    blend_pose_color,
+    blend_pose_color_half,
+    limit_codes,
+)
+from torch import Tensor, nn
+
+from scene.extensions import apply_extensions, on_new_leaves
 
 # Part labels of Gaussians.
 FACE, UPPER_TEETH, LOWER_TEETH = 0, 1, 2
@@ -23,6 +39,7 @@ class Avatar:
     binding      per-Gaussian constants: triangle, anchor on the neutral mesh, barycentrics, bone weights
     part         [N] uint8: FACE, UPPER_TEETH or LOWER_TEETH
     code_range   [2,K] smallest and largest expression codes of training, 0 included; see `pose`
+    attributes, networks, network_options   what is learnt besides, by name; see scene/extensions.py
     """
 
     neutral: Tensor
@@ -30,6 +47,9 @@ class Avatar:
     binding: Binding
     part: Tensor
     code_range: Tensor
+    attributes: dict[str, Tensor] = field(default_factory=dict)
+    networks: nn.ModuleDict = field(default_factory=nn.ModuleDict)
+    network_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     _teeth: tuple[Tensor, Tensor, Tensor] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -53,42 +73,61 @@ class Avatar:
             self._teeth = self.part, torch.cat(rows), torch.cat(weights)
         return self._teeth[1:]
 
-    def on_new_leaf(self) -> Avatar:
-        """The same Gaussians in the same memory, the neutral table as a new leaf of autograd."""
+    @property
+    def extended(self) -> tuple[str, ...]:
+        """Names of what is learnt besides the packed tables; empty for an avatar that is its tables alone."""
+        return (*self.attributes, *self.networks)
+
+    def extra_parameters(self) -> dict[str, Tensor]:
+        """The learnable tensors besides the packed tables, by the names that they have in a checkpoint."""
+        return {**{f"attributes.{name}": values for name, values in self.attributes.items()},
+                **{f"networks.{name}": p for name, p in self.networks.named_parameters() if p.requires_grad}}
+
+    def on_new_leaves(self) -> Avatar:
+        """The same Gaussians in the same memory, neutral table and extra parameters as new leaves of autograd."""
         self.teeth_rows()  # found here, once, and not by every copy
         twin = copy(self)
         twin.neutral = self.neutral.detach().requires_grad_()
+        twin.attributes = {name: values.detach().requires_grad_() for name, values in self.attributes.items()}
+        twin.networks = on_new_leaves(self.networks)
         return twin
 
-    def pose(self, drive: Drive, sh_degree: int, limited: bool = True) -> Posed:
+    def pose(self, drive: Drive, sh_degree: int, limited: bool = True, half: HalfDifferences | None = None) -> Posed:
         """Blend, pose and colour all Gaussians for a batch of frames (differentiable; see blend_pose_color).
 
         Codes drive the differences as far as training went (`limit_codes`): what was learnt from smiles up to 0.6 says
         nothing about a smile of 1, and extrapolated colours turn into noise (docs/performance.md). The mesh-driven
         motion, which the head model does know, follows the codes without limit. Not `limited`: for training frames,
-        whose codes are within.
+        whose codes are within. `half`: the differences in half precision, to pose with instead; not differentiable.
         """
         if limited:
             drive = replace(drive, beta=limit_codes(drive.beta, self.code_range))
-        return blend_pose_color(self.neutral, self.differences, self.binding, drive, sh_degree)
+        if half is None:
+            posed = blend_pose_color(self.neutral, self.differences, self.binding, drive, sh_degree)
+        else:
+            posed = blend_pose_color_half(self.neutral, half, self.binding, drive, sh_degree)
+        return apply_extensions(posed, self, drive)
 
     def select_rows(self, index: Tensor, values: Tensor) -> None:
         """Replace the Gaussians by copies of old rows `index` [N'], with `values` [N',60] as the neutral table.
 
-        Differences, mask, binding and part follow the index.
+        Differences, mask, binding, part and attributes follow the index.
         """
         self.neutral = values.detach().clone().requires_grad_(True)
         self.differences = self.differences.select(index)
         self.binding = self.binding.select(index)
         self.part = self.part[index]
+        self.attributes = {name: values.detach()[index].requires_grad_() for name, values in self.attributes.items()}
 
     def to(self, device: torch.device) -> Avatar:
         """A copy on `device`."""
+        attributes = {name: values.detach().to(device).requires_grad_() for name, values in self.attributes.items()}
         return Avatar(self.neutral.detach().to(device).requires_grad_(True), self.differences.to(device),
-                      self.binding.to(device), self.part.to(device), self.code_range.to(device))
+                      self.binding.to(device), self.part.to(device), self.code_range.to(device), attributes,
+                      deepcopy(self.networks).to(device), self.network_options)
 
     def isotropy(self) -> Tensor:
-        """Mean squared excess over 1 of the axis ratio (largest + 1 mm) / (smallest + 1 mm); reference section 6.1."""
+        """Mean squared excess over 1 of the axis ratio (largest + 1 mm) / (smallest + 1 mm)."""
         scales = self.neutral[:, LOG_SCALES].exp()
         ratio = (scales.amax(dim=1) + 1e-3) / (scales.amin(dim=1) + 1e-3)
         return ((ratio - 1) ** 2).mean()

@@ -1,9 +1,9 @@
 """Checkpoints: safetensors for tensors, JSON for the rest, one folder each, complete or absent.
 
     OUT/checkpoints/iteration_00001000/
-        avatar.safetensors     neutral and difference tables, mask, binding, parts: all that test.py needs
+        avatar.safetensors     neutral and difference tables, mask, binding, parts, extensions: all that test.py needs
         training.safetensors   optimizer moments, densification statistics, random state: what --resume needs besides
-        state.json             format version, iteration, counters, sampler state
+        state.json             format version, iteration, counters, sampler state, options of networks
 
 A checkpoint is written into a temporary folder that is renamed when everything is on the disk, so a crash or a full
 disk leaves the earlier ones untouched. Reading is strict: missing and unexpected entries are listed.
@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from scene.avatar import Avatar
+from scene.extensions import attributes_from, networks_from
 
 FORMAT_VERSION = 1
 AVATAR_FILE, TRAINING_FILE, STATE_FILE = "avatar.safetensors", "training.safetensors", "state.json"
@@ -53,14 +54,21 @@ def avatar_tensors(avatar: Avatar) -> dict[str, Tensor]:
              "differences.expression": d.expression, "differences.mask": d.mask,
              "binding.triangle": b.triangle, "binding.anchor": b.anchor, "binding.barycentric": b.barycentric,
              "binding.weights": b.weights, "part": avatar.part, "code_range": avatar.code_range}
+    named |= {f"attributes.{name}": values for name, values in avatar.attributes.items()}
+    named |= {f"networks.{name}": values for name, values in avatar.networks.state_dict().items()}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
 
 
-def avatar_from_tensors(tensors: dict[str, Tensor], where: str) -> Avatar:
-    """The inverse of `avatar_tensors`; CheckpointError lists what is missing, unexpected or of the wrong shape."""
+def avatar_from_tensors(tensors: dict[str, Tensor], where: str, networks: Any = None) -> Avatar:
+    """The inverse of `avatar_tensors`; CheckpointError lists what is missing, unexpected or of the wrong shape.
+
+    networks: the options of each network by its name, where the avatar has some.
+    """
     expected = {"neutral", "differences.values", "differences.offsets", "differences.expression", "differences.mask",
                 "binding.triangle", "binding.anchor", "binding.barycentric", "binding.weights", "part", "code_range"}
-    check_names(expected, set(tensors), where)
+    extra = {kind: {name.removeprefix(f"{kind}."): tensors[name] for name in tensors if name.startswith(f"{kind}.")}
+             for kind in ("attributes", "networks")}
+    check_names(expected, {name for name in tensors if name.split(".")[0] not in extra}, where)
     neutral, offsets = tensors["neutral"], tensors["differences.offsets"]
     if neutral.ndim != 2 or neutral.shape[1] != WIDTH:
         raise CheckpointError(f"{where}: neutral: wanted shape [N, {WIDTH}], got {list(neutral.shape)}")
@@ -79,7 +87,14 @@ def avatar_from_tensors(tensors: dict[str, Tensor], where: str) -> Avatar:
     wrong = {name: size for name, size in sizes.items() if size != len(neutral)}
     if wrong:
         raise CheckpointError(f"{where}: wanted {len(neutral)} Gaussians everywhere, got {wrong}")
-    return Avatar(neutral.requires_grad_(True), differences, binding, tensors["part"], code_range)
+    if not isinstance(networks or {}, dict):
+        raise CheckpointError(f"{where}: networks in {STATE_FILE}: wanted options by name, got {networks!r:.100}")
+    try:
+        return Avatar(neutral.requires_grad_(True), differences, binding, tensors["part"], code_range,
+                      attributes_from(extra["attributes"], len(neutral)),
+                      networks_from(networks or {}, extra["networks"]), networks or {})
+    except ValueError as error:
+        raise CheckpointError(f"{where}: {error}") from None
 
 
 def check_names(expected: set[str], found: set[str], where: str) -> None:
@@ -101,6 +116,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 0) -> Path
         save_file(avatar_tensors(checkpoint.avatar), temporary / AVATAR_FILE)
         save_file({k: v.detach().cpu().contiguous() for k, v in checkpoint.training.items()}, temporary / TRAINING_FILE)
         state = {"format_version": FORMAT_VERSION, "iteration": checkpoint.iteration, **checkpoint.state}
+        if checkpoint.avatar.networks:
+            state["networks"] = checkpoint.avatar.network_options
         (temporary / STATE_FILE).write_text(json.dumps(state, indent=2))
         for path in temporary.iterdir():
             with open(path, "rb+") as file:
@@ -143,7 +160,7 @@ def load_checkpoint(path: Path, with_training: bool = True) -> Checkpoint:
     if not isinstance(state, dict) or state.get("format_version") != FORMAT_VERSION:
         found = state.get("format_version") if isinstance(state, dict) else type(state).__name__
         raise CheckpointError(f"{state_path}: wanted checkpoint format {FORMAT_VERSION}, got {found}")
-    avatar = avatar_from_tensors(_load_tensors(path / AVATAR_FILE), str(path / AVATAR_FILE))
+    avatar = avatar_from_tensors(_load_tensors(path / AVATAR_FILE), str(path / AVATAR_FILE), state.get("networks"))
     training = _load_tensors(path / TRAINING_FILE) if with_training else {}
     return Checkpoint(int(state["iteration"]), avatar, training, state)
 

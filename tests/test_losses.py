@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from arguments import OptimizationSettings
 from gaussian_renderer import RenderOutput
 from scene.mouth import Cylinder
 from tests.avatars import small_avatar
-from training.losses import weighted_losses
+from training.losses import LOSSES, LossContext, weighted_losses
 
 CYLINDER = Cylinder(torch.zeros(3), 10.0, 10.0)
 
@@ -23,6 +24,14 @@ def rgba(seed: int = 0) -> torch.Tensor:
 
 def target_image(picture: torch.Tensor, background: torch.Tensor | None, whole: bool) -> torch.Tensor:
     return composite_target(picture, background, not whole, torch.float32)[0]
+
+
+def context(output: RenderOutput, target: torch.Tensor, background: torch.Tensor | None = None, whole: bool = False,
+            **more: Any) -> LossContext:
+    """A context for losses that look at neither posed Gaussians nor drive."""
+    unused = cast(Any, None)
+    given = {"avatar": small_avatar(), "cylinder": CYLINDER, "settings": OptimizationSettings()} | more
+    return LossContext(torch.arange(len(target)), output, unused, unused, target, background, whole, **given)
 
 
 def output_like(image: torch.Tensor, alpha: torch.Tensor) -> RenderOutput:
@@ -42,8 +51,7 @@ def test_target_composites_on_the_background() -> None:
 def test_perfect_rendering_costs_nothing(whole: bool, background: torch.Tensor | None) -> None:
     target = rgba()
     output = output_like(target_image(target, background, whole), target[..., 3].float() / 255)
-    settings = OptimizationSettings()
-    losses = weighted_losses(output, target, background, whole, small_avatar(), CYLINDER, settings, None)
+    losses = weighted_losses(context(output, target, background, whole))
     assert set(losses) == {"image", "cylinder"}
     assert float(losses["image"]) == pytest.approx(0, abs=1e-6)  # float32 rounding of a mean of differences
     assert float(losses["cylinder"].detach()) == 0
@@ -53,11 +61,10 @@ def test_terms_have_their_weights() -> None:
     target = rgba()
     image, alpha = target_image(target, None, False), target[..., 3].float() / 255
     only_alpha = dataclasses.replace(OptimizationSettings(), alpha_loss=3.0, cylinder_loss=0)
-    rest = (target, None, False, small_avatar(), CYLINDER)
-    losses = weighted_losses(output_like(image, alpha + 0.5), *rest, only_alpha, None)
+    losses = weighted_losses(context(output_like(image, alpha + 0.5), target, settings=only_alpha))
     assert float(losses["image"]) == pytest.approx(3 * 0.25, rel=1e-5)
     only_l1 = dataclasses.replace(OptimizationSettings(), lambda_dssim=0.0, cylinder_loss=0)
-    losses = weighted_losses(output_like(image + 0.1, alpha), *rest, only_l1, None)
+    losses = weighted_losses(context(output_like(image + 0.1, alpha), target, settings=only_l1))
     assert float(losses["image"]) == pytest.approx(0.1, rel=1e-5)
 
 
@@ -66,8 +73,8 @@ def test_optional_terms_appear_with_their_weight_and_reach_the_parameters() -> N
     image, alpha = target_image(target, None, False), target[..., 3].float() / 255
     settings = dataclasses.replace(OptimizationSettings(), lpips_loss=0.5, isotropy_loss=2.0)
     tight = Cylinder(torch.zeros(3), 1e-3, 1e-3)
-    losses = weighted_losses(output_like(image, alpha), target, None, False, avatar, tight, settings,
-                             lambda a, b: (a - b).abs().mean(dim=(1, 2, 3)) + 1)
+    losses = weighted_losses(context(output_like(image, alpha), target, avatar=avatar, cylinder=tight,
+                                     settings=settings, perceptual=lambda a, b: (a - b).abs().mean(dim=(1, 2, 3)) + 1))
     assert float(losses["lpips"]) == pytest.approx(0.5)
     assert float(losses["isotropy"].detach()) == pytest.approx(2 * float(avatar.isotropy().detach()))
     sum(losses.values()).backward()  # type: ignore[union-attr]
@@ -76,3 +83,15 @@ def test_optional_terms_appear_with_their_weight_and_reach_the_parameters() -> N
     teeth = gradient[avatar.part > 0, :3]
     assert bool((teeth.abs().sum(dim=1) > 0).all())
     assert float(gradient[avatar.part == 0, :3].abs().max()) == 0
+
+
+def test_a_weight_without_its_network_is_an_error() -> None:
+    target = rgba()
+    output = output_like(target_image(target, None, False), target[..., 3].float() / 255)
+    with pytest.raises(ValueError, match="--lpips_loss: has a weight, but no network was loaded"):
+        weighted_losses(context(output, target, settings=OptimizationSettings(lpips_loss=1)))
+
+
+def test_every_loss_has_a_weight_among_the_settings() -> None:
+    names = {item.name for item in dataclasses.fields(OptimizationSettings)}
+    assert {setting for setting, _ in LOSSES.values()} <= names

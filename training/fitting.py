@@ -12,7 +12,7 @@ from tqdm import tqdm
 from arguments import OptimizationSettings, RefinementSettings
 from gaussian_renderer import render
 from scene.avatar import Avatar
-from training.losses import picture_loss
+from training.losses import LossContext, picture_loss
 from training.refinement import Refinement
 from training.world import World
 
@@ -43,5 +43,6 @@ def _picture_loss(corrections: Refinement, avatar: Avatar, sh_degree: int, index
                   weights: OptimizationSettings) -> Tensor:
     world = corrections.world
     cameras, drive = corrections.view(index, rows)
-    output = render(avatar.pose(drive, sh_degree), cameras, world.background_of(len(index)))
-    return picture_loss(output, rgba, world.flat_background, world.whole, weights)
+    posed = avatar.pose(drive, sh_degree)
+    output = render(posed, cameras, world.background_of(len(index)))
+    return picture_loss(LossContext.of(world, index, output, posed, drive, rgba, avatar, weights))

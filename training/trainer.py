@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from blendshape_ops import FactoredAdam, Posed, target_image
+from blendshape_ops import Drive, FactoredAdam, Posed, target_image
 from torch import Tensor
 
 from arguments import TrainSettings
@@ -17,11 +17,13 @@ from scene.avatar import Avatar
 from scene.checkpoint import Checkpoint, CheckpointError, check_names, save_checkpoint
 from scene.clip import Clip
 from scene.densify import RowSelection, collects_stats, densify, is_densify_step, is_last_pruning_step, keep_only
+from scene.extensions import extend
 from scene.initialize import create_avatar, faces_backwards, seen_range
 from scene.schema import active_sh_degree
 from scene.split import EpochSampler
+from training.extra_optimizer import ExtraOptimizer
 from training.inputs import StepInputs
-from training.losses import Perceptual, weighted_losses
+from training.losses import LossContext, Perceptual, weighted_losses
 from training.refinement import STATE, Refinement
 from training.targets import choose_targets
 from training.unseen import most_shown
@@ -59,7 +61,8 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(seed)
         self.sampler = EpochSampler(world.dataset.train_indices, settings.optimization.batch_size, seed)
         seen = torch.from_numpy(world.dataset.train_indices)
-        self.avatar = create_avatar(world.head, world.rig, world.mouth, settings.model, seed, seen).to(device)
+        untrained = create_avatar(world.head, world.rig, world.mouth, settings.model, seed, seen)
+        self.avatar = extend(untrained, settings.optimization, settings.model, seed).to(device)
         size = (settings.optimization.batch_size, world.dataset.width, world.dataset.height)
         self._inputs = StepInputs(settings.optimization, *size, device)
         self._targets = choose_targets(world.dataset, device, settings.data.targets)
@@ -82,6 +85,7 @@ class Trainer:
 
     def _renew_optimizer(self) -> None:
         self.optimizer = FactoredAdam(self.avatar.neutral, self.avatar.differences)
+        self.extra_optimizer = ExtraOptimizer(self.avatar, self.settings.optimization)
         self._renew_stats()
 
     def _renew_stats(self) -> None:
@@ -102,17 +106,24 @@ class Trainer:
     def _render(self, index: Tensor, stats: DensifyStats | None, avatar: Avatar,
                 corrections: Tensor | None = None, limited: bool = True) -> RenderOutput:
         """`corrections`: rows of the refinement to use; None: those reached so far. `limited` as in `Avatar.pose`."""
-        posed, cameras = self._pose(index, avatar, corrections, limited)
-        return render(posed, cameras, self.world.background_of(len(index)), stats)
+        return self._draw(index, stats, avatar, corrections, limited)[0]
 
-    def _pose(self, index: Tensor, avatar: Avatar, corrections: Tensor | None = None,
-              limited: bool = True) -> tuple[Posed, Cameras]:
+    def _draw(self, index: Tensor, stats: DensifyStats | None, avatar: Avatar,
+              corrections: Tensor | None, limited: bool) -> tuple[RenderOutput, Posed, Drive]:
+        """As `_render`; also the Gaussians that are drawn and what drives them."""
+        cameras, drive = self._view(index, corrections)
+        posed = avatar.pose(drive, self.sh_degree, limited)
+        return render(posed, cameras, self.world.background_of(len(index)), stats), posed, drive
+
+    def _view(self, index: Tensor, corrections: Tensor | None = None) -> tuple[Cameras, Drive]:
         if self.refinement is None or not self._refining:
             cameras = self.world.cameras_of(index)
-            drive = self.world.rig.drive(index, cameras.centers)
-        else:
-            rows = self.refinement.rows(index).detach() if corrections is None else corrections
-            cameras, drive = self.refinement.view(index, rows)
+            return cameras, self.world.rig.drive(index, cameras.centers)
+        rows = self.refinement.rows(index).detach() if corrections is None else corrections
+        return self.refinement.view(index, rows)
+
+    def _pose(self, index: Tensor, avatar: Avatar, limited: bool = True) -> tuple[Posed, Cameras]:
+        cameras, drive = self._view(index)
         return avatar.pose(drive, self.sh_degree, limited), cameras
 
     def calibrate(self) -> None:
@@ -156,22 +167,22 @@ class Trainer:
         inputs, refinement = self._inputs, self.refinement if self._refining else None
         # A leaf of this step: a leaf's gradient node belongs to the stream on which it was first used, and an earlier
         # step's, if still alive in a thread of autograd, would draw that stream into a capture, which then fails.
-        avatar = self.avatar.on_new_leaf()
-        learnt = [avatar.neutral]
+        avatar = self.avatar.on_new_leaves()
+        rows = [] if refinement is None else [refinement.rows(inputs.frames)]
+        output, posed, drive = self._draw(inputs.frames, self.stats if self._collecting else None, avatar,
+                                          rows[0] if rows else None, limited=False)
+        losses = weighted_losses(LossContext.of(self.world, inputs.frames, output, posed, drive, inputs.rgba, avatar,
+                                                self.settings.optimization, self.perceptual))
         if refinement is not None:
-            learnt.append(refinement.rows(inputs.frames))
-        output = self._render(inputs.frames, self.stats if self._collecting else None, avatar,
-                              learnt[1] if refinement is not None else None, limited=False)
-        losses = weighted_losses(output, inputs.rgba, self.world.flat_background, self.world.whole, avatar,
-                                 self.world.mouth.cylinder, self.settings.optimization, self.perceptual)
-        if refinement is not None:
-            losses["tracking"] = refinement.prior(learnt[1])
+            losses["tracking"] = refinement.prior(rows[0])
         total = torch.stack(list(losses.values())).sum()
-        self.avatar.neutral.grad, *of_corrections = torch.autograd.grad(total, learnt)
+        learnt = [avatar.neutral, *rows, *avatar.extra_parameters().values()]
+        self.avatar.neutral.grad, *others = torch.autograd.grad(total, learnt, allow_unused=True)
         self.optimizer.step(inputs.rates[0], inputs.rates[1], self.sh_degree)
         self.optimizer.zero_grad()
+        self.extra_optimizer.step(others[len(rows):])
         if refinement is not None:
-            refinement.update(inputs.frames, *of_corrections)
+            refinement.update(inputs.frames, *others[:1])
         detached = RenderOutput(output.image.detach(), output.alpha.detach(), output.radii)
         return {name: term.detach() for name, term in losses.items()}, detached
 
@@ -185,6 +196,7 @@ class Trainer:
         else:
             return None
         self.optimizer.select_rows(rows.index, rows.fresh, self.avatar.neutral, self.avatar.differences)
+        self.extra_optimizer.select_rows(rows.index, rows.fresh, self.avatar)
         self._renew_stats()
         return rows
 
@@ -206,6 +218,7 @@ class Trainer:
         optimizer = self.optimizer.state_dict()
         training = {f"optimizer.{name}": optimizer[name] for name in _OPTIMIZER}
         training |= {f"stats.{name}": getattr(self.stats, name) for name in _STATS}
+        training |= {f"extensions.{name}": value for name, value in self.extra_optimizer.state_dict().items()}
         training["generator"] = self.generator.get_state()
         if self.refinement is not None:
             training |= {f"refinement.{name}": value for name, value in self.refinement.state_dict().items()}
@@ -219,7 +232,13 @@ class Trainer:
         where = f"checkpoint of iteration {checkpoint.iteration}"
         expected = {f"optimizer.{n}" for n in _OPTIMIZER} | {f"stats.{n}" for n in _STATS} | {"generator"}
         refined = STATE if self.refinement is not None else ()
-        check_names(expected | {f"refinement.{name}" for name in refined}, set(checkpoint.training), where)
+        expected |= {f"refinement.{name}" for name in refined}
+        expected |= {f"extensions.{name}" for name in self.extra_optimizer.state_dict()}
+        if checkpoint.avatar.extended != self.avatar.extended:
+            raise CheckpointError(f"{where}: learns {checkpoint.avatar.extended or 'nothing'} besides its tables, the "
+                                  f"settings ask for {self.avatar.extended or 'nothing'} (scene/extensions.py); with a "
+                                  "learning rate of 0 in config.json an attribute or network is not made")
+        check_names(expected, set(checkpoint.training), where)
         check_fits(checkpoint, self.world, where)
         self.iteration = checkpoint.iteration
         self.avatar = checkpoint.avatar.to(self.device)
@@ -227,6 +246,8 @@ class Trainer:
         try:
             saved = {name: checkpoint.training[f"optimizer.{name}"].to(self.device) for name in _OPTIMIZER}
             self.optimizer.load_state_dict(saved)
+            self.extra_optimizer.load_state_dict({n: checkpoint.training[f"extensions.{n}"]
+                                                  for n in self.extra_optimizer.state_dict()})
             self.sampler.load_state_dict(checkpoint.state["sampler"])
             if self.refinement is not None:
                 self.refinement.load_state_dict({n: checkpoint.training[f"refinement.{n}"] for n in STATE})
