@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,9 @@ def load_head(source: str | Path, regions: str | Path | None = None) -> Head:
     path = OPEN_HEAD if str(source) == "open" else _installed_flame() if str(source) == "flame" else Path(source)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; a head is 'open', an .npz or a .pkl (see data/FLAME/README.md)")
-    if path.suffix == ".npz":
-        return _from_npz(path, regions)
-    if path.suffix == ".pkl":
-        return _from_flame(path, regions)
-    raise ValueError(f"{path}: a head model is an .npz or a .pkl file, got '{path.suffix}'")
+    if path.suffix not in LOADERS:
+        raise ValueError(f"{path}: a head model is a file that ends in {' or '.join(LOADERS)}, got '{path.suffix}'")
+    return LOADERS[path.suffix](path, regions)
 
 
 def _installed_flame() -> Path:
@@ -72,6 +70,11 @@ def _from_npz(path: Path, regions: str | Path | None) -> Head:
             data = {key: file[key] for key in file.files}
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: cannot be read as .npz ({error})") from error
+    return _from_arrays(path, data, regions)
+
+
+def _from_arrays(path: Path, data: Mapping[str, Any], regions: str | Path | None) -> Head:
+    """A head from the arrays that the open head's file holds."""
     _require(path, data, _OPEN_KEYS)
     n_shape = int(data["n_shape"])
     names = tuple(str(name) for name in data["exp_names"])
@@ -196,3 +199,10 @@ def _array(path: Path, data: Mapping[str, Any], key: str, shape: tuple[int | Non
 
 def _tensor(array: Floats) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
+LOADERS: dict[str, Callable[[Path, str | Path | None], Head]] = {
+    ".npz": _from_npz,
+    ".pkl": _from_flame,
+}
+"""Ending of the file -> function of its path and of `load_head`'s regions. Bad files raise ValueError naming them."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from arguments import DataSettings
 from flame import Head, check_head_matches, load_head
 from flame.codes import fit_code
+from flame.load import LOADERS
 from scene.dataset import Dataset
 from scene.readers import Source, open_source
 from scene.rig import Codes
@@ -68,7 +69,7 @@ def open_dataset(data: DataSettings, source: Source) -> Dataset:
 def head_name(name: str, source: Source) -> str:
     """The head model to load for `--head name`: auto is what the data says, else FLAME; files by their full path."""
     chosen = (source.head or "flame") if name == "auto" else name
-    return str(Path(chosen).resolve()) if Path(chosen).suffix in (".npz", ".pkl") else chosen
+    return str(Path(chosen).resolve()) if Path(chosen).suffix in LOADERS else chosen
 
 
 def choose_head(name: str, source: Source) -> Head:

@@ -1,7 +1,8 @@
 """The learnable attributes of a Gaussian: one row each.
 
 The columns are those of the packed parameter table (`blendshape_ops`), shared by the neutral table [N,60] and the
-expression differences [P,60]. A new attribute is one row here, its columns there, and one test.
+expression differences [P,60]. Native code, half precision and exports know those columns; a new attribute lives in a
+tensor of its own instead, see scene/extensions.py.
 """
 
 from __future__ import annotations

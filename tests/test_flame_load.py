@@ -168,7 +168,7 @@ def test_files_that_are_no_heads(tmp_path, open_arrays):
     with pytest.raises(FileNotFoundError, match=r"none\.pkl: no such file"):
         load_head(tmp_path / "none.pkl")
     (tmp_path / "a.obj").write_text("v 0 0 0")
-    with pytest.raises(ValueError, match=r"a\.obj: a head model is an \.npz or a \.pkl file, got '\.obj'"):
+    with pytest.raises(ValueError, match=r"a\.obj: a head model is a file that ends in \.npz or \.pkl, got '\.obj'"):
         load_head(tmp_path / "a.obj")
     whole = OPEN_HEAD.read_bytes()
     for size in (0, 100, len(whole) // 2, len(whole) - 30):

@@ -9,6 +9,9 @@ import torch
 
 from arguments import DataSettings, ModelSettings, OptimizationSettings, RunSettings, TrainSettings
 from gaussian_renderer import capture
+from player import Player
+from player.fast import FastRenderer
+from tests.extensions import ExtendedOptimization, add_both
 from tests.subjects import nothing_waits, write_subject
 from training.targets import ResidentTargets, StreamedTargets
 from training.trainer import Trainer
@@ -24,7 +27,8 @@ def subject(tmp_path_factory):
 
 def make_trainer(subject, **more):
     # A hundredth of the schedule: SH degrees rise every 10 steps; Gaussians densify every 5 steps if told to.
-    optimization = OptimizationSettings(batch_size=2, schedule_scale=0.01, densify=more.pop("densify", False))
+    optimization = more.pop("optimization", OptimizationSettings)(
+        batch_size=2, schedule_scale=0.01, densify=more.pop("densify", False))
     data = DataSettings(subject, test_frames=3, cache=more.pop("cache", "ram"), targets=more.pop("targets", "auto"))
     settings = TrainSettings(data, RunSettings(Path("unused")),
                              ModelSettings(num_face_gaussians=2000, num_teeth_gaussians=50), optimization)
@@ -114,3 +118,25 @@ def test_a_step_does_not_wait(subject):
     with nothing_waits():
         for _ in range(5):
             trainer.step()
+
+
+def test_attributes_and_networks_train_and_play_in_a_captured_graph(subject, monkeypatch):
+    add_both(monkeypatch)
+    runs = [make_trainer(subject, densify=True, optimization=ExtendedOptimization, capture=capture)
+            for capture in (True, False)]
+    got, wanted = (losses_of(trainer, 40) for trainer in runs)
+    assert runs[0].captured.captures >= 1
+    assert got[:5] == pytest.approx(wanted[:5], rel=2e-2)
+    for name, values in runs[0].avatar.extra_parameters().items():
+        moved = float((values - runs[1].avatar.extra_parameters()[name].flatten()[0]).abs().max())
+        assert moved > 1e-3 or "unused" in name, name
+    assert int(runs[0].extra_optimizer.state_dict()["attributes.gain.step"]) == 40
+    world = runs[0].world
+    player = Player(world.head, runs[0].avatar, world.clip, runs[0].sh_degree, world.rig.num_expressions,
+                    runs[0].device, "extended")
+    frames = [0, 1]
+    fast = FastRenderer(player, 64, 64, batch=2)
+    cameras = player.cameras_of(frames, 64, 64)
+    for _ in range(4):
+        shown = fast.render(player.codes_of(frames), cameras).image
+    assert float((shown - player.render(player.codes_of(frames), cameras).image).abs().max()) < 0.02
