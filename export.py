@@ -11,7 +11,7 @@ from arguments.export_settings import ExportSettings
 from exporting import exporter_of
 from player.player import open_player
 from scene.checkpoint import CheckpointError
-from training.world import resolve_device
+from utils.devices import resolve_device
 
 log = logging.getLogger("export")
 

@@ -32,7 +32,7 @@ from scene.checkpoint import CheckpointError
 from tracking.detector import MediaPipeDetector
 from tracking.footage import Span
 from tracking.video import open_footage
-from training.world import resolve_device
+from utils.devices import resolve_device
 from utils.images import encode_image
 from utils.video import VideoUnavailable, write_video
 from viewer.server import check_port

@@ -18,8 +18,9 @@ from scene.checkpoint import CheckpointError, newest_checkpoint
 from training.fitting import fit_tracking
 from training.refinement import corrected
 from training.trainer import check_fits
-from training.world import World, open_world, render_on_black, resolve_device
+from training.world import World, open_world, render_on_black
 from utils.atomic import write_json
+from utils.devices import resolve_device
 from utils.metrics import DEFINITIONS
 from utils.report import write_report
 from utils.score_files import read_json

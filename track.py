@@ -9,7 +9,7 @@ import sys
 from arguments import parse_flags
 from arguments.track_settings import TrackSettings
 from tracking.pipeline import Outcome, track_video
-from training.world import resolve_device
+from utils.devices import resolve_device
 
 log = logging.getLogger("track")
 

@@ -18,8 +18,9 @@ from scene.clip import save_clip
 from training.log import TrainingLog
 from training.losses import Perceptual
 from training.trainer import Trainer
-from training.world import open_world, resolve_device
+from training.world import open_world
 from utils.atomic import WriteError
+from utils.devices import resolve_device
 from utils.lpips import MetricUnavailable, load_lpips
 from utils.seeding import seed_everything
 

@@ -19,7 +19,7 @@ from player import open_player
 from player.reference_model import load_reference_model, reference_iterations
 from scene.checkpoint import CheckpointError
 from scene.clip import Clip
-from training.world import resolve_device
+from utils.devices import resolve_device
 from viewer.pace import Pace
 from viewer.page import Page
 from viewer.picture import Painter

@@ -23,7 +23,8 @@ from benchmarks.rendering import host_inputs, trained_player
 from benchmarks.training import parser_of, settings_of
 from player.fast import FastRenderer
 from training.trainer import Trainer
-from training.world import open_world, resolve_device
+from training.world import open_world
+from utils.devices import resolve_device
 
 TIME, READ, WRITTEN = "gpu__time_duration.sum", "dram__bytes_read.sum", "dram__bytes_write.sum"
 DRAM_SHARE = "dram__throughput.avg.pct_of_peak_sustained_elapsed"

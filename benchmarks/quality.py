@@ -23,7 +23,8 @@ from evaluation.scores import PerceptualMetrics, measure, measure_perceptual
 from scene.avatar import Avatar
 from scene.checkpoint import STATE_FILE, list_checkpoints, load_checkpoint
 from training.refinement import corrected
-from training.world import World, open_world, render_on_black, resolve_device
+from training.world import World, open_world, render_on_black
+from utils.devices import resolve_device
 from utils.metrics import HEAD_ALPHA, on_black
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -28,7 +28,8 @@ from player import Player, open_player
 from player.fast import FastRenderer
 from scene.rig import Codes
 from training.trainer import Trainer
-from training.world import open_world, resolve_device
+from training.world import open_world
+from utils.devices import resolve_device
 
 Input = tuple[Codes, Cameras]
 

@@ -20,7 +20,8 @@ import torch
 from arguments import DataSettings, ModelSettings, OptimizationSettings, RefinementSettings, RunSettings, TrainSettings
 from gaussian_renderer.capture import WARM_UP
 from training.trainer import Trainer
-from training.world import open_world, resolve_device
+from training.world import open_world
+from utils.devices import resolve_device
 
 RUNS = (("memcheck", "plain"), ("racecheck", "plain"), ("memcheck", "captured"))
 SCALE = 0.01  # of the schedule: Gaussians densify in steps 6, 7, 8 ... and the SH degree rises in step 10

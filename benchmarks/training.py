@@ -20,7 +20,8 @@ import torch
 from arguments import DataSettings, ModelSettings, OptimizationSettings, RefinementSettings, RunSettings, TrainSettings
 from benchmarks.results import RESULTS, Results, print_kernels
 from training.trainer import Trainer
-from training.world import World, open_world, resolve_device
+from training.world import World, open_world
+from utils.devices import resolve_device
 
 NEVER = 10**9
 

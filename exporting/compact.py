@@ -22,6 +22,7 @@ from torch import Tensor
 
 from arguments.export_settings import ExportSettings
 from exporting.poses import refuse_pose
+from flame import Joints
 from player.player import Player
 from utils.atomic import write_with
 
@@ -112,10 +113,9 @@ def _pair_tables(name: str, pairs: Pairs, drivers: int, kept: Tensor) -> Tables:
 def _bone_tables(player: Player) -> Tables:
     """How joints, skull and lower teeth follow the codes, float32; see Avatar.bones of exporting/numpy_player.py."""
     head, neutral = player.head, player.rig.posed.neutral
-    anchor = head.regions["back_of_head"]
+    anchor, joints = head.regions["back_of_head"], Joints.of(head, neutral)
     named = {
-        "joints.rest": head.joint_regressor @ neutral,
-        "joints.expression": torch.einsum("jv,vce->jce", head.joint_regressor, head.expression_dirs),
+        "joints.rest": joints.rest, "joints.expression": joints.directions,
         "skull.rest": neutral[anchor], "skull.weights": head.weights[anchor],
         "skull.drive": torch.cat([head.expression_dirs[anchor], head.pose_dirs[anchor]], dim=2),
         "skull.eyelids": head.eyelids[:, anchor].permute(1, 2, 0), "teeth.weights": head.mouth.lower_weights,

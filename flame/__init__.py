@@ -3,16 +3,18 @@
 from flame.head import JOINT_NAMES, Head, MouthPlacement, check_head_matches
 from flame.load import load_head
 from flame.mouth import subject_mouth
-from flame.pose import PosedHead, joint_transforms, pose_head
+from flame.pose import Joints, PosedHead, joint_transforms, pose_feature, pose_head
 
 __all__ = [
     "JOINT_NAMES",
     "Head",
+    "Joints",
     "MouthPlacement",
     "PosedHead",
     "check_head_matches",
     "joint_transforms",
     "load_head",
+    "pose_feature",
     "pose_head",
     "subject_mouth",
 ]

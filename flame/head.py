@@ -84,10 +84,6 @@ class Head:
         return self.expression_dirs.shape[2]
 
     @property
-    def n_joints(self) -> int:
-        return len(self.parents)
-
-    @property
     def has_pose_correctives(self) -> bool:
         """False when all pose_dirs are zero, as in the open head: then pose offsets need not be computed at all."""
         return bool(self.pose_dirs.any())

@@ -104,12 +104,8 @@ def pose_head(
     _check_codes(head, shape, dict(expression=expression, jaw=jaw, eyes=eyes, eyelids=eyelids, neck=neck))
     head = head.to(device=shape.device, dtype=shape.dtype)
     neutral = head.v_template + head.shape_dirs @ shape
-    rotations = matrix_from_6d(torch.cat([neck, jaw, eyes], dim=1).unflatten(1, (4, 6)))
-    feature = (rotations - torch.eye(3).to(rotations)).flatten(1)
-    # the regressor is linear: 5 joints move with the expressions, no vertex needs to be formed
-    joint_dirs = torch.einsum("jv,vce->jce", head.joint_regressor, head.expression_dirs)
-    joints = head.joint_regressor @ neutral + torch.einsum("jce,te->tjc", joint_dirs, expression)
-    transforms = joint_transforms(rotations, joints, head.parents)
+    rotations, joints, transforms = Joints.of(head, neutral).pose(expression, neck, jaw, eyes)
+    feature = pose_feature(rotations)
     anchor = head.regions["back_of_head"]
     moved = _posed_vertices(head, neutral, expression, feature, transforms, eyelids, anchor)
     return PosedHead(
@@ -123,6 +119,39 @@ def pose_head(
         head_rigid=rigid_align(neutral[anchor], moved),
         lower_teeth=torch.einsum("j,tjab->tab", head.mouth.lower_weights, transforms),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Joints:
+    """What turns codes into joint transforms. The joint regressor is linear, so no vertex is formed."""
+
+    rest: Tensor  # [J,3], of one identity
+    directions: Tensor  # [J,3,E], their motion with the expressions
+    parents: tuple[int, ...]
+
+    @staticmethod
+    def of(head: Head, neutral: Tensor) -> Joints:
+        """The joints of the identity whose neutral vertices are `neutral` [V,3]."""
+        directions = torch.einsum("jv,vce->jce", head.joint_regressor, head.expression_dirs)
+        return Joints(head.joint_regressor @ neutral, directions, head.parents)
+
+    def to(self, like: Tensor) -> Joints:
+        """The same with the dtype and on the device of `like`."""
+        return Joints(self.rest.to(like), self.directions.to(like), self.parents)
+
+    def pose(self, expression: Tensor, neck: Tensor, jaw: Tensor, eyes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotations [T,J-1,3,3], places before posing [T,J,3] and transforms [T,J,3,4] of the joints; differentiable.
+
+        Codes as `pose_head` takes them.
+        """
+        rotations = matrix_from_6d(torch.cat([neck, jaw, eyes], dim=1).unflatten(1, (4, 6)))
+        joints = self.rest + torch.einsum("jce,te->tjc", self.directions, expression)
+        return rotations, joints, joint_transforms(rotations, joints, self.parents)
+
+
+def pose_feature(rotations: Tensor) -> Tensor:
+    """R_j - I [T,9*(J-1)] of rotations [T,J-1,3,3]: what drives the pose correctives."""
+    return (rotations - torch.eye(3).to(rotations)).flatten(1)
 
 
 def joint_transforms(rotations: Tensor, joints: Tensor, parents: tuple[int, ...]) -> Tensor:

@@ -1,6 +1,6 @@
 """Clone, split and prune: decided on tensors, applied as one row selection.
 
-Rules of the published method (reference section 6.3) without its defects: the decision is taken after the optimizer
+Rules of the published method (docs/method.md, section 9) without its defects: the decision is taken after the optimizer
 step, so no update is lost, and the screen-size rule, which never fired, is not there.
 """
 

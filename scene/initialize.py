@@ -1,6 +1,6 @@
 """The avatar before training: Gaussians sampled on the head and in the mouth, with what binds them.
 
-Reference sections 4.1, 4.3, 4.4. Surface quantities (mask, skinning weights) are interpolated on the triangle a
+docs/method.md, sections 3 and 4. Surface quantities (mask, skinning weights) are interpolated on the triangle a
 Gaussian was sampled on; the reference looks them up in voxel grids around it, which averages over about a millimetre.
 """
 

@@ -1,7 +1,7 @@
 """The mouth interior: where the teeth Gaussians start, and the cylinder that keeps them in the mouth.
 
-Reference section 5. A head model with teeth (the open head) gives their surface; FLAME has none, so two open half-rings
-of panels are placed behind its lips.
+docs/method.md, section 6. A head model with teeth (the open head) gives their surface; FLAME has none, so two open
+half-rings of panels are placed behind its lips.
 """
 
 from __future__ import annotations
@@ -37,10 +37,6 @@ class Cylinder:
         across *= (self.radius / across.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1)
         nearest[:, 1].clamp_(-self.half_height, self.half_height)
         return (offset - nearest).square().sum(dim=1)
-
-    def penalty(self, points: Tensor) -> Tensor:
-        """Mean squared distance (m^2) of points [N,3] to the cylinder; 0 for no points."""
-        return self.squared_distances(points).sum() / max(1, len(points))
 
 
 @dataclass(frozen=True)

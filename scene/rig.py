@@ -1,8 +1,8 @@
 """Everything that moves the Gaussians and depends on tracking alone, for all frames at once.
 
-The expression part of the motion comes from per-triangle deformation maps (reference section 4.2): for each expression
-k, the affine map that takes a neutral triangle, completed by an apex along its normal, to its deformed place. They are
-linear in the codes, so a frame's maps are one product codes x maps.
+The expression part of the motion comes from per-triangle deformation maps (docs/method.md, section 4): for each
+expression k, the affine map that takes a neutral triangle, completed by an apex along its normal, to its deformed
+place. They are linear in the codes, so a frame's maps are one product codes x maps.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from blendshape_ops import Drive
 from torch import Tensor
 
-from flame import Head, joint_transforms, pose_head
-from flame.rotations import matrix_from_6d, polar3, quat_from_matrix
+from flame import Head, Joints, pose_feature, pose_head
+from flame.rotations import polar3, quat_from_matrix
 
 SKULL_BONE, JAW_BONE = -2, -1  # extra bones after the head's joints: rigid skull (upper teeth), lower teeth
 REST_6D = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -149,12 +149,12 @@ class Rig:
         rest = codes.expression.shape[1] - self.num_expressions
         expression = codes.expression + torch.nn.functional.pad(change.expression, (0, rest))
         eyelids = codes.eyelids + change.eyelids
-        rotations, transforms = self._moving.pose(expression, codes.neck, codes.jaw + change.jaw,
-                                                  codes.eyes + change.eyes)
+        assert codes.neck is not None
+        rotations, _, transforms = self._moving.joints.pose(expression, codes.neck, codes.jaw + change.jaw,
+                                                            codes.eyes + change.eyes)
         lower = torch.einsum("j,tjab->tab", self._moving.lower_weights, transforms)
         bones = torch.cat([transforms, self.bones[frames, SKULL_BONE][:, None], lower[:, None]], dim=1)
-        rest_turn = torch.eye(3, dtype=rotations.dtype, device=rotations.device)
-        feature = (rotations - rest_turn).flatten(1) if self.pose_dirs is not None else None
+        feature = pose_feature(rotations) if self.pose_dirs is not None else None
         return self._assemble(expression[:, :self.num_expressions], bones, feature,
                               eyelids if self.eyelid_dirs is not None else None, camera_centers)
 
@@ -173,27 +173,16 @@ class Rig:
 
 @dataclass(frozen=True)
 class _MovingJoints:
-    """What turns codes into joint transforms, on a rig's device: the regressor is linear, so no vertex is formed."""
+    """Codes of all frames (the neck included), joints and weights [J] of the lower teeth, on a rig's device."""
 
-    codes: Codes             # of all frames, the neck included
-    rest: Tensor             # [J,3] joints of the identity
-    directions: Tensor       # [J,3,E] their motion with the expressions
-    lower_weights: Tensor    # [J] of the lower teeth
-    parents: tuple[int, ...]
+    codes: Codes
+    joints: Joints
+    lower_weights: Tensor
 
     @staticmethod
     def of(rig: Rig) -> _MovingJoints:
         head, codes, like = rig.head, rig.codes, rig.bones
         neck = codes.neck if codes.neck is not None else codes.jaw.new_tensor(REST_6D).repeat(len(codes), 1)
-        joints = head.joint_regressor @ rig.posed.neutral.to(head.joint_regressor)
-        directions = torch.einsum("jv,vce->jce", head.joint_regressor, head.expression_dirs)
+        joints = Joints.of(head, rig.posed.neutral.to(head.joint_regressor))
         return _MovingJoints(replace(codes, neck=neck)._each(lambda code: code.to(like)), joints.to(like),
-                             directions.to(like), head.mouth.lower_weights.to(like), head.parents)
-
-    def pose(self, expression: Tensor, neck: Tensor | None, jaw: Tensor, eyes: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotations [B,J-1,3,3] and transforms [B,J,3,4] of the joints."""
-        assert neck is not None
-        rotations = matrix_from_6d(torch.cat([neck, jaw, eyes], dim=1).unflatten(1, (4, 6)))
-        joints = self.rest + torch.einsum("jce,te->tjc", self.directions, expression)
-        return rotations, joint_transforms(rotations, joints, self.parents)
-
+                             head.mouth.lower_weights.to(like))

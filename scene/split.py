@@ -106,11 +106,6 @@ class EpochSampler:
         self._epoch = -1
         self._order = self.indices
 
-    @property
-    def epoch(self) -> int:
-        """How many epochs are complete."""
-        return self.drawn // len(self.indices)
-
     def next(self) -> IndexArray:
         """The next batch [batch_size]."""
         batch = self.peek(self.batch_size)

@@ -173,6 +173,16 @@ def test_native_sources_include_no_torch_header() -> None:
     assert including == []
 
 
+def test_no_source_cites_a_document_that_is_not_here() -> None:
+    citing = [p for p in FILES if re.search(r"[Rr]eference sections? \d", (ROOT / p).read_text())]
+    assert citing == []
+
+
+@pytest.mark.parametrize("program", ["export", "reenact", "track"])
+def test_what_does_not_train_does_not_import_training(program: str) -> None:
+    assert "training" not in {module for _, module, _ in imports(ast.parse((ROOT / f"{program}.py").read_text()))}
+
+
 def test_every_unit_has_a_place_in_the_table() -> None:
     free = {"tests", "benchmarks", "scripts", "submodules"}
     unknown = {unit_of(path) for path in FILES} - OURS - free

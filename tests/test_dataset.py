@@ -112,7 +112,7 @@ def test_peek_draws_nothing() -> None:
     sampler = EpochSampler(np.arange(7), 3, 0)
     ahead = sampler.peek(9).tolist()
     assert [i for _ in range(3) for i in sampler.next()] == ahead
-    assert sampler.epoch == 1
+    assert sampler.drawn == 9
 
 
 def test_sampler_refuses_nonsense() -> None:

@@ -91,7 +91,7 @@ def test_pictures_are_those_of_the_avatar_it_was_made_from(original: Player, ope
 
 
 def composition(folder: Path, player: Player, frame: int) -> dict[str, Tensor]:
-    """Sections 4.5 and 5.2 of the method, written out in double from the files themselves."""
+    """Sections 5 and 6 of docs/method.md, written out in double from the files themselves."""
     numbers: Any = torch.load(folder / "fix_chkpnt40000.pth", weights_only=False)[0]
     constants = {name: torch.from_numpy(value).double()
                  for name, value in np.load(folder / "acc40000.npy", allow_pickle=True).item().items()}

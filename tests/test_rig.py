@@ -159,8 +159,8 @@ def test_cylinder_is_zero_inside_and_squared_distance_outside() -> None:
     assert vertices.shape == (6, 3)
     assert faces.shape == (4, 3)
     cylinder = bounding_cylinder(vertices)
-    assert float(cylinder.penalty(torch.from_numpy(vertices).float())) == 0
+    assert float(cylinder.squared_distances(torch.from_numpy(vertices).float()).sum()) == 0
     outside = cylinder.center + torch.tensor([[cylinder.radius + 0.01, 0, 0], [0, cylinder.half_height + 0.02, 0]])
     # 1e-8 m^2 under the root keeps its gradient finite on the axis: 1e-6 relative here
-    assert float(cylinder.penalty(outside)) == pytest.approx((0.01**2 + 0.02**2) / 2, rel=1e-4)
-    assert float(cylinder.penalty(torch.zeros(0, 3))) == 0
+    assert float(cylinder.squared_distances(outside).mean()) == pytest.approx((0.01**2 + 0.02**2) / 2, rel=1e-4)
+    assert cylinder.squared_distances(torch.zeros(0, 3)).shape == (0,)

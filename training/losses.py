@@ -1,4 +1,4 @@
-"""The losses of a training step: a table of named terms, each a function of one record (docs/method.md, "Training")."""
+"""The losses of a training step: a table of named terms, each a function of one record (docs/method.md, section 8)."""
 
 from __future__ import annotations
 

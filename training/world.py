@@ -72,19 +72,6 @@ def render_on_black(world: World, avatar: Avatar, sh_degree: int, frames: Sequen
     return output.image, output.alpha
 
 
-def resolve_device(name: str) -> torch.device:
-    """auto, cpu, cuda or cuda:N -> device. ValueError when CUDA is asked for and not there."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"--device: wanted auto, cpu, cuda or cuda:N, got {name!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device: cuda was asked for, but torch finds no usable NVIDIA GPU; use --device cpu")
-    return device
-
-
 def open_world(data: DataSettings, model: ModelSettings, seed: int, device: torch.device) -> World:
     """Read the data set and prepare everything that does not learn. Errors name the file or flag."""
     source = open_data(data)

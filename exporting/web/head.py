@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flame import Head
+from flame import Head, Joints
 from player.player import Player
 
 Table = NDArray[Any]
@@ -76,8 +76,8 @@ def _anchor_tables(head: Head, neutral: Tensor) -> dict[str, Table]:
 
 def _joint_tables(head: Head, neutral: Tensor) -> dict[str, Table]:
     """Joint positions at rest [J,3], how expressions move them [J,3,E], the joints' share in the lower teeth [J]."""
-    directions = torch.einsum("jv,vce->jce", head.joint_regressor, head.expression_dirs)
-    return {"jointNeutral": _single(head.joint_regressor @ neutral), "jointDirections": _single(directions),
+    joints = Joints.of(head, neutral)
+    return {"jointNeutral": _single(joints.rest), "jointDirections": _single(joints.directions),
             "lowerTeethWeights": _single(head.mouth.lower_weights), "expressionJaw": _single(head.expression_jaw)}
 
 

@@ -1,4 +1,4 @@
-"""The layout that metrical-tracker style head trackers write, in its three modes (reference sections 3.1 to 3.4).
+"""The layout that metrical-tracker style head trackers write, in its three modes (docs/formats.md).
 
     checkpoint/%05d.frame              codes and cameras, ids 0 .. n-1 without gaps
     images/%05d.png                    "insta": RGBA; "nerfbs": RGB, whole photograph
