@@ -178,7 +178,7 @@ def test_no_source_cites_a_document_that_is_not_here() -> None:
     assert citing == []
 
 
-@pytest.mark.parametrize("program", ["export", "reenact", "track"])
+@pytest.mark.parametrize("program", ["export", "reenact", "track", "view"])
 def test_what_does_not_train_does_not_import_training(program: str) -> None:
     assert "training" not in {module for _, module, _ in imports(ast.parse((ROOT / f"{program}.py").read_text()))}
 
