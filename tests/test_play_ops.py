@@ -49,6 +49,10 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return compile_emulated(tmp_path_factory.mktemp("emulation"), "blendshape-ops", sources)
 
 
+def test_cuda_sources_and_python_agree_on_structures_and_columns(library: ctypes.CDLL) -> None:
+    assert _native.disagreements(library) == []
+
+
 @contextlib.contextmanager
 def emulated(library: ctypes.CDLL) -> Iterator[None]:
     """Within, CPU tensors are worked on by the CUDA kernels."""
@@ -265,3 +269,18 @@ def test_bytes_want_float_pictures() -> None:
         to_bytes(torch.zeros(3, 4, 4))
     with pytest.raises(ValueError, match="to_bytes has no torch backend"):
         to_bytes(torch.zeros(1, 3, 4, 4), backend="torch")
+
+
+@pytest.mark.parametrize(("name", "value", "message"), [
+    ("map_offsets", 1, "map_offsets: wanted numbers that rise from 0 to"),
+    ("map_expression", -1, "map_expression: wanted 0 to "),
+    ("map_expression", 10_000, "map_expression: wanted 0 to .* to 10000"),
+    ("parents", 5, r"parents: wanted each joint's parent before it, got \[.*5\]"),
+])
+def test_drive_tables_refuse_indices_out_of_bounds(name: str, value: int, message: str) -> None:
+    player = made_up_player(CPU)
+    tables = drive_tables(player.rig, player.avatar)
+    changed = getattr(tables, name).clone()
+    changed[0 if name != "parents" else -1] = value
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(tables, **{name: changed})

@@ -43,6 +43,10 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return compile_emulated(folder, "diff-gaussian-rasterization", [folder / "scan.cpp"], "-O2")
 
 
+def test_cuda_sources_and_python_agree_on_structures(library):
+    assert _native.disagreements(library) == []
+
+
 @contextlib.contextmanager
 def emulated(library: ctypes.CDLL) -> Iterator[pytest.MonkeyPatch]:
     """Within, CPU tensors are drawn by the CUDA kernels."""

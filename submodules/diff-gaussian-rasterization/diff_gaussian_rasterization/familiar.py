@@ -84,17 +84,17 @@ class GaussianRasterizer(nn.Module):
             opacities = opacities * _compensation(points, in_front, rotations, scales, R, K, settings)
         screen = None if means2D is None else means2D[None, :, :2]
         camera, size = (R[None], t[None], K[None]), (settings.image_width, settings.image_height)
-        gaussians = tuple(tensor[None] for tensor in (means3D, rotations, scales, opacities))
+        gaussians = (means3D[None], rotations[None], scales[None], opacities[None])
         output = rasterize(*gaussians, colors[None], *camera, *size, background=settings.bg, means2d=screen)
-        results = (output.image[0], output.radii[0])
+        depth = None
         if settings.antialiasing is not None:
             # A second picture, whose backward pass runs only where a loss uses it.
             inverse = (torch.where(in_front, 1 / points[:, 2], 0)[:, None]).expand(-1, 3)[None]
             depth = rasterize(*gaussians, inverse, *camera, *size, means2d=screen).image[0, :1]
-            results = (*results, depth)
         if settings.debug and means3D.is_cuda:
             torch.cuda.synchronize(means3D.device)
-        return results
+        image, radii = output.image[0], output.radii[0]
+        return (image, radii) if depth is None else (image, radii, depth)
 
 
 def rasterize_gaussians(

@@ -1,6 +1,7 @@
 // The CUDA library's exported functions: launches only; nothing here waits for the device.
 #include "c_abi.h"
 #include "cuda_gaussians.cuh"
+#include "mirrors.h"
 
 namespace {
 
@@ -72,6 +73,12 @@ void backward(const DgrScene& scene, const DgrCudaWork& work, const DgrUpstream&
 
 NATIVE_EXPORT const char* dgr_last_error() {
     return c_abi::last_error().c_str();
+}
+
+// What Python must agree with; see layout.h.
+NATIVE_EXPORT const char* dgr_layout() {
+    static const Layout layout = mirrored_layout();
+    return layout.text().c_str();
 }
 
 // `stream` belongs to the current device, which holds all memory.
