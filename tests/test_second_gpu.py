@@ -36,13 +36,14 @@ def current_is_the_first():
 def test_pictures_and_gradients_are_the_same():
     results = []
     for device in DEVICES:
-        scene = {name: value.float().to(device).requires_grad_() for name, value in random_scene(2, 500, 64, 48).items()}
+        scene = {name: value.float().to(device).requires_grad_()
+                 for name, value in random_scene(2, 500, 64, 48).items()}
         output = rasterize(**scene, width=64, height=48)
         output.image.square().sum().backward()
         results.append([output.image.detach().cpu(), *(value.grad.cpu() for value in scene.values())])
     assert torch.equal(results[0][0], results[1][0])
     for first, second in zip(*results, strict=True):
-        assert torch.allclose(first, second, rtol=1e-3, atol=1e-3 * float(first.abs().max()))  # atomics add in any order
+        assert torch.allclose(first, second, rtol=1e-3, atol=1e-3 * float(first.abs().max()))  # sums in any order
 
 
 @pytest.mark.parametrize("half", [False, True])
