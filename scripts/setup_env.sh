@@ -68,6 +68,8 @@ build_native() {
   say "building the extension packages from source"
   # setuptools would pack modules that were deleted since its last build.
   rm -rf "${PACKAGES[@]/%//build}"
+  # Distributions of these names hold modules of the same names as ours, and would take ours along when they are removed.
+  "$VENV_PYTHON" -m pip uninstall -qq -y diff-gaussian-rasterization simple-knn blendshape-ops
   "$VENV_PYTHON" -m pip install -qq --no-build-isolation --no-deps --force-reinstall "${PACKAGES[@]}"
   if compgen -G "$VENV/lib/python3*/site-packages/*/_native_cuda.so" >/dev/null; then
     say "the CUDA kernels were built"

@@ -134,7 +134,7 @@ class _Pending:
             self._scalars = torch.empty(scalars.shape, dtype=scalars.dtype, pin_memory=True)
             self._scalars.copy_(scalars, non_blocking=True)
             self._arrived = torch.cuda.Event()
-            self._arrived.record()
+            self._arrived.record(torch.cuda.current_stream(scalars.device))
         else:
             self._scalars = scalars
 

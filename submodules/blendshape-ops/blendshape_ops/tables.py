@@ -11,6 +11,9 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from . import _native
 
 MEANS = slice(0, 3)
 QUATS = slice(3, 7)
@@ -20,6 +23,16 @@ SH = slice(11, 59)
 GEOMETRY = slice(0, 11)
 WIDTH = 60
 MAX_SH_DEGREE = 3
+TRIANGLE_MAP = 16  # numbers of a triangle's map
+_native.mirror(
+    "blendshape_ops",
+    **{name: columns.start for name, columns in (("MEANS", MEANS), ("QUATS", QUATS), ("LOG_SCALES", LOG_SCALES),
+                                                 ("OPACITY", OPACITY), ("SH", SH))},
+    ROW=WIDTH,
+    GEOMETRY=GEOMETRY.stop,
+    SH_MAX_DEGREE=MAX_SH_DEGREE,
+    TRIANGLE_MAP=TRIANGLE_MAP,
+)  # fmt: skip
 PIECE = 128  # Gaussians of one triangle whose gradients one warp sums
 
 
@@ -40,6 +53,31 @@ def require(tensor: Tensor, name: str, shape: tuple[int | None, ...], dtype: tor
         raise ValueError(f"{name}: wanted shape [{wanted}], got {list(tensor.shape)}")
     if dtype is not None and tensor.dtype != dtype:
         raise TypeError(f"{name}: wanted {dtype}, got {tensor.dtype}")
+
+
+_index_ranges: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def index_range(indices: Tensor) -> tuple[int, int]:
+    """Smallest and largest of integer `indices`; (0, -1) of none.
+
+    Kept while the tensor lives and is not written to, because reading them waits for the device.
+    """
+    version, found = _index_ranges.get(indices, (None, (0, -1)))
+    now = None if indices.is_inference() else indices._version
+    if now is None or version != now:
+        if indices.numel():
+            low, high = torch.stack(indices.aminmax()).tolist()
+            found = (low, high)
+        _index_ranges[indices] = (now, found)
+    return found
+
+
+def require_offsets(offsets: Tensor, name: str, count: int) -> None:
+    """Raise unless int32 `offsets` rise from 0 to `count`."""
+    good = offsets.numel() > 0 and bool((offsets.diff() >= 0).all())
+    if not good or int(offsets[0]) != 0 or int(offsets[-1]) != count:
+        raise ValueError(f"{name}: wanted numbers that rise from 0 to {count}, got others")
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +122,8 @@ class Differences:
         require(self.mask, "mask", (pairs,), self.values.dtype)
         counts = self.offsets.diff()
         counted = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts.clamp_min(0))
-        if self.offsets.numel() < 1 or len(counted) != pairs or not torch.equal(counted, self.gaussian.long()):
+        starts_at_zero = self.offsets.numel() > 0 and int(self.offsets[0]) == 0
+        if not starts_at_zero or len(counted) != pairs or not torch.equal(counted, self.gaussian.long()):
             raise ValueError("offsets: wanted [N + 1] counts of pairs sorted by gaussian, got offsets that disagree")
         if pairs and int(self.expression.min()) < 0:
             raise ValueError("expression: wanted indices from 0, got a negative one")
