@@ -34,7 +34,7 @@ from viewer.camera import OrbitCamera, clip_camera, opening_view
 from viewer.pace import Pace
 from viewer.page import Page
 from viewer.picture import Painter
-from viewer.server import PageServer, check_port, is_own_page
+from viewer.server import PageServer, check_port
 from viewer.state import ViewState
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -225,18 +225,6 @@ def test_pages_of_other_sites_are_refused(page: Page) -> None:
     own.listen(1)
     assert own.widgets
     own.close()
-
-
-@pytest.mark.parametrize(("listening", "host", "origin", "own"), [
-    ("127.0.0.1", "localhost:8080", "http://localhost:8080", True),
-    ("127.0.0.1", "127.0.0.1:8080", None, True),
-    ("127.0.0.1", "127.0.0.1:8080", "http://localhost:8080", False),
-    ("127.0.0.1", "rebound.example:8080", "http://rebound.example:8080", False),
-    ("0.0.0.0", "workstation:8080", "http://workstation:8080", True),
-    ("0.0.0.0", "workstation:8080", "http://other:8080", False),
-])
-def test_own_pages_are_told_from_others(listening: str, host: str, origin: str | None, own: bool) -> None:
-    assert is_own_page(listening, host, origin) is own
 
 
 def test_nobody_can_have_the_page_shared(page: Page, client: PageClient) -> None:
