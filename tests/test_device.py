@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.world import resolve_device
+from utils.devices import resolve_device
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("auto", "cuda:1"), ("cuda", "cuda:1"), ("cuda:0", "cuda:0")])

@@ -17,6 +17,7 @@ from arguments.export_settings import ExportSettings
 from exporting.web.head import Table, head_tables
 from exporting.web.tables import live_pairs, pack_gaussians, pack_pairs
 from player.player import Player
+from player.views import UNSEEN_BEYOND, front_frame, seen_directions
 from scene.clip import Clip
 
 PAGE = Path(__file__).with_name("page")
@@ -51,19 +52,21 @@ def export_web(player: Player, settings: ExportSettings) -> Path:
 def page_data(player: Player) -> tuple[dict[str, Any], dict[str, Table]]:
     """What avatar.js holds: small facts, and named arrays (layouts in docs/web.md). ValueError where they do not fit.
 
-    meta.front: the frame whose camera looks most along the head's -z, into its face.
+    meta.front: the frame whose camera looks into the face.
     """
     avatar, head, clip = player.avatar, player.head, player.clip
     pairs = live_pairs(avatar)
+    target = avatar.neutral.detach().cpu()[:, MEANS].median(dim=0).values
     tables = {"gaussians": pack_gaussians(avatar, pairs), "pairs": pack_pairs(pairs), **head_tables(player),
               **_clip_tables(clip), "codeRange": avatar.code_range.cpu().numpy().astype("<f4"),
-              "seenRange": _seen_range(player).numpy().astype("<f4")}
+              "seenRange": _seen_range(player).numpy().astype("<f4"),
+              "seenViews": seen_directions(player, target.numpy()).astype("<f4")}
     meta = {"name": player.name, "gaussians": avatar.count, "pairs": len(pairs.values), "degree": player.sh_degree,
             "driven": player.num_expressions, "codeSlack": CODE_SLACK, "expressionNames": list(player.expression_names),
             "vertices": len(tables["vertexStart"]) - 1, "triangles": len(tables["faces"]),
             "parents": list(head.parents), "correctives": player.rig.pose_dirs is not None,
-            "frames": len(clip), "width": clip.width, "height": clip.height, "front": int(clip.R[:, 2, 2].argmin()),
-            "target": avatar.neutral.detach().cpu()[:, MEANS].median(dim=0).values.tolist()}
+            "frames": len(clip), "width": clip.width, "height": clip.height, "front": front_frame(clip),
+            "target": target.tolist(), "unseenBeyond": UNSEEN_BEYOND}
     return meta, tables
 
 
