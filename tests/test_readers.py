@@ -11,8 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
+from scene.dataset import Dataset
 from scene.frame import Camera, FloatArray, Tracking
 from scene.readers import MeshCounts, open_source
+from scene.split import Split
 from tests.tracker_folder import HEIGHT, WIDTH, image, record, write_folder, write_png, write_record
 from utils.safe_pickle import DamagedFileError, UnsafePickleError
 
@@ -101,6 +103,12 @@ def edit(index: int, group: str, key: str, value: Any) -> Callable[[Path], None]
     return change
 
 
+def rename(name: str, other: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).rename((folder / name).with_name(other))
+    return change
+
+
 def replace_image(name: str, pixels: np.ndarray) -> Callable[[Path], None]:
     return lambda folder: write_png(folder / name, pixels)
 
@@ -136,7 +144,8 @@ MALFORMED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "no alpha": ("insta", replace_image("images/00002.png", image(2)[..., :3]), r"00002\.png: an RGBA image"),
     "grey": ("insta", replace_image("images/00002.png", image(2)[..., 0]), r"00002\.png: an RGBA image.*got 1 channel"),
     "size": ("insta", replace_image("images/00002.png", image(2, 48, 40)), r"00002\.frame: tracked at 24.*48 x 40"),
-    "16 bits": ("insta", replace_image("images/00001.png", image(1).astype(np.uint16)), r"00001\.png: 8 bits.*got 16"),
+    "other name": ("insta", rename("images/00001.png", "00001.jpg"), r"00001\.png: missing.*images holds 00000\.png, "),
+    "empty folder": ("hr", remove(*(f"images.HQ/0000{i}.png" for i in range(4))), r"the folder images\.HQ is empty"),
     "not a png": ("insta", text("images/00001.png", "hello"), r"00001\.png: not a PNG file"),
     "short header": ("insta", data_file("images/00001.png", b"\x89PNG\r\n\x1a\n\0\0"), r"00001\.png: truncated PNG"),
     "mask size": ("nerfbs", replace_image("image_mask/mask_00000.png", image(0, 12, 10)), r"mask_00000\.png: 24 x 20"),
@@ -157,6 +166,12 @@ def test_a_malformed_folder_is_named(tmp_path: Path, case: str) -> None:
     change(data)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         open_source(data, mode)
+
+
+def test_sixteen_bit_images_are_read(folder: Path) -> None:
+    write_png(folder / "images" / "00001.png", image(1).astype(np.uint16) * 257)
+    data = Dataset(open_source(folder), Split(test_frames=1), progress=False)
+    np.testing.assert_array_equal(data.rgba(1), image(1))
 
 
 def test_background_of_another_size(tmp_path: Path) -> None:

@@ -154,8 +154,8 @@ def _tracked_size(record: dict[str, Any], K: FloatArray, image: PngHeader, layou
 
 
 def _check_image(path: Path, needs_alpha: bool) -> PngHeader:
-    header = _eight_bit_header(path)
-    if needs_alpha and header.channels != 4:
+    header = _header(path)
+    if needs_alpha and not header.has_alpha:
         raise ValueError(
             f"{path}: an RGBA image is expected (the alpha channel is the head mask), got {header.channels} "
             "channel(s); data with masks in image_mask/ are read with --use_nerfBS True"
@@ -164,19 +164,26 @@ def _check_image(path: Path, needs_alpha: bool) -> PngHeader:
 
 
 def _check_mask(path: Path, image: PngHeader) -> None:
-    header = _eight_bit_header(path)
+    header = _header(path)
     if (header.width, header.height) != (image.width, image.height):
         raise ValueError(f"{path}: {image.width} x {image.height} pixels expected as its image, "
                          f"got {header.width} x {header.height}")
 
 
-def _eight_bit_header(path: Path) -> PngHeader:
+def _header(path: Path) -> PngHeader:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: missing, though its .frame file exists")
-    header = read_png_header(path)
-    if header.bits > 8:
-        raise ValueError(f"{path}: 8 bits per channel expected, got {header.bits}")
-    return header
+        raise FileNotFoundError(f"{path}: missing, though its .frame file exists{_beside(path)}")
+    return read_png_header(path)
+
+
+def _beside(path: Path) -> str:
+    """What the folder of a missing file holds instead, for a message."""
+    names = sorted(p.name for p in path.parent.iterdir() if p.name[0] != ".") if path.parent.is_dir() else []
+    if not path.parent.is_dir():
+        return f"; there is no folder {path.parent.name}"
+    if not names:
+        return f"; the folder {path.parent.name} is empty"
+    return f"; {path.parent.name} holds {', '.join(names[:2])}{', ...' if len(names) > 2 else ''}"
 
 
 def _check_alike(path: Path, first: Frame, frame: Frame) -> None:
