@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from arguments import TrainSettings, load_config, parse_flags, save_config
-from arguments.cli import CONFIG_NAME
+from arguments.cli import CONFIG_NAME, absolute
 from scene.checkpoint import CheckpointError, list_checkpoints, newest_checkpoint
 from scene.clip import save_clip
 from training.log import TrainingLog
@@ -49,7 +49,7 @@ def settings_of_run(given: TrainSettings) -> TrainSettings:
     if given.run.resume:
         saved = load_config(TrainSettings, folder)
         groups = ("data", "model", "optimization", "refinement")
-        if any(getattr(saved, group) != getattr(given, group) for group in groups):
+        if any(getattr(saved, group) != getattr(absolute(given), group) for group in groups):
             log.info("--resume continues with the settings saved in %s", folder / CONFIG_NAME)
         return dataclasses.replace(saved, run=dataclasses.replace(given.run, seed=saved.run.seed))
     if list_checkpoints(folder / "checkpoints"):

@@ -53,6 +53,18 @@ MODES = {
 }
 
 
+def looks_like(path: Path, mode: str) -> bool:
+    """Whether the folder's first image lies where `mode` has it, with alpha, or without and with masks beside it."""
+    layout = MODES[mode]
+    first = path / layout.images / "00000.png"
+    if layout.whole_photograph and not (path / "image_mask").is_dir():
+        return False
+    try:
+        return read_png_header(first).has_alpha != layout.whole_photograph
+    except (OSError, ValueError):
+        return False
+
+
 def read_tracker(path: Path, mode: str) -> Source:
     """Open a tracker data set; see `scene.readers.open_source`."""
     layout = MODES[mode]
@@ -146,7 +158,7 @@ def _tracked_size(record: dict[str, Any], K: FloatArray, image: PngHeader, layou
         width, height = image.width, image.height
     if not layout.upscaled and (width, height) != (image.width, image.height):
         raise ValueError(f"tracked at {width} x {height} pixels, but its image has {image.width} x {image.height}; "
-                         "larger images belong into images.HQ, read with --use_HR True")
+                         "larger images belong into images.HQ, read with --layout hr")
     if abs(image.width / width - image.height / height) > 0.01:
         raise ValueError(f"tracked at {width} x {height} pixels, but its image has {image.width} x {image.height}: "
                          "another aspect ratio")
@@ -158,7 +170,7 @@ def _check_image(path: Path, needs_alpha: bool) -> PngHeader:
     if needs_alpha and not header.has_alpha:
         raise ValueError(
             f"{path}: an RGBA image is expected (the alpha channel is the head mask), got {header.channels} "
-            "channel(s); data with masks in image_mask/ are read with --use_nerfBS True"
+            "channel(s); data with masks in image_mask/ are read with --layout nerfbs"
         )
     return header
 
@@ -201,7 +213,7 @@ def _check_alike(path: Path, first: Frame, frame: Frame) -> None:
 
 def _read_background(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: missing (the photograph without the head, for --use_nerfBS True)")
+        raise FileNotFoundError(f"{path}: missing (the photograph without the head, for --layout nerfbs)")
     image = read_rgb(path)
     if image.shape[1::-1] != size:
         raise ValueError(f"{path}: {size[0]} x {size[1]} pixels expected as the frames, "
