@@ -199,6 +199,10 @@ class RunSettings:
     """Iterations between checkpoints; the last iteration is always saved."""
     keep_checkpoints: int = 2
     """Older checkpoints beyond this number are deleted; 0 keeps all."""
+    check_data: bool = True
+    """Look at masks, cameras and codes before training; False trains on what looks impossible, too."""
+    check_only: bool = False
+    """Only look at the data: print what is doubtful, leave data_check.jpg in --model_path, train nothing."""
     resume: bool = False
     """Continue from the newest checkpoint in --model_path, with the run's saved settings."""
     tensorboard: bool = True
