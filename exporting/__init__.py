@@ -25,7 +25,13 @@ FORMATS = {
 
 
 def exporter_of(name: str) -> Exporter:
-    """The function that writes a format. KeyError for a name not in `FORMATS`."""
+    """The function that writes a format; of an avatar without Gaussians it says so. KeyError: not in `FORMATS`."""
     module, function = FORMATS[name].split(":")
-    found: Exporter = getattr(import_module(module), function)
-    return found
+    write: Exporter = getattr(import_module(module), function)
+
+    def export(player: Player, settings: ExportSettings) -> Path:
+        if player.avatar.count == 0:
+            raise ValueError(f"{settings.model_path}: the avatar holds no Gaussian; there is nothing to export")
+        return write(player, settings)
+
+    return export

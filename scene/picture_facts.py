@@ -52,4 +52,4 @@ def picture_facts(rgba: ByteImage) -> PictureFacts:
     center = (moments["m10"] / area + 0.5, moments["m01"] / area + 0.5) if area else (0.0, 0.0)
     light = float(np.mean(cv2.mean(rgba, mask=head)[:3])) if area else 0.0
     return PictureFacts(area / alpha.size, int(low), int(high), center, light,
-                        zlib.crc32(np.ascontiguousarray(rgba[::4])))
+                        zlib.crc32(rgba[::4].tobytes()))

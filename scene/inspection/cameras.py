@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from scene.inspection.findings import Finding, and_others
+from scene.inspection.findings import Finding
 from scene.inspection.subject import Subject
 
 SMALLEST, LARGEST = 0.015, 2.0  # radius of a head, in picture sides
@@ -18,7 +18,10 @@ WIDEST, NARROWEST = 120.0, 2.0  # degrees of view
 
 def camera_findings(subject: Subject) -> list[Finding]:
     """Of cameras alone."""
-    return [*_place_findings(subject), *_lens_findings(subject), *_turn_findings(subject)]
+    place = list(_place_findings(subject))
+    # What lies behind the camera is also upside down, and for the same reason.
+    turn = [] if any(finding.wrong for finding in place) else _turn_findings(subject)
+    return [*place, *_lens_findings(subject), *turn]
 
 
 def overlap_findings(subject: Subject) -> list[Finding]:
@@ -34,8 +37,8 @@ def _place_findings(subject: Subject) -> Iterator[Finding]:
         cause = ("the cameras follow OpenGL's convention (y up, z backwards); multiply the second and third row of R "
                  "and t by -1, OpenCV's has y down and z forward" if len(behind) == len(subject.depth)
                  else "tracking was lost there; leave these frames out or track them again")
-        yield Finding(True, f"{subject.name(behind[0])}{and_others(behind)}: the head is behind the camera: wanted a "
-                            f"positive depth, found {subject.depth[behind[0]]:.3g} m. Likely cause: {cause}")
+        yield Finding(True, f"{subject.names(behind)}: the head is behind the camera: wanted a positive depth, found "
+                            f"{subject.depth[behind[0]]:.3g} m. Likely cause: {cause}")
         return
     small = np.flatnonzero(subject.radius < SMALLEST * size)
     large = np.flatnonzero(subject.radius > LARGEST * size)
@@ -43,9 +46,9 @@ def _place_findings(subject: Subject) -> Iterator[Finding]:
         if len(frames):
             first = frames[0]
             yield Finding(len(frames) > len(subject.depth) / 2,
-                          f"{subject.name(first)}{and_others(frames)}: the head is much too {word}: wanted a radius of "
-                          f"{SMALLEST:.1%} to {LARGEST:.0%} of the picture, found {subject.radius[first] / size:.2%} at "
-                          f"a depth of {subject.depth[first]:.3g} m. Likely cause: {_unit(subject.depth[first])}")
+                          f"{subject.names(frames)}: the head is much too {word}: wanted a radius of {SMALLEST:.1%} "
+                          f"to {LARGEST:.0%} of the picture, found {subject.radius[first] / size:.2%} at a depth of "
+                          f"{subject.depth[first]:.3g} m. Likely cause: {_unit(subject.depth[first])}")
             return
     yield from _outside_findings(subject)
 
@@ -69,8 +72,8 @@ def _outside_findings(subject: Subject) -> Iterator[Finding]:
     cause = (f"K belongs to pictures of about {factor:.2g} times the size" if not 0.6 < factor < 1.6
              else "another convention of axes, or t of another unit")
     yield Finding(len(frames) > len(subject.depth) / 2,
-                  f"{subject.name(frames[0])}{and_others(frames)}: the head is outside the picture: wanted its centre "
-                  f"within {data.width} x {data.height} pixels, found ({x:.0f}, {y:.0f}). Likely cause: {cause}")
+                  f"{subject.names(frames)}: the head is outside the picture: wanted its centre within {data.width} "
+                  f"x {data.height} pixels, found ({x:.0f}, {y:.0f}). Likely cause: {cause}")
 
 
 def _lens_findings(subject: Subject) -> Iterator[Finding]:
@@ -109,21 +112,20 @@ def _overlap_findings(subject: Subject) -> Iterator[Finding]:
     area = float(np.median([sample.mask.sum() / max(1, sample.mesh.sum()) for sample in seen]))
     usual = float(np.median(covers))
     if usual < COVER_DOUBT:
-        inverted = float(np.median([(sample.mesh & ~sample.mask).sum() / max(1, sample.mesh.sum()) for sample in seen]))
-        cause = ("the mask is inverted (255 around the head)" if inverted > COVER_DOUBT and area > 1
+        # Of an inverted mask the head is a hole: nothing of the mesh is in it, and it goes all around.
+        cause = ("the mask is inverted (255 around the head)" if usual < 1 - COVER_DOUBT and area > 1
                  else "tracking and pictures do not belong together, or the cameras follow another convention")
         yield Finding(usual < COVER_WRONG,
-                      f"{subject.name(worst.frame)}: wanted the projected head inside the mask, found {worst.cover:.0%} "
-                      f"of it there ({usual:.0%} in the middle one of {len(seen)} frames). Likely cause: {cause}")
+                      f"{subject.name(worst.frame)}: wanted the projected head inside the mask, found "
+                      f"{worst.cover:.0%} of it there (median of {len(seen)} frames: {usual:.0%}). Likely cause: {cause}")
     elif area > AREA_DOUBT:
-        yield Finding(area > AREA_WRONG, f"the mask is {area:.3g} times as large as the projected head; wanted less than "
-                                         f"{AREA_DOUBT:g}. Likely cause: the translation's unit, or masks of a body")
+        yield Finding(area > AREA_WRONG, f"the mask is {area:.3g} times as large as the projected head, wanted less "
+                                         f"than {AREA_DOUBT:g}. Likely cause: the unit of t, or masks of a body")
     else:
         frames = [sample.frame for sample in seen if sample.cover < COVER_FRAME]
         if frames:
-            yield Finding(False, f"{subject.name(frames[0])}{and_others(frames)}: only {worst.cover:.0%} of the "
-                                 f"projected head lies inside the mask, {usual:.0%} in most frames; tracking or matting "
-                                 "failed there")
+            yield Finding(False, f"{subject.names(frames)}: only {worst.cover:.0%} of the projected head lies inside "
+                                 f"the mask, {usual:.0%} in most frames; tracking or matting failed there")
 
 
 def _jump_findings(subject: Subject) -> Iterator[Finding]:
@@ -137,6 +139,5 @@ def _jump_findings(subject: Subject) -> Iterator[Finding]:
     away = np.linalg.norm(offsets - np.median(offsets, axis=0), axis=1)
     jumps = frames[away > JUMP]
     if len(jumps):
-        yield Finding(False, f"{subject.name(jumps[0])}{and_others(jumps)}: mask and head lie apart by "
-                             f"{away[frames == jumps[0]][0]:.1f} head radii more than usual; tracking or matting failed "
-                             "there")
+        yield Finding(False, f"{subject.names(jumps)}: mask and head lie apart by {away[frames == jumps[0]][0]:.1f} "
+                             "head radii more than usual; tracking or matting failed there")

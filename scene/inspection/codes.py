@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from flame.rotations import matrix_from_6d
-from scene.inspection.findings import Finding, and_others
+from scene.inspection.findings import Finding
 from scene.inspection.subject import Subject
 
 EXPRESSION_WRONG, EXPRESSION_DOUBT = 0.1, 0.02  # metres, root mean square over the mesh; tracked people: 0.004
 SHAPE_WRONG, SHAPE_DOUBT = 0.2, 0.05  # tracked people: 0.007
-LARGEST_TURN = {"jaw": 1.2, "left eye": 1.2, "right eye": 1.2}  # radians
+LARGEST_TURN = 1.2  # radians, of jaw and eyes
 LARGEST_LID = 2.0
 
 
@@ -29,20 +29,20 @@ def code_findings(subject: Subject) -> Iterator[Finding]:
         if frames:
             largest = float(sizes.max())
             yield Finding(largest > wrong and len(frames) > len(sizes) / 2,
-                          f"{subject.name(frames[0])}{and_others(frames)}: the {name} codes move the mesh by "
+                          f"{subject.names(frames)}: the {name} codes move the mesh by "
                           f"{1000 * float(sizes[frames[0]]):.0f} mm (root mean square; at most {1000 * largest:.0f}), "
                           f"wanted less than {1000 * doubt:.0f}. Likely cause: codes of another head model (--head)")
     turns = {"jaw": codes.jaw, "left eye": codes.eyes[:, :6], "right eye": codes.eyes[:, 6:]}
     for name, sixes in turns.items():
         angles = _angles(sixes)
-        frames = torch.nonzero(angles > LARGEST_TURN[name])[:, 0].tolist()
+        frames = torch.nonzero(angles > LARGEST_TURN)[:, 0].tolist()
         if frames:
-            yield Finding(False, f"{subject.name(frames[0])}{and_others(frames)}: the {name} is turned by "
-                                 f"{float(angles[frames[0]]):.2f} radians, wanted less than {LARGEST_TURN[name]}. Likely "
-                                 "cause: another convention of rotations (first two rows of the matrix are wanted)")
+            yield Finding(False, f"{subject.names(frames)}: the {name} is turned by {float(angles[frames[0]]):.2f} "
+                                 f"radians, wanted less than {LARGEST_TURN}. Likely cause: another convention of "
+                                 "rotations (the first two rows of the matrix are wanted)")
     frames = torch.nonzero((codes.eyelids.abs() > LARGEST_LID).any(dim=1))[:, 0].tolist()
     if frames:
-        yield Finding(False, f"{subject.name(frames[0])}{and_others(frames)}: eyelids of "
+        yield Finding(False, f"{subject.names(frames)}: eyelids of "
                              f"{codes.eyelids[frames[0]].tolist()}, wanted about 0 (open) to 1 (closed)")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from scene.dataset import Dataset
-from scene.inspection.findings import Finding, and_others
+from scene.inspection.findings import Finding
 from scene.inspection.subject import Subject
 from scene.picture_facts import BLACK, HALF
 from utils.images import read_image
@@ -21,34 +21,24 @@ def mask_findings(subject: Subject) -> Iterator[Finding]:
     """Are there masks with a head in them, and anything around it?"""
     facts, frames = subject.facts, np.array(subject.frames)
     high = max(fact.high for fact in facts)
-    looked = f"in all {len(facts)} pictures that were looked at"
     if high <= HALF:
         cause = ("labels 0 and 1 instead of 0 and 255; multiply the masks by 255" if 0 < high <= LABEL
                  else "masks of half transparency" if high else _empty_cause(subject.dataset, subject.frames[0]))
-        yield Finding(True, f"{_mask_name(subject, 0)}: wanted a mask of the head, 255 there and 0 around it, found an "
-                            f"alpha of at most {high} of 255 {looked}. Likely cause: {cause}")
+        yield Finding(True, f"{subject.name(subject.frames[0])}: wanted a mask of the head, 255 there and 0 around, "
+                            f"found an alpha of at most {high} of 255 in all {len(facts)} pictures. Likely cause: "
+                            f"{cause}")
         return
     empty = frames[[fact.is_empty for fact in facts]]
-    if len(empty):
-        yield Finding(len(empty) > len(facts) / 2, f"{_mask_name(subject, empty[0])}{and_others(empty)}: the mask is "
-                                                   f"empty ({len(empty)} of {len(facts)} pictures); wanted a head. Likely "
-                                                   "cause: the matting step failed there")
     full = frames[[fact.is_full for fact in facts]]
-    if len(full):
-        cause = ("no matting was done; track.py makes masks" if not subject.whole else
-                 "wrong files in image_mask/, or a mask that lies in another channel than the first")
-        yield Finding(len(full) > len(facts) / 2, f"{_mask_name(subject, full[0])}{and_others(full)}: wanted a mask that "
-                                                  f"is 0 around the head, found at least {facts[0].low} of 255 everywhere"
-                                                  f" ({len(full)} of {len(facts)} pictures). Likely cause: {cause}")
     dark = frames[[fact.light < BLACK and not fact.is_empty for fact in facts]]
-    if len(dark):
-        yield Finding(len(dark) > len(facts) / 2, f"{subject.name(dark[0])}{and_others(dark)}: the picture is black where "
-                                                  f"the head is ({len(dark)} of {len(facts)} pictures)")
-
-
-def _mask_name(subject: Subject, frame: int) -> str:
-    record = subject.dataset.frames[frame]
-    return f"frame {frame} ({(record.mask_path or record.image_path).name})"
+    uncut = ("no matting was done; track.py makes masks" if not subject.whole else
+             "wrong files in image_mask/, or a mask that lies in another channel than the first")
+    for found, text in ((empty, "wanted a head in the mask, found it empty. Likely cause: matting failed there"),
+                        (full, f"wanted a mask that is 0 around the head, found 255 everywhere. Likely cause: {uncut}"),
+                        (dark, "the picture is black where the head is")):
+        if len(found):
+            yield Finding(len(found) > len(facts) / 2,
+                          f"{subject.names(found)}: {text} ({len(found)} of {len(facts)} pictures)")
 
 
 def _empty_cause(dataset: Dataset, frame: int) -> str:
@@ -77,7 +67,7 @@ def repeat_findings(subject: Subject) -> Iterator[Finding]:
             (twice, len(subject.frames), "the picture of a frame just before", "a video of a lower rate was padded"),
             (still, count, "camera and codes of the frame before", "the tracker stood still or frames were copied")):
         if len(frames) > REPEATED * total:
-            yield Finding(False, f"{subject.name(frames[0])}{and_others(frames)}: repeats {what}; {cause}, and "
+            yield Finding(False, f"{subject.names(frames)}: repeats {what}; {cause}, and "
                                  "held-out frames may be known from training")
 
 
@@ -86,13 +76,14 @@ def empty_targets(dataset: Dataset, frames: Sequence[int], samples: int = 24) ->
 
     All frames are looked at, or `samples` of them when streaming.
     """
+    if dataset.background is not None:  # the target is the whole photograph
+        return None
     if dataset.images is None and len(frames) > samples:
         frames = [frames[i * len(frames) // samples] for i in range(samples)]
     facts = dataset.facts(frames)
     if not facts or not all(fact.is_empty or fact.light < BLACK for fact in facts):
         return None
-    first = dataset.frames[frames[0]]
-    return (f"{first.mask_path or first.image_path}: the target is black in all {len(facts)} frames that were looked at "
-            f"(largest alpha {max(fact.high for fact in facts)} of 255, head {max(fact.share for fact in facts):.2%} of "
-            "the picture); scores against black pictures say nothing. Mend the masks; python train.py --check_only "
-            "looks at them")
+    high, share = max(fact.high for fact in facts), max(fact.share for fact in facts)
+    return (f"{dataset.frames[frames[0]].image_path}: the target is black in all {len(facts)} frames that were looked "
+            f"at (largest alpha {high} of 255, head {share:.2%} of the picture); scores against black pictures say "
+            "nothing. Mend the masks; python train.py --check_only looks at them")

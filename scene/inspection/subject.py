@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,8 +57,14 @@ class Subject:
         self.radius = (K[:, 0, 0] * HEAD_RADIUS / seen[:, 2].abs().clamp_min(1e-9)).numpy()
 
     def name(self, frame: int) -> str:
-        """A frame as messages call it."""
-        return f"frame {frame} ({self.dataset.frames[frame].image_path.name})"
+        """A frame as messages call it, by the file of its mask."""
+        record = self.dataset.frames[frame]
+        return f"frame {frame} ({(record.mask_path or record.image_path).name})"
+
+    def names(self, frames: Sequence[int] | NDArray[np.int64]) -> str:
+        """Several frames as messages call them: the first by its picture, the others by number."""
+        more = ", ".join(str(int(frame)) for frame in frames[1:5]) + (", ..." if len(frames) > 5 else "")
+        return self.name(int(frames[0])) + (f" and {len(frames) - 1} more ({more})" if more else "")
 
     @cached_property
     def drawn(self) -> list[Sample]:
