@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import sys
 import types
 import typing
@@ -116,6 +117,23 @@ def _to_plain(value: Any) -> Any:
     return value
 
 
+def absolute(settings: T) -> T:
+    """The same settings with every path absolute, so that they mean the same from any folder.
+
+    Head models that are files are paths, too, though `--head` also takes names.
+    """
+    changed: dict[str, Any] = {}
+    for item in dataclasses.fields(typing.cast(Any, settings)):
+        value = getattr(settings, item.name)
+        if dataclasses.is_dataclass(value):
+            changed[item.name] = absolute(value)
+        elif isinstance(value, Path):
+            changed[item.name] = Path(os.path.abspath(value))
+        elif item.name == "head" and Path(value).suffix in (".npz", ".pkl"):
+            changed[item.name] = os.path.abspath(value)
+    return dataclasses.replace(typing.cast(Any, settings), **changed)
+
+
 def _from_plain(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return _dataclass_from(typing.cast(type, hint), value, where)
@@ -144,8 +162,8 @@ def _dataclass_from(kind: type[T], plain: dict[str, Any], where: str) -> T:
 
 
 def save_config(settings: Any, folder: Path) -> None:
-    """Write the settings as `config.json` in `folder`, atomically."""
-    write_json(folder / CONFIG_NAME, _to_plain(settings))
+    """Write the settings, their paths made absolute, as `config.json` in `folder`, atomically."""
+    write_json(folder / CONFIG_NAME, _to_plain(absolute(settings)))
 
 
 def load_config(kind: type[T], folder: Path) -> T:

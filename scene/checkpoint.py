@@ -72,6 +72,8 @@ def avatar_from_tensors(tensors: dict[str, Tensor], where: str, networks: Any = 
     neutral, offsets = tensors["neutral"], tensors["differences.offsets"]
     if neutral.ndim != 2 or neutral.shape[1] != WIDTH:
         raise CheckpointError(f"{where}: neutral: wanted shape [N, {WIDTH}], got {list(neutral.shape)}")
+    if len(neutral) == 0:
+        raise CheckpointError(f"{where}: holds no Gaussian: training removed all of them; train anew")
     counts = offsets.diff().long()
     gaussian = torch.repeat_interleave(torch.arange(len(counts)), counts.clamp_min(0)).int()
     try:
