@@ -72,9 +72,9 @@ def write_differences(player: Player, rows: Tensor, surface: NDArray[np.float32]
 
 def _array_file(path: Path, shape: tuple[int, ...]) -> IO[bytes]:
     """A .npy of float32 to which the rows are yet to be written. Not mapped: a full disk kills who writes to a map."""
-    file = open(path, "wb")
+    file = open(path, "wb")  # noqa: SIM115 (the caller closes it)
     header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
+    np.lib.format.write_array_header_1_0(file, header)
     return file
 
 

@@ -104,7 +104,7 @@ def _flame_eyelids(model: Path, n_vertices: int) -> Floats:
     lids = [read_npy(file) for file in files]
     for file, lid in zip(files, lids, strict=True):
         if lid.size != n_vertices * 3 or lid.dtype.kind not in "iuf":
-            raise ValueError(f"{file}: shape {list(lid.shape)} of {lid.dtype}, wanted [{n_vertices}, 3] of numbers")
+            raise ValueError(f"{file}: shape {list(lid.shape)}, wanted [{n_vertices}, 3] numbers; type {lid.dtype}")
     return np.stack([lid.reshape(n_vertices, 3).astype(np.float64) for lid in lids])
 
 
@@ -119,10 +119,10 @@ def _assemble(
 ) -> Head:
     n, joints = len(data["v_template"]), len(JOINT_NAMES)
     vertices = _array(path, data, "v_template", (n, 3))
-    faces = _array(path, data, "f", (None, 3))
-    if faces.size and not (0 <= faces.min() <= faces.max() < n and (faces == np.floor(faces)).all()):
+    corners = _array(path, data, "f", (None, 3))
+    if corners.size and not (0 <= corners.min() <= corners.max() < n and (corners == np.floor(corners)).all()):
         raise ValueError(f"{path}: f names vertices outside 0..{n - 1}")
-    faces = faces.astype(np.int64)
+    faces = corners.astype(np.int64)
     directions = _array(path, data, "shapedirs", (n, 3, n_shape + len(names)))
     regressor = _array(path, data, "J_regressor", (joints, n))
     weights = _array(path, data, "weights", (n, joints))

@@ -24,10 +24,10 @@ from exporting.web.tables import MAX_BONES, live_pairs, pack_gaussians, pack_pai
 from player import Player
 from scene.avatar import Avatar
 from tests.player_subject import EXPRESSIONS, lively_player, write_run
+from utils.atomic import WriteError
 
 HALF = 2**-11  # relative rounding of a half
 TYPES = {"u32": "<u4", "u16": "<u2", "f16": "<f2", "f32": "<f4"}
-from utils.atomic import WriteError
 
 
 @pytest.fixture(scope="module")

@@ -139,7 +139,7 @@ _NAME = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a
 
 
 def _beside(path: Path, ending: str, name: str) -> Path:
-    """A name in the same folder that tells whose it is: never mistaken for a result, nor two writers for one another."""
+    """A name in the same folder that tells whose it is: no result has it, nor does another writer."""
     return path.with_name(f".{name}.{_MACHINE}-{os.getpid()}-{secrets.token_hex(4)}{ending}")
 
 

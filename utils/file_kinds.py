@@ -60,8 +60,8 @@ def _kind(head: bytes, path: Path) -> str:
         return "it is JSON text"
     ends = head.count(b"\n")
     if ends >= 10 and head.count(b"\r\n") == ends:
-        return ("every line end in it is CR LF: it was copied as text (FTP or Git in text mode), which damages it. Copy "
-                "the original again in binary mode")
+        return ("every line end in it is CR LF: it was copied as text (FTP or Git in text mode), which damages it. "
+                "Copy the original again in binary mode")
     return ""
 
 

@@ -84,6 +84,8 @@ class Machine:
         for size in (1 << 10, 1 << 16, len(self.data)):
             text = bytes(self.data[self.position:self.position + size])
             end = text.find(b"\n")
+            if end > 0 and text[end - 1] == ord("\r"):  # a pickle writes CR as an escape, at the end of text too
+                raise DamagedFileError(f"the line at byte {self.position} ends in CR LF")
             if end >= 0:
                 self.position += end + 1
                 return text[:end]
@@ -175,7 +177,7 @@ def _quoted(machine: Machine) -> str:
     text = machine.line()
     if len(text) < 2 or text[0] != text[-1] or text[:1] not in (b"'", b'"'):
         raise DamagedFileError("a text without its quotes")
-    decoded: bytes = codecs.escape_decode(text[1:-1])[0]  # type: ignore[attr-defined]
+    decoded: bytes = codecs.escape_decode(text[1:-1])[0]
     return decoded.decode(machine.encoding)
 
 

@@ -140,7 +140,7 @@ def _dtype(record: Any) -> np.dtype[Any]:
     code = record.args[0]
     if not isinstance(code, str) or not re.fullmatch(r"[biufcSU]\d{1,9}", code):
         raise ValueError(f"dtype {shown(code)} is not numeric or text")
-    order = record.state[1] if record.state else "|"
+    order: Any = record.state[1] if record.state else "|"
     if order not in ("|", "<", ">", "="):
         raise ValueError(f"byte order {shown(order)}")
     return np.dtype(code) if order == "|" else np.dtype(code).newbyteorder(order)
@@ -210,7 +210,7 @@ def _indices(array: Any) -> NDArray[Any]:
 
 def _outer(pointer: NDArray[Any], count: int, entries: int) -> NDArray[Any]:
     """The column of each entry of a compressed matrix of `count` columns (or rows), from where each column starts."""
-    steps = np.diff(pointer.astype(np.int64))
+    steps: NDArray[np.int64] = np.diff(pointer.astype(np.int64))
     if len(pointer) != count + 1 or pointer[0] != 0 or (steps < 0).any() or pointer[-1] != entries:
         raise ValueError(f"indptr: wanted {count + 1} numbers rising from 0 to {entries}")
     return np.repeat(np.arange(count), steps)

@@ -183,7 +183,8 @@ def _chosen(raw: Any, keys: Keys | None, path: Path, how: str) -> dict[Any, Any]
     chosen: dict[Any, Any] = {}
     for key in keys:
         names = (key,) if isinstance(key, str) else key
-        source, target = raw, chosen
+        source: Any = raw
+        target = chosen
         for name in names[:-1]:
             source = source.get(name)
             if not isinstance(source, dict):
