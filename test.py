@@ -20,7 +20,7 @@ from training.fitting import fit_tracking
 from training.refinement import corrected
 from training.trainer import check_fits
 from training.world import World, open_world, render_on_black
-from utils.atomic import write_json
+from utils.atomic import terminate_as_exit, write_json
 from utils.devices import resolve_device
 from utils.metrics import DEFINITIONS
 from utils.report import write_report
@@ -138,6 +138,7 @@ def test(settings: TestSettings) -> None:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    terminate_as_exit()
     try:
         test(parse_flags(TestSettings, "test.py"))
     except (ValueError, OSError, CheckpointError) as error:

@@ -25,28 +25,20 @@ FORMATS = {
 
 
 def exporter_of(name: str) -> Exporter:
-<<<<<<< HEAD
     """The function that writes a format. KeyError for a name not in `FORMATS`.
 
-    It raises ValueError for an avatar with attributes or networks besides its tables: no format can hold them.
+    It raises ValueError for an avatar without Gaussians, and for one with attributes or networks besides its tables: no
+    format can hold them.
     """
-    module, function = FORMATS[name].split(":")
-    found: Exporter = getattr(import_module(module), function)
-
-    def export(player: Player, settings: ExportSettings) -> Path:
-        if player.avatar.extended:
-            raise ValueError(f"--format {name}: the avatar learnt {', '.join(player.avatar.extended)} besides its "
-                             "tables (scene/extensions.py), which the format cannot hold; it would look different")
-        return found(player, settings)
-=======
-    """The function that writes a format; of an avatar without Gaussians it says so. KeyError: not in `FORMATS`."""
     module, function = FORMATS[name].split(":")
     write: Exporter = getattr(import_module(module), function)
 
     def export(player: Player, settings: ExportSettings) -> Path:
         if player.avatar.count == 0:
             raise ValueError(f"{settings.model_path}: the avatar holds no Gaussian; there is nothing to export")
+        if player.avatar.extended:
+            raise ValueError(f"--format {name}: the avatar learnt {', '.join(player.avatar.extended)} besides its "
+                             "tables (scene/extensions.py), which the format cannot hold; it would look different")
         return write(player, settings)
->>>>>>> data
 
     return export

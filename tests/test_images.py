@@ -141,6 +141,18 @@ def test_damaged_exif_counts_as_none(damaged: bytes) -> None:
     assert exif_orientation(damaged) == 1
 
 
+def test_enormous_pictures_are_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    png = bytearray(encode_image(random_image(4), ".png"))
+    png[16:24] = struct.pack(">II", 30_000, 30_000)
+    jpeg = bytearray(encode_image(random_image(3), ".jpg"))
+    frame = jpeg.index(b"\xff\xc0")
+    jpeg[frame + 5:frame + 9] = struct.pack(">HH", 40_000, 50_000)
+    for name, data, size in (("a.png", png, "30000 x 30000"), ("a.jpg", jpeg, "50000 x 40000")):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ValueError, match=rf"{name}: {size} pixels; pictures of up to 64 million"):
+            read_rgb(tmp_path / name)
+
+
 def test_headers_of_other_files(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(b"GIF89a")

@@ -6,16 +6,22 @@ Arrays are uint8, RGB(A) channel order, [H,W,C]; colour is never premultiplied b
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
+MAX_PIXELS = 1 << 26
+"""Pixels of the largest picture that is decoded (8192 x 8192); more is a mistake, or made to fill the memory."""
 
-from utils.atomic import write_bytes
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))  # OpenCV reads it once, while it is imported
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+
+from utils.atomic import write_bytes  # noqa: E402
 
 ByteImage = NDArray[np.uint8]
 
@@ -212,6 +218,10 @@ def _decode(path: Path) -> NDArray[np.uint8]:
     # OpenCV decodes what there is of a cut file on some versions, and says nothing.
     if data.startswith(PNG_SIGNATURE) and PNG_TRAILER not in data[-64:]:
         raise ValueError(f"{path}: truncated PNG ({len(data)} bytes, its end is missing)")
+    size = _size_of(data)
+    if size is not None and size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(f"{path}: {size[0]} x {size[1]} pixels; pictures of up to {MAX_PIXELS >> 20} million pixels "
+                         "are read")
     image, orientation = _decoded_bytes(data)
     if image is None:
         raise ValueError(f"{path}: not a readable image, or damaged ({len(data)} bytes)")
@@ -236,6 +246,21 @@ def _decoded_bytes(data: bytes) -> tuple[np.ndarray | None, int]:
     exif = [np.asarray(content).tobytes() for kind, content in zip(np.ravel(kinds), metadata, strict=True)
             if kind == cv2.IMAGE_METADATA_EXIF]
     return image, exif_orientation(exif[0]) if exif else 1
+
+
+def _size_of(data: bytes) -> tuple[int, int] | None:
+    """(width, height) that a PNG or JPEG states; None for others and for damaged ones."""
+    if data.startswith(PNG_SIGNATURE) and len(data) >= 24:
+        width, height = struct.unpack(">II", data[16:24])
+        return width, height
+    position = 2
+    while data.startswith(b"\xff\xd8") and position + 9 <= len(data) and data[position] == 0xFF:
+        marker, length = data[position + 1], int.from_bytes(data[position + 2:position + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame header (ITU T.81, table B.1)
+            height, width = struct.unpack(">HH", data[position + 5:position + 9])
+            return width, height
+        position += 1 if marker == 0xFF else 2 + length
+    return None
 
 
 def _describe(image: np.ndarray) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from exporting.web.tables import live_pairs, pack_gaussians, pack_pairs
 from player.player import Player
 from player.views import UNSEEN_BEYOND, front_frame, seen_directions
 from scene.clip import Clip
+from utils.atomic import replacing_folder
 
 PAGE = Path(__file__).with_name("page")
 DATA_FILE, SHADER_FILE = "avatar.js", "shaders.js"
@@ -28,24 +28,19 @@ _TYPES = {"<u4": "u32", "<u2": "u16", "<f2": "f16", "<f4": "f32"}
 def export_web(player: Player, settings: ExportSettings) -> Path:
     """Write the page of an avatar into a new folder and return it.
 
-    ValueError when the folder is there already or the avatar does not fit the page; then nothing is written.
+    ValueError when the folder is there already or the avatar does not fit the page; WriteError when the disk refuses.
+    Then nothing is written.
     """
     target = settings.output if settings.output is not None else settings.model_path / "export" / "web"
     if target.exists():
         raise ValueError(f"--output: {target} exists already; the page wants a new folder: delete it or name another")
     meta, tables = page_data(player)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.mkdir(parents=True)
+    with replacing_folder(target) as temporary:
         for source in sorted(PAGE.iterdir()):
             if source.suffix in {".html", ".css", ".js"}:
                 shutil.copyfile(source, temporary / source.name)
         (temporary / SHADER_FILE).write_text(_shaders(), encoding="utf-8")
         (temporary / DATA_FILE).write_text(_script(meta, tables), encoding="utf-8")
-        temporary.rename(target)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise ValueError(f"--output: {target} could not be written: {error}") from error
     return target
 
 

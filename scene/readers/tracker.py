@@ -105,7 +105,7 @@ def _record_name(index: int) -> str:
 
 def _read_frame(path: Path, index: int, layout: Mode) -> Frame:
     record_path = path / "checkpoint" / _record_name(index)
-    record = load_torch_dict(record_path)
+    record = load_torch_dict(record_path, keys=[*RECORD_KEYS, "img_size"])
     image_path = path / layout.images / f"{index:05d}.png"
     header = _check_image(image_path, needs_alpha=not layout.whole_photograph)
     mask_path = None
@@ -147,9 +147,12 @@ def _tracked_size(record: dict[str, Any], K: FloatArray, image: PngHeader, layou
     none, from the principal point, which lies near the middle of the tracked raster: the nearest whole ratio.
     """
     if "img_size" in record:
-        stored = np.asarray(record["img_size"]).ravel()
-        if stored.size != 2 or not (stored > 0).all():
-            raise ValueError(f"img_size: height and width in pixels expected, got {stored.tolist()}")
+        try:
+            stored = np.asarray(record["img_size"], dtype=np.float64).ravel()
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"img_size: height and width in pixels expected ({error})") from error
+        if stored.size != 2 or not ((stored > 0) & (stored < 1 << 31)).all():
+            raise ValueError(f"img_size: height and width in pixels expected, got {stored[:4].tolist()}")
         width, height = int(stored[1]), int(stored[0])
     elif layout.upscaled:
         ratio = max(1.0, np.rint(image.width / (2 * K[0, 2])))

@@ -120,10 +120,7 @@ class Differences:
         require(self.gaussian, "gaussian", (pairs,), torch.int32)
         require(self.expression, "expression", (pairs,), torch.int32)
         require(self.mask, "mask", (pairs,), self.values.dtype)
-        counts = self.offsets.diff()
-        counted = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts.clamp_min(0))
-        starts_at_zero = self.offsets.numel() > 0 and int(self.offsets[0]) == 0
-        if not starts_at_zero or len(counted) != pairs or not torch.equal(counted, self.gaussian.long()):
+        if not torch.equal(gaussians_of_pairs(self.offsets, pairs), self.gaussian):
             raise ValueError("offsets: wanted [N + 1] counts of pairs sorted by gaussian, got offsets that disagree")
         if pairs and int(self.expression.min()) < 0:
             raise ValueError("expression: wanted indices from 0, got a negative one")
@@ -262,6 +259,24 @@ class Posed:
     scales: Tensor  # [B, N, 3], metres
     opacities: Tensor  # [B, N]
     colors: Tensor  # [B, N, 3], at least 0, unbounded above
+
+
+def gaussians_of_pairs(offsets: Tensor, pairs: int) -> Tensor:
+    """The Gaussian of each of `pairs` pairs, int32 [P], from where each Gaussian's pairs begin, int32 [N + 1].
+
+    Raises ValueError unless the offsets rise from 0 to P: native code reads the rows between them.
+    """
+    require(offsets, "offsets", (None,), torch.int32)
+    if offsets.numel() < 1:
+        raise ValueError("offsets: wanted [N + 1] numbers, got none")
+    counts = offsets.long().diff()
+    first, last, smallest = torch.stack([offsets[0].long(), offsets[-1].long(),
+                                         counts.min() if len(counts) else offsets[0].long()]).tolist()
+    if first != 0 or last != pairs or smallest < 0:
+        raise ValueError(f"offsets: wanted numbers that rise from 0 to {pairs}, the number of pairs; got {first} to "
+                         f"{last}, the smallest step {smallest}")
+    numbers = torch.arange(len(counts), dtype=torch.int32, device=offsets.device)
+    return torch.repeat_interleave(numbers, counts)
 
 
 def _offsets_of_counts(counts: Tensor) -> Tensor:
