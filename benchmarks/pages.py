@@ -60,7 +60,8 @@ class Rows:
             reader = csv.DictReader(file)
             if tuple(reader.fieldnames or ()) != COLUMNS:
                 raise ValueError(f"{path}: wanted the columns {', '.join(COLUMNS)}, got {reader.fieldnames}")
-            return cls(Row(*(line[c] for c in COLUMNS[:5]), _number(line, reader.line_num, path), line["unit"])
+            return cls(Row(line["date"], line["commit"], line["gpu"], line["name"], line["setting"],
+                           _number(line, reader.line_num, path), line["unit"])
                        for line in reader)
 
     def values(self, name: str, pattern: str) -> list[float]:

@@ -108,7 +108,8 @@ def parse(monkeypatch, *flags):
 
 
 def test_parts_cover_the_rows_that_the_tables_ask_for(tmp_path, monkeypatch):
-    args = parse(monkeypatch, "--part", "default", "compared", "--clip1", tmp_path, "--clip2", tmp_path, "--demo", tmp_path)
+    args = parse(monkeypatch, "--part", "default", "compared", "--clip1", tmp_path, "--clip2", tmp_path, "--demo",
+                 tmp_path)
     commands = [job.command(args) for part in args.part for job in figures.jobs_of(part, args)]
     assert len(commands) == 3 * 3 + 3 * 3
     labels = {command[command.index("--label") + 1] for command in commands}
@@ -135,7 +136,8 @@ def test_small_rows_do_not_land_among_the_figures(monkeypatch, capsys):
 
 
 def test_each_device_runs_one_job_at_a_time_and_failures_are_told(tmp_path, monkeypatch):
-    args = parse(monkeypatch, "--part", "training", "--demo", tmp_path, "--devices", "0", "1", "--results", tmp_path / "r")
+    args = parse(monkeypatch, "--part", "training", "--demo", tmp_path, "--devices", "0", "1", "--results",
+                 tmp_path / "r")
     seen: list[str] = []
 
     def fake(command, cwd, env, check):
