@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parent
 SUBMODULES = ROOT / "submodules"
 LIBRARY = "gaussian_blendshapes"
 COMMANDS = ("train", "test", "track", "view", "reenact", "export")
-PACKAGES = ("arguments", "data", "evaluation", "exporting", "flame", "gaussian_renderer", "player", "reenactment", "scene",
-            "tracking", "training", "utils", "viewer")
+PACKAGES = ("arguments", "data", "evaluation", "exporting", "flame", "gaussian_renderer", "player", "reenactment",
+            "scene", "tracking", "training", "utils", "viewer")
 NATIVE = {path.parent.name.replace("-", "_"): path.parent for path in sorted(SUBMODULES.glob("*/setup.py"))}
 NEW_NAMES = {name: f"{LIBRARY}.{name}" for name in (*PACKAGES, *NATIVE)}
 NEW_NAMES |= {name: f"{LIBRARY}.commands.{name}" for name in COMMANDS}
@@ -48,7 +48,8 @@ def rewritten(source: str, name: str) -> str:
                 if top not in NEW_NAMES:
                     continue
                 if "." in alias.name and not alias.asname:
-                    raise SystemExit(f"{name}, line {node.lineno}: import {alias.name}: write from ... import, or ... as")
+                    where = f"{name}, line {node.lineno}"
+                    raise SystemExit(f"{where}: import {alias.name}: write from ... import, or ... as")
                 binding = "" if alias.asname else f" as {top}"
                 _replace(lines, node.lineno, rf"\b{re.escape(alias.name)}\b",
                          f"{NEW_NAMES[top]}{alias.name[len(top):]}{binding}", name)
@@ -86,7 +87,7 @@ class BuildLibrary(build_py):
         """The package's files of the kinds that belong to it: whatever else a user has put there stays behind."""
         for path in sorted(source.rglob("*")):
             place = path.relative_to(source)
-            if path.is_file() and (path.suffix in PACKED or path.name == "py.typed") and not LEFT_OUT & set(place.parts):
+            if path.is_file() and path.suffix in PACKED and not LEFT_OUT & set(place.parts):
                 (target / place).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target / place)
 

@@ -14,8 +14,8 @@
 | subject | `make demo` on the CPU (about seven minutes) | |
 
 A part takes less than ten minutes on two GPUs. On one, `--subjects` divides the first two. The subjects: clip 1 and
-clip 2, data sets of real people, last 100 frames held out; the demo subject, `python -m data.demo --out DIR --frames 600
---size 512`, last 350 held out.
+clip 2, data sets of real people, last 100 frames held out; the demo subject, last 350 held out, which
+`python -m data.demo --out DIR --frames 600 --size 512` makes.
 
 Each measurement is a process of its own that sees one GPU of `--devices` ("cpu": none) and runs another program of this
 folder; a GPU has one at a time. A failed one is reported at the end, exit code 1; the rows of the others are kept.

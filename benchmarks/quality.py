@@ -47,7 +47,8 @@ class Run(NamedTuple):
 
 def train(folder: Path, source: Path, iterations: int, steps: int, flags: list[str]) -> Run:
     """Train in a process of its own."""
-    command = [sys.executable, "train.py", "-s", str(source), "-m", str(folder), "--iterations", str(iterations), *flags]
+    command = [sys.executable, "train.py", "-s", str(source), "-m", str(folder), "--iterations", str(iterations),
+               *flags]
     if steps > 1:
         command += ["--checkpoint_interval", str(max(1, iterations // steps)), "--keep_checkpoints", "0",
                     "--test_views", "0"]

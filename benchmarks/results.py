@@ -54,8 +54,9 @@ class Results:
 def append_rows(source: Path, path: Path) -> int:
     """Append the rows of `source`, a file of this kind, to those of `path`; how many. ValueError for another file."""
     lines = source.read_text().splitlines(keepends=True)
-    if not lines or lines[0].strip() != ",".join(COLUMNS):
-        raise ValueError(f"{source}: wanted rows under {','.join(COLUMNS)}, got {lines[0].strip() if lines else 'nothing'}")
+    head = lines[0].strip() if lines else "nothing"
+    if head != ",".join(COLUMNS):
+        raise ValueError(f"{source}: wanted rows under {','.join(COLUMNS)}, got {head}")
     with open(path, "a", newline="") as file:
         file.write("".join(lines[1:]))
     return len(lines) - 1

@@ -21,7 +21,7 @@ FORMATS = {
     "avatar": "compact:export_avatar",
     "web": "web:export_web",
 }
-"""Name of the format -> module:function of this package, imported when asked for: a format's needs are nobody else's."""
+"""Name of the format -> module:function in here, imported when asked for: a format's needs are nobody else's."""
 
 
 def exporter_of(name: str) -> Exporter:

@@ -15,7 +15,8 @@ from benchmarks.results import COLUMNS, RESULTS, append_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMBER = r"(?<![\w.,])[\d][\d,.]*"
-WORD = (r"\b(?:half|an?|one|two|three|four|five|six|seven|eight|nine|ten|twelve|fifteen|twenty|thirty|forty|fifty|sixty)"
+WORD = (r"\b(?:half|an?|one|two|three|four|five|six|seven|eight|nine|ten|twelve|fifteen|twenty|thirty|forty|fifty"
+        r"|sixty)"
         r"(?: and a half)?")
 UNIT = (r"(?:images/s|images a second|frames/s|fps|ms|us|µs|s|seconds?|min|minutes?|hours?|dB|[KMGT]i?B|[GT]B/s"
         r"|launches|times (?:as|faster|slower))(?![\w/])|%")

@@ -102,7 +102,8 @@ def test_every_package_of_the_checkout_is_in_the_library():
 
 @pytest.mark.parametrize(("before", "after"), [
     ("from scene.avatar import Avatar\n", "from gaussian_blendshapes.scene.avatar import Avatar\n"),
-    ("def f():\n    from train import train\n", "def f():\n    from gaussian_blendshapes.commands.train import train\n"),
+    ("def f():\n    from train import train\n",
+     "def f():\n    from gaussian_blendshapes.commands.train import train\n"),
     ("import blendshape_ops as ops\n", "import gaussian_blendshapes.blendshape_ops as ops\n"),
     ("import scene\n", "import gaussian_blendshapes.scene as scene\n"),
     ("import torch, utils.images as images\n", "import torch, gaussian_blendshapes.utils.images as images\n"),
@@ -115,11 +116,11 @@ def test_imports_of_ours_become_imports_from_the_library(before, after):
 
 
 def test_an_import_that_would_bind_another_name_stops_the_build():
-    with pytest.raises(SystemExit, match=r"module\.py, line 1: import scene\.avatar: write from \.\.\. import, or \.\.\. as"):
+    with pytest.raises(SystemExit, match=r"module\.py, line 1: import scene\.avatar: write from \.\.\. import"):
         SETUP.rewritten("import scene.avatar\n", "module.py")
 
 
-# The functions ---------------------------------------------------------------------------------------------------------
+# The functions -----------------------------------------------------------------------------------------------------
 
 
 def test_train_takes_the_flags_of_the_command():
