@@ -68,7 +68,7 @@ def perceptual_loss(settings: TrainSettings, device: torch.device) -> Perceptual
     try:
         return load_lpips("vgg", settings.optimization.lpips_weights).to(device)
     except MetricUnavailable as error:
-        raise ValueError(f"--lpips_loss: {error} (flag --lpips_weights)") from error
+        raise ValueError(f"--lpips_loss: {error}") from error
 
 
 def evaluation_iterations(settings: TrainSettings) -> set[int]:
