@@ -96,5 +96,5 @@ class Avatar:
                 "opacities": 1 / (1 + np.exp(-raw[:, OPACITY])), "sh": raw[:, SH].reshape(len(raw), -1, 3)}
 
     def colors(self, pose: dict[str, Array], camera: Array) -> Array:  # RGB [N,3] seen from [3] in head space
-        local = np.einsum("nba,nb->na", pose["frames"], (v := pose["means"] - camera) / np.linalg.norm(v, axis=1)[:, None])
-        return np.maximum(0, 0.5 + np.einsum("nj,njc->nc", harmonics(local, pose["sh"].shape[1]), pose["sh"]))
+        d = np.einsum("nba,nb->na", pose["frames"], (v := pose["means"] - camera) / np.linalg.norm(v, axis=1)[:, None])
+        return np.maximum(0, 0.5 + np.einsum("nj,njc->nc", harmonics(d, pose["sh"].shape[1]), pose["sh"]))
