@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+Array = np.ndarray
+REST = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # no rotation, as 6D vector: the first two rows of the matrix
 MEANS, QUATS, LOG_SCALES, OPACITY, SH = slice(0, 3), slice(3, 7), slice(7, 10), 10, slice(11, None)  # columns
-Array, REST = np.ndarray, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # 6D vector of no rotation: the matrix' first two rows
 
 
 def rotation_of(six: Any) -> Array:
@@ -95,6 +96,5 @@ class Avatar:
                 "opacities": 1 / (1 + np.exp(-raw[:, OPACITY])), "sh": raw[:, SH].reshape(len(raw), -1, 3)}
 
     def colors(self, pose: dict[str, Array], camera: Array) -> Array:  # RGB [N,3] seen from [3] in head space
-        view = pose["means"] - camera
-        local = np.einsum("nba,nb->na", pose["frames"], view / np.linalg.norm(view, axis=1, keepdims=True))
-        return np.maximum(0, 0.5 + np.einsum("nj,njc->nc", harmonics(local, pose["sh"].shape[1]), pose["sh"]))
+        d = np.einsum("nba,nb->na", pose["frames"], (v := pose["means"] - camera) / np.linalg.norm(v, axis=1)[:, None])
+        return np.maximum(0, 0.5 + np.einsum("nj,njc->nc", harmonics(d, pose["sh"].shape[1]), pose["sh"]))

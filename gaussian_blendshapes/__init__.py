@@ -27,7 +27,7 @@ import player as _player
 from arguments import TrainSettings
 from flame import Head, load_head
 from player import Player
-from training.world import resolve_device
+from utils.devices import resolve_device
 
 __all__ = ["Head", "Player", "RasterizeOutput", "load_head", "open_player", "rasterize", "train"]
 

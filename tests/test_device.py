@@ -10,7 +10,7 @@ from utils.devices import resolve_device
 
 @pytest.mark.parametrize(("name", "wanted"), [("auto", "cuda:1"), ("cuda", "cuda:1"), ("cuda:0", "cuda:0")])
 def test_the_device_that_was_asked_for_becomes_the_current_one(monkeypatch, name, wanted):
-    current = []
+    current: list[int] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)

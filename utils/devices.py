@@ -24,4 +24,4 @@ def resolve_device(name: str) -> torch.device:
     if index >= count:
         raise ValueError(f"--device: {name} was asked for, but there are {count} GPUs: cuda:0 to cuda:{count - 1}")
     torch.cuda.set_device(index)  # whatever names no device, as torch's own events and streams, belongs there too
-    return torch.device("cuda", index)
+    return torch.device(device.type, index)

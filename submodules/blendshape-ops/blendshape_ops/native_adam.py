@@ -26,19 +26,22 @@ class FactorArgs(ctypes.Structure):
 
 
 def _table_type(scalar: Any, name: str) -> type[ctypes.Structure]:
-    scalars = type("AdamScalars", (ctypes.Structure,), {"_fields_": [(each, scalar) for each in _SCALARS]})
+    """Mirror of `AdamTable` in include/adam.h."""
+    scalars = type(f"AdamScalars<{name}>", (ctypes.Structure,), {"_fields_": [(each, scalar) for each in _SCALARS]})
     fields = [
         ("scalars", scalars),
         *((each, ctypes.c_void_p) for each in ("rates", "parameter", "exp_avg", "exp_avg_sq")),
     ]
-    return type(name, (ctypes.Structure,), {"_fields_": fields, "__doc__": "Mirror of include/adam.h."})
+    table = type(f"AdamTable<{name}>", (ctypes.Structure,), {"_fields_": fields})
+    _native.mirror("blendshape_ops", scalars, table)
+    return table
 
 
 _TABLE_TYPES = {
-    torch.float32: _table_type(ctypes.c_float, "AdamTable<float>"),
-    torch.float64: _table_type(ctypes.c_double, "AdamTable<double>"),
+    torch.float32: _table_type(ctypes.c_float, "float"),
+    torch.float64: _table_type(ctypes.c_double, "double"),
 }
-_native.mirror("blendshape_ops", FactorArgs, *_TABLE_TYPES.values())
+_native.mirror("blendshape_ops", FactorArgs)
 
 
 def table_args(scalars: dict[str, float], schedule: Tensor, table: Tensor, moments: tuple[Tensor, Tensor]) -> Any:

@@ -10,7 +10,11 @@
 #include "ssim.h"
 
 template <typename T>
-void add_adam_table(Layout& layout, const char* name) {
+void add_adam_table(Layout& layout, const char* scalars_name, const char* name) {
+    {
+        using S = AdamScalars<T>;
+        layout.structure<S>(scalars_name) AT(one_minus_beta1) AT(beta2) AT(one_minus_beta2) AT(eps);
+    }
     using S = AdamTable<T>;
     layout.structure<S>(name) AT(scalars) AT(rates) AT(parameter) AT(exp_avg) AT(exp_avg_sq);
 }
@@ -44,8 +48,8 @@ inline Layout mirrored_layout() {
     Layout layout;
     add_blend_layout(layout);
     add_drive_layout(layout);
-    add_adam_table<float>(layout, "AdamTable<float>");
-    add_adam_table<double>(layout, "AdamTable<double>");
+    add_adam_table<float>(layout, "AdamScalars<float>", "AdamTable<float>");
+    add_adam_table<double>(layout, "AdamScalars<double>", "AdamTable<double>");
     {
         using S = FactorArgs<float>;
         layout.structure<S>("FactorArgs") AT(frames) AT(gaussians) AT(expressions) AT(sh_degree) AT(offsets)
