@@ -143,6 +143,8 @@ def main() -> None:
         test(parse_flags(TestSettings, "test.py"))
     except (ValueError, OSError, CheckpointError) as error:
         sys.exit(f"test.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\ntest.py: stopped")
 
 
 if __name__ == "__main__":

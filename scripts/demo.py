@@ -111,9 +111,10 @@ def call(command: list[str]) -> tuple[int, bool]:
     return code, bool(asked)
 
 
-def goes_on(step: Step) -> str:
-    """What the next `make demo` does with a step that was stopped."""
-    return "`make demo` goes on from " + ("its last checkpoint" if step.trains else "the start of this step")
+def goes_on(step: Step, code: int) -> str:
+    """What the next `make demo` does after a step that was stopped, or ended well just then."""
+    place = "the next step" if code == 0 else "its last checkpoint" if step.trains else "the start of this step"
+    return f"`make demo` goes on from {place}"
 
 
 def run_demo(out: Path, lpips_weights: Path | None) -> int:
@@ -130,13 +131,14 @@ def run_demo(out: Path, lpips_weights: Path | None) -> int:
         fresh = False
         print(f"{title}\n    python {shlex.join(command)}", flush=True)
         code, stopped = call([sys.executable, *command])
+        if code == 0:
+            record.write_text(json.dumps({"command": step.command, "finished": True}))
         if stopped:
-            print(f"\n{title}: stopped by you, nothing is broken; {goes_on(step)}", flush=True)
+            print(f"\n{title}: stopped by you, nothing is broken; {goes_on(step, code)}", flush=True)
             return STOPPED
         if code != 0:
             print(f"{title}: failed with exit code {code}; `make demo` goes on from here", file=sys.stderr)
             return code
-        record.write_text(json.dumps({"command": step.command, "finished": True}))
     print(f"==> demo finished in {time.monotonic() - started:.0f} s. Open {out / 'report.html'}")
     return 0
 

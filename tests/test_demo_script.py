@@ -32,7 +32,8 @@ class FakeRunner:
         names = ("metrics.json", "report.html") if program[0] == "test.py" else ("config.json", "training.csv")
         for name in names:
             (folder / name).touch()
-        return int(program[0] == self.failing), program[0] == self.stopping
+        stopped = program[0] == self.stopping
+        return int(stopped or program[0] == self.failing), stopped
 
     def programs(self) -> list[str]:
         """What has been run since the last call, by its first word; trainings that resumed are marked."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
@@ -235,12 +234,7 @@ class Page:
             if self._playback.playing:
                 assign(self.panel.frame, self._state.frame)
             for client in self.server.get_clients().values():
-                self._tell_unseen(client)
-
-    def _tell_unseen(self, client: viser.ClientHandle) -> None:
-        with contextlib.suppress(ValueError):  # a camera that is none draws no picture either, which is said there
-            words = self._unseen.words(self._painter, self._state, self._camera_of(client))
-            self._unseen.show(client, words, self.panel.status.order + 0.5)
+                self._unseen.tell(client, self._painter, self._state, self._version, self.panel.status.order + 0.5)
 
     def _status(self) -> str:
         counts = self._painter.player.avatar.part_counts()

@@ -29,6 +29,8 @@ def main(
         fresh = generate(out, Settings(frames, size, seed, mode), workers)
     except (ValueError, FileExistsError) as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(f"\n{out}: stopped, nothing was written")
     print(f"{out}: {frames} frames, {'written' if fresh else 'already there, drawn with the same settings'}")
 
 

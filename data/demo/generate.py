@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import secrets
 import shutil
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -151,6 +152,7 @@ _worker: list[_Artist] = []  # the one artist of a worker process, set when it s
 
 
 def _start_worker(job: _Job) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started it answers Ctrl-C
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     _worker[:] = [_Artist(job)]
