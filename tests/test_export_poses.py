@@ -246,7 +246,7 @@ def test_spz_refuses_what_24_bits_cannot_hold(cloud: SplatCloud, tmp_path: Path)
 
 @pytest.mark.parametrize("write", [write_ply, write_splat, write_spz, write_gltf])
 def test_nothing_is_written_of_no_gaussians(cloud: SplatCloud, tmp_path: Path, write: Any) -> None:
-    nothing = SplatCloud(*(values[:0] for values in (cloud.means, cloud.quats, cloud.scales, cloud.opacities, cloud.sh)))
+    nothing = SplatCloud(*(getattr(cloud, item.name)[:0] for item in dataclasses.fields(SplatCloud)))
     with pytest.raises(ValueError, match="head.file: not written: there is no Gaussian to write"):
         write(nothing, tmp_path / "head.file")
     assert not list(tmp_path.iterdir())
