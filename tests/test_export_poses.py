@@ -7,7 +7,6 @@ import gzip
 import json
 import math
 import struct
-from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,9 @@ from diff_gaussian_rasterization import GaussianRasterizationSettings, GaussianR
 from torch.nn.functional import normalize
 
 from arguments.export_settings import ExportSettings
-from exporting import FORMATS, exporter_of
 from exporting.poses import HALF_TURN, chosen_poses, export_poses, frame_numbers
 from exporting.sh_rotation import rotate_sh
-from exporting.splat_files import write_gltf, write_ply, write_splat, write_spz
+from exporting.splat_files import write_ply, write_spz
 from exporting.splats import SplatCloud, posed_splats
 from flame.rotations import matrix_from_6d, matrix_from_axis_angle, matrix_from_quat, matrix_to_axis_angle
 from player import Player
@@ -242,23 +240,6 @@ def test_spz_refuses_what_24_bits_cannot_hold(cloud: SplatCloud, tmp_path: Path)
     with pytest.raises(ValueError, match=r"a\.spz: the \.spz format holds positions below"):
         write_spz(dataclasses.replace(cloud, means=cloud.means + np.float32(1e8)), tmp_path / "a.spz")
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("write", [write_ply, write_splat, write_spz, write_gltf])
-def test_nothing_is_written_of_no_gaussians(cloud: SplatCloud, tmp_path: Path, write: Any) -> None:
-    nothing = SplatCloud(*(getattr(cloud, item.name)[:0] for item in dataclasses.fields(SplatCloud)))
-    with pytest.raises(ValueError, match="head.file: not written: there is no Gaussian to write"):
-        write(nothing, tmp_path / "head.file")
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_an_empty_avatar_is_not_exported(player: Player, tmp_path: Path, name: Any) -> None:
-    empty = copy(player)
-    empty.avatar = copy(player.avatar)
-    empty.avatar.select_rows(torch.zeros(0, dtype=torch.long), player.avatar.neutral.detach()[:0])
-    with pytest.raises(ValueError, match="the avatar holds no Gaussian; there is nothing to export"):
-        exporter_of(name)(empty, settings(tmp_path, format=name))
 
 
 def test_glb_accessors_hold_the_splats(player: Player, cloud: SplatCloud, tmp_path: Path) -> None:
