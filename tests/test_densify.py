@@ -6,13 +6,14 @@ import dataclasses
 import itertools
 
 import blendshape_ops as layout
+import pytest
 import torch
 from blendshape_ops import FactoredAdam
 
 from arguments import OptimizationSettings
 from gaussian_renderer import DensifyStats
 from scene.avatar import Avatar
-from scene.densify import SPLIT_SHRINK, collects_stats, densify, is_densify_step
+from scene.densify import SPLIT_SHRINK, collects_stats, densify, is_densify_step, keep_only
 from tests.avatars import small_avatar
 
 SETTINGS = OptimizationSettings(batch_size=1, schedule_scale=1, densify_grad_threshold=1e-3)
@@ -137,3 +138,21 @@ def test_a_run_of_any_length_goes_through_the_whole_schedule() -> None:
     tiny = [i for i in range(1, 100) if is_densify_step(dataclasses.replace(SETTINGS, schedule_scale=0.005), i)]
     assert tiny and all(b - a == 5 for a, b in itertools.pairwise(tiny))
 
+
+
+@pytest.mark.parametrize(("changes", "iteration", "message"), [
+    ({"prune_opacity": 1.0}, 600, "--prune_opacity 1: would remove all 40 Gaussians after iteration 600, the largest"),
+    ({"prune_scale": 1e-9}, 3100, "--prune_scale 1e-09: would remove all Gaussians after iteration 3100"),
+])
+def test_pruning_never_leaves_nothing(changes: dict[str, float], iteration: int, message: str) -> None:
+    avatar = small_avatar()
+    with pytest.raises(ValueError, match=message):
+        run(avatar, DensifyStats.zeros(40, torch.device("cpu")), iteration, **changes)
+    assert avatar.count == 40
+
+
+def test_pruning_the_unseen_never_leaves_nothing() -> None:
+    avatar = small_avatar()
+    with pytest.raises(ValueError, match="--prune_unseen: would remove all 40 Gaussians"):
+        keep_only(avatar, torch.zeros(40, dtype=torch.bool))
+    assert avatar.count == 40

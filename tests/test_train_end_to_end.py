@@ -171,7 +171,8 @@ def test_a_finished_run_is_not_overwritten(subjects: dict[str, Path], trained: P
 def test_bad_input_is_refused_with_a_sentence(subjects: dict[str, Path], trained: Path, tmp_path: Path) -> None:
     insta, out = str(subjects["insta"]), str(tmp_path / "out")
     assert "no such folder" in refused("train.py", "-s", str(tmp_path / "nowhere"), "-m", out)
-    assert "12 frames" in refused("train.py", "-s", insta, "-m", out)  # 350 test frames by default
+    assert "has 12 frames" in refused("train.py", "-s", insta, "-m", out, "--test_frames", "12")
+    assert "--layout vhap: unknown" in refused("train.py", "-s", insta, "-m", out, "--layout", "vhap")
     assert "choose one" in refused("train.py", "-s", insta, "-m", out, "--use_HR", "True", "--use_nerfBS", "True")
     message = refused("train.py", "-s", insta, "-m", out, *SMALL, "--lpips_loss", "1", "--lpips_weights", str(tmp_path))
     assert "--lpips_loss" in message

@@ -61,6 +61,12 @@ def _unit(depth: float) -> str:
     return "t is not in metres, or K belongs to pictures of another size"
 
 
+def _wrong_size(subject: Subject) -> str | None:
+    """What a principal point far from the middle of the picture says, or None."""
+    factor = 2 * float(subject.dataset.K[0, 0, 2]) / subject.dataset.width
+    return None if 0.6 < factor < 1.6 else f"K belongs to pictures of about {factor:.2g} times the size"
+
+
 def _outside_findings(subject: Subject) -> Iterator[Finding]:
     data = subject.dataset
     over = np.maximum(-subject.center, subject.center - (data.width, data.height)).max(axis=1)
@@ -68,9 +74,7 @@ def _outside_findings(subject: Subject) -> Iterator[Finding]:
     if len(frames) == 0:
         return
     x, y = subject.center[frames[0]]
-    factor = 2 * float(data.K[0, 0, 2]) / data.width
-    cause = (f"K belongs to pictures of about {factor:.2g} times the size" if not 0.6 < factor < 1.6
-             else "another convention of axes, or t of another unit")
+    cause = _wrong_size(subject) or "another convention of axes, or t of another unit"
     yield Finding(len(frames) > len(subject.depth) / 2,
                   f"{subject.names(frames)}: the head is outside the picture: wanted its centre within {data.width} "
                   f"x {data.height} pixels, found ({x:.0f}, {y:.0f}). Likely cause: {cause}")
@@ -112,12 +116,13 @@ def _overlap_findings(subject: Subject) -> Iterator[Finding]:
     area = float(np.median([sample.mask.sum() / max(1, sample.mesh.sum()) for sample in seen]))
     usual = float(np.median(covers))
     if usual < COVER_DOUBT:
-        # Of an inverted mask the head is a hole: nothing of the mesh is in it, and it goes all around.
-        cause = ("the mask is inverted (255 around the head)" if usual < 1 - COVER_DOUBT and area > 1
-                 else "tracking and pictures do not belong together, or the cameras follow another convention")
+        corners = np.median([sample.mask[[0, 0, -1, -1], [0, -1, 0, -1]].all() for sample in seen])
+        cause = ("the mask is inverted (255 around the head)" if usual < 1 - COVER_DOUBT and corners
+                 else _wrong_size(subject) or "tracking and pictures do not belong together, or the cameras follow "
+                                              "another convention")
         yield Finding(usual < COVER_WRONG,
                       f"{subject.name(worst.frame)}: wanted the projected head inside the mask, found "
-                      f"{worst.cover:.0%} of it there (median of {len(seen)} frames: {usual:.0%}). Likely cause: {cause}")
+                      f"{worst.cover:.0%} there (median of {len(seen)} frames: {usual:.0%}). Likely cause: {cause}")
     elif area > AREA_DOUBT:
         yield Finding(area > AREA_WRONG, f"the mask is {area:.3g} times as large as the projected head, wanted less "
                                          f"than {AREA_DOUBT:g}. Likely cause: the unit of t, or masks of a body")
