@@ -28,7 +28,8 @@ help:
 	@echo "variables: PYTHON=python3.12  CUDA=0|1|auto  LPIPS_WEIGHTS=folder (where they cannot be downloaded)"
 
 demo: env
-	@$(PY) scripts/demo.py $(if $(LPIPS_WEIGHTS),--lpips_weights $(LPIPS_WEIGHTS))
+	@# 130: stopped by Ctrl-C, which demo.py has said in words; make's own line would call it an error.
+	@$(PY) scripts/demo.py $(if $(LPIPS_WEIGHTS),--lpips_weights $(LPIPS_WEIGHTS)) || { code=$$?; [ $$code = 130 ] || exit $$code; }
 
 test: lint types cuda-compile pytest
 

@@ -11,6 +11,7 @@ from arguments.export_settings import ExportSettings
 from exporting import exporter_of
 from player.player import open_player
 from scene.checkpoint import CheckpointError
+from utils.atomic import terminate_as_exit
 from utils.devices import resolve_device
 
 log = logging.getLogger("export")
@@ -28,6 +29,7 @@ def export(settings: ExportSettings) -> None:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    terminate_as_exit()
     try:
         export(parse_flags(ExportSettings, "export.py"))
     except (ValueError, OSError, CheckpointError) as error:

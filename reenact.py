@@ -32,6 +32,7 @@ from scene.checkpoint import CheckpointError
 from tracking.detector import MediaPipeDetector
 from tracking.footage import Span
 from tracking.video import open_footage
+from utils.atomic import terminate_as_exit
 from utils.devices import resolve_device
 from utils.images import encode_image
 from utils.video import VideoUnavailable, write_video
@@ -190,6 +191,7 @@ def reenact(settings: ReenactSettings) -> None:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    terminate_as_exit()
     settings = parse_flags(ReenactSettings, "reenact.py")
     try:
         reenact(settings)

@@ -15,11 +15,12 @@ from evaluation import EvaluationSettings, PosedMeshes, evaluate, merge_without_
 from player.reference_model import load_reference_model, reference_iterations, reference_rig
 from scene.avatar import Avatar
 from scene.checkpoint import CheckpointError, newest_checkpoint
+from scene.inspection import empty_targets
 from training.fitting import fit_tracking
 from training.refinement import corrected
 from training.trainer import check_fits
 from training.world import World, open_world, render_on_black
-from utils.atomic import write_json
+from utils.atomic import terminate_as_exit, write_json
 from utils.devices import resolve_device
 from utils.metrics import DEFINITIONS
 from utils.report import write_report
@@ -119,6 +120,9 @@ def test(settings: TestSettings) -> None:
                                  lpips_every=settings.lpips_every, background=settings.background,
                                  pictures=settings.pictures, fps=settings.fps, video=settings.video)
     frames = frames_of(world, settings.split)
+    black = empty_targets(world.dataset, frames)
+    if black is not None:
+        raise ValueError(black)
     metrics = evaluate(lambda batch: render_on_black(world, avatar, degree, batch), world.dataset, frames,
                        settings.model_path, options, head_meshes(world), settings.split)
     if refined:
@@ -134,6 +138,7 @@ def test(settings: TestSettings) -> None:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    terminate_as_exit()
     try:
         test(parse_flags(TestSettings, "test.py"))
     except (ValueError, OSError, CheckpointError) as error:

@@ -12,13 +12,16 @@ from pathlib import Path
 import torch
 
 from arguments import TrainSettings, load_config, parse_flags, save_config
-from arguments.cli import CONFIG_NAME
+from arguments.cli import CONFIG_NAME, absolute
 from scene.checkpoint import CheckpointError, list_checkpoints, newest_checkpoint
 from scene.clip import save_clip
+from scene.split import describe_split
+from training.calibration import LEAST_FRAMES
+from training.data_check import check_data
 from training.log import TrainingLog
 from training.losses import Perceptual
 from training.trainer import Trainer
-from training.world import open_world
+from training.world import World, open_world
 from utils.atomic import WriteError
 from utils.devices import resolve_device
 from utils.lpips import MetricUnavailable, load_lpips
@@ -50,7 +53,7 @@ def settings_of_run(given: TrainSettings) -> TrainSettings:
     if given.run.resume:
         saved = load_config(TrainSettings, folder)
         groups = ("data", "model", "optimization", "refinement")
-        if any(getattr(saved, group) != getattr(given, group) for group in groups):
+        if any(getattr(saved, group) != getattr(absolute(given), group) for group in groups):
             log.info("--resume continues with the settings saved in %s", folder / CONFIG_NAME)
         return dataclasses.replace(saved, run=dataclasses.replace(given.run, seed=saved.run.seed))
     if list_checkpoints(folder / "checkpoints"):
@@ -65,7 +68,7 @@ def perceptual_loss(settings: TrainSettings, device: torch.device) -> Perceptual
     try:
         return load_lpips("vgg", settings.optimization.lpips_weights).to(device)
     except MetricUnavailable as error:
-        raise ValueError(f"--lpips_loss: {error} (flag --lpips_weights)") from error
+        raise ValueError(f"--lpips_loss: {error}") from error
 
 
 def evaluation_iterations(settings: TrainSettings) -> set[int]:
@@ -102,13 +105,28 @@ def checkpoint(trainer: Trainer, run_log: TrainingLog, folder: Path, keep: int) 
         run_log.say(f"WARNING: {error}. Training goes on; the next checkpoint comes at the next interval.")
 
 
+def open_checked(settings: TrainSettings, device: torch.device) -> World:
+    """The world of the settings, after a look at its data; says which frames train and which are held out."""
+    run = settings.run
+    world = open_world(settings.data, settings.model, run.seed, device)
+    train_frames, held_out = world.dataset.train_indices, world.dataset.test_indices
+    log.info("%s", describe_split(train_frames, held_out))
+    refinement = settings.refinement
+    if refinement.refine_tracking and refinement.refine_calibrate and len(train_frames) < LEAST_FRAMES:
+        log.info("Held-out frames keep the tracker's pose and codes: correcting them takes %d training frames",
+                 LEAST_FRAMES)
+    if run.check_data or run.check_only:
+        check_data(world, run.model_path, always_draw=run.check_only)
+    return world
+
+
 def train(settings: TrainSettings) -> None:
     """Run or resume training; leaves config.json, training.csv, checkpoints/ and tensorboard/ in the output folder."""
     run, total = settings.run, settings.optimization.iterations
     device = resolve_device(run.device)
     seed_everything(run.seed)
-    trainer = Trainer(settings, open_world(settings.data, settings.model, run.seed, device), device,
-                      perceptual_loss(settings, device))
+    perceptual = perceptual_loss(settings, device)
+    trainer = Trainer(settings, open_checked(settings, device), device, perceptual)
     if run.resume and list_checkpoints(run.model_path / "checkpoints"):
         trainer.restore(newest_checkpoint(run.model_path))
         log.info("Resuming after iteration %d", trainer.iteration)
@@ -136,7 +154,12 @@ def train(settings: TrainSettings) -> None:
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        train(settings_of_run(parse_flags(TrainSettings, "train.py")))
+        settings = parse_flags(TrainSettings, "train.py")
+        if settings.run.check_only:
+            open_checked(settings, resolve_device("cpu"))
+            log.info("Nothing was trained (--check_only)")
+        else:
+            train(settings_of_run(settings))
     except (ValueError, OSError, FloatingPointError, CheckpointError) as error:
         sys.exit(f"train.py: {error}")
 

@@ -23,8 +23,9 @@ from utils.devices import resolve_device
 from viewer.pace import Pace
 from viewer.page import Page
 from viewer.picture import Painter
-from viewer.server import PageServer
+from viewer.server import PageServer, addresses
 from viewer.truth import GroundTruth
+from viewer.visitors import read_origin
 from viewer.watch import newest_iteration
 
 log = logging.getLogger("view")
@@ -92,7 +93,7 @@ def open_page(settings: ViewSettings) -> Page:
     """Everything up to the loop: avatar, server, page, and the threads that serve it."""
     device = resolve_device(settings.device)
     painter, iteration = open_newest(settings, device)
-    server = PageServer(settings.host, settings.port, painter.player.name)
+    server = PageServer(settings.host, settings.port, painter.player.name, settings.allow_origin)
     side = settings.size or LONGEST_SIDE[device.type]
     pace = Pace(SECONDS_A_PICTURE[device.type], side)
     page = Page(painter, server, pace, settings.fps, subtitle(iteration, settings.watch))
@@ -110,6 +111,8 @@ def check(settings: ViewSettings) -> None:
         raise ValueError(f"--size: wanted 0 or 128 to 4096 pixels, got {settings.size}")
     if settings.watch and settings.iteration >= 0:
         raise ValueError("--watch and --iteration: following a run and showing one checkpoint exclude each other")
+    for origin in settings.allow_origin:
+        read_origin(origin)
     if not Path(settings.model_path).is_dir():
         raise ValueError(f"{settings.model_path}: no such folder; wanted the output folder of a training run")
 
@@ -120,8 +123,7 @@ def main() -> None:
     try:
         check(settings)
         page = open_page(settings)
-        host = "localhost" if settings.host in ("0.0.0.0", "127.0.0.1") else settings.host
-        log.info("Open http://%s:%d in a browser; Ctrl-C ends.", host, page.server.get_port())
+        log.info("Open %s in a browser; Ctrl-C ends.", " or ".join(addresses(settings.host, page.server.get_port())))
         page.run()
     except KeyboardInterrupt:
         log.info("\nview.py: ended")

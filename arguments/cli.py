@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import math
+import os
 import sys
 import types
 import typing
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import tyro
 
 from utils.atomic import write_json
+from utils.plain_json import read_json
 
 T = TypeVar("T")
 
@@ -116,36 +117,74 @@ def _to_plain(value: Any) -> Any:
     return value
 
 
+def absolute(settings: T) -> T:
+    """The same settings with every path absolute, so that they mean the same from any folder.
+
+    Head models that are files are paths, too, though `--head` also takes names.
+    """
+    changed: dict[str, Any] = {}
+    for item in dataclasses.fields(typing.cast(Any, settings)):
+        value = getattr(settings, item.name)
+        if dataclasses.is_dataclass(value):
+            changed[item.name] = absolute(value)
+        elif isinstance(value, Path):
+            changed[item.name] = Path(os.path.abspath(value))
+        elif item.name == "head" and Path(value).suffix in (".npz", ".pkl"):
+            changed[item.name] = os.path.abspath(value)
+    return dataclasses.replace(typing.cast(Any, settings), **changed)
+
+
 def _from_plain(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return _dataclass_from(typing.cast(type, hint), value, where)
-    origin = typing.get_origin(hint)
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _from_plain(options[0], value, where)
     if origin in (typing.Union, types.UnionType):
-        options = [h for h in typing.get_args(hint) if h is not type(None)]
-        return None if value is None else _from_plain(options[0], value, where)
-    if hint is Path:
-        return Path(value)
+        inner = [h for h in options if h is not type(None)]
+        return None if value is None and type(None) in options else _from_plain(inner[0], value, where)
+    if origin is typing.Literal:
+        return _expected(value in [o for o in options if type(o) is type(value)], value, where, f"one of {options}")
     if origin is tuple:
-        return tuple(value)
+        items = _expected(isinstance(value, list), value, where, "a list")
+        hints = [options[0]] * len(items) if options[1:] == (...,) else options
+        _expected(len(items) == len(hints), items, where, f"{len(hints)} entries")
+        return tuple(_from_plain(h, item, where) for h, item in zip(hints, items, strict=True))
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is float:
-        return float(value)
+        return float(_expected(number or value == "inf", value, where, "a number"))
+    if hint is int:
+        return _expected(number and isinstance(value, int), value, where, "a whole number")
+    if hint is bool:
+        return _expected(isinstance(value, bool), value, where, "true or false")
+    if hint in (Path, str):
+        return hint(_expected(isinstance(value, str) and "\0" not in value, value, where, "a text"))
     return value
 
 
-def _dataclass_from(kind: type[T], plain: dict[str, Any], where: str) -> T:
-    hints = typing.get_type_hints(kind)
+def _expected(fits: bool, value: Any, where: str, wanted: str) -> Any:
+    """`value` if it fits; ValueError saying where, what was wanted and what arrived."""
+    if not fits:
+        raise ValueError(f"{where}: wanted {wanted}, got {type(value).__name__} {str(value)[:60]!r}")
+    return value
+
+
+def _dataclass_from(kind: type[T], plain: Any, where: str) -> T:
+    _expected(isinstance(plain, dict), plain, where, "settings in braces { }")
+    hints = typing.get_type_hints(kind, include_extras=True)
     names = {f.name for f in dataclasses.fields(typing.cast(Any, kind))}
     needed = {f.name for f in dataclasses.fields(typing.cast(Any, kind))
               if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING}
-    unexpected, missing = sorted(set(plain) - names), sorted(needed - set(plain))
+    unexpected, missing = sorted(name[:60] for name in set(plain) - names), sorted(needed - set(plain))
     if unexpected or missing:
-        raise ValueError(f"{where}: settings differ from this version's: missing {missing}, unexpected {unexpected}")
-    return kind(**{name: _from_plain(hints[name], plain[name], where) for name in names & set(plain)})
+        raise ValueError(f"{where}: settings differ from this version's: missing {missing}, "
+                         f"unexpected {unexpected[:20]}")
+    return kind(**{name: _from_plain(hints[name], plain[name], f"{where}: {name}") for name in names & set(plain)})
 
 
 def save_config(settings: Any, folder: Path) -> None:
-    """Write the settings as `config.json` in `folder`, atomically."""
-    write_json(folder / CONFIG_NAME, _to_plain(settings))
+    """Write the settings, their paths made absolute, as `config.json` in `folder`, atomically."""
+    write_json(folder / CONFIG_NAME, _to_plain(absolute(settings)))
 
 
 def load_config(kind: type[T], folder: Path) -> T:
@@ -157,7 +196,10 @@ def load_config(kind: type[T], folder: Path) -> T:
     if not path.is_file():
         raise ValueError(f"{path}: not found; is {folder} the output folder of a training run?")
     try:
-        plain = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        plain = read_json(path)
+    except ValueError as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from None
-    return _dataclass_from(kind, plain, str(path))
+    try:
+        return _dataclass_from(kind, plain, str(path))
+    except OverflowError as error:
+        raise ValueError(f"{path}: a number is too large ({error})") from None

@@ -21,11 +21,13 @@ class DataSettings:
     """What is read from disk and how it is split."""
 
     source_path: Annotated[Path, Alias(aliases=["-s"])]
-    """Data set folder (tracker layout)."""
+    """Data set folder."""
+    layout: str = "auto"
+    """How the folder is laid out: insta, nerfbs, hr (docs/data.md); auto looks at what is there."""
     use_nerfBS: bool = False
-    """NeRFBlendShape mode: whole-image targets, masks in image_mask/, background bc.jpg."""
+    """The same as --layout nerfbs: whole-image targets, masks in image_mask/, background bc.jpg."""
     use_HR: bool = False
-    """High-resolution mode: images from images.HQ/."""
+    """The same as --layout hr: images from images.HQ/."""
     head: str = "auto"
     """Head model of the tracking: auto (what head.json says, else FLAME), open, or a FLAME .pkl / head .npz."""
     resolution: Annotated[int, Alias(aliases=["-r"])] = -1
@@ -33,7 +35,8 @@ class DataSettings:
     split: Literal["tail", "blocks"] = "tail"
     """Held-out frames: the last ones, or blocks spread over the clip (inside the range of training)."""
     test_frames: int = -1
-    """Number of held-out frames; -1 = 350 (500 in NeRFBlendShape mode) as in the published protocol."""
+    """Number of held-out frames; -1 = a fifth of the clip, at most 350 (500 in NeRFBlendShape mode where that is no
+    more than a fifth): what the published protocol holds out of its long clips."""
     test_blocks: int = 5
     """Number of blocks for --split blocks."""
     white_background: Annotated[bool, Alias(aliases=["-w"])] = False
@@ -196,6 +199,10 @@ class RunSettings:
     """Iterations between checkpoints; the last iteration is always saved."""
     keep_checkpoints: int = 2
     """Older checkpoints beyond this number are deleted; 0 keeps all."""
+    check_data: bool = True
+    """Look at masks, cameras and codes before training; False trains on what looks impossible, too."""
+    check_only: bool = False
+    """Only look at the data: print what is doubtful, leave data_check.jpg in --model_path, train nothing."""
     resume: bool = False
     """Continue from the newest checkpoint in --model_path, with the run's saved settings."""
     tensorboard: bool = True

@@ -24,6 +24,9 @@ class ViewSettings:
     reference plays the codes and cameras of this one."""
     host: str = "127.0.0.1"
     """Address to listen on: this machine alone, unless you say 0.0.0.0 (then anyone who reaches it can look)."""
+    allow_origin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Address of your own proxy or port forward, like https://gpu.example.org, as the browser shows it; may be given
+    several times. The viewer prints it when it refuses a page."""
     port: int = 8080
     """Port to listen on; 0 takes any free one."""
     fps: float = 25.0

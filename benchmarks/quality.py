@@ -1,14 +1,18 @@
-"""Quality against seconds: python -m benchmarks.quality -s DATA --name NAME [--steps 4] [FLAGS of train.py]
+"""Quality and time of a whole run: python -m benchmarks.quality -s DATA --name NAME [--steps 4] [FLAGS of train.py]
 
-Starts `python train.py` in a process of its own with checkpoints on the way, notes when each was complete, counted from
-the start of the process (imports, reading and set-up included), and scores every checkpoint afterwards on all held-out
-frames: PSNR, SSIM, LPIPS as test.py does, with the corrections of a run that refines its tracking. Every other
-flag goes to train.py. `--label` names the setting in the rows.
+Starts `python train.py` in a process of its own and scores what it leaves on all held-out frames: PSNR, SSIM, LPIPS as
+test.py does, with the corrections of a run that refines its tracking. Rows of the run: seconds of the whole command,
+average images/s from its first step to its last, and the most memory that its GPU had in use, the CUDA context
+included. Every other flag goes to train.py. `--label` names the setting in the rows.
+
+`--steps 1` (the default) runs the command as a user does. More steps are checkpoints on the way, each with a row that
+says after how many seconds it was complete; such a run scores no pictures of its own meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import shlex
 import subprocess
 import sys
@@ -16,12 +20,15 @@ import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from arguments import OptimizationSettings, TrainSettings, load_config
+from benchmarks.gpu_memory import GpuMemory
 from benchmarks.results import RESULTS, Results
 from evaluation.scores import PerceptualMetrics, measure, measure_perceptual
 from scene.avatar import Avatar
 from scene.checkpoint import STATE_FILE, list_checkpoints, load_checkpoint
+from training.log import CSV_NAME
 from training.refinement import corrected
 from training.world import World, open_world, render_on_black
 from utils.devices import resolve_device
@@ -31,16 +38,43 @@ ROOT = Path(__file__).resolve().parents[1]
 BATCH = 4  # frames scored together
 
 
-def train(folder: Path, source: Path, iterations: int, steps: int, flags: list[str]) -> list[tuple[Path, float]]:
-    """Train in a process of its own; its checkpoints, each with the seconds after which it was complete."""
+class Run(NamedTuple):
+    """A finished training."""
+
+    checkpoints: list[tuple[Path, float]]  # each with the seconds after which it was complete
+    seconds: float                         # of the whole command
+    gib: float | None                      # the most that its GPU had in use; None without a GPU
+
+
+def train(folder: Path, source: Path, iterations: int, steps: int, flags: list[str]) -> Run:
+    """Train in a process of its own."""
     command = [sys.executable, "train.py", "-s", str(source), "-m", str(folder), "--iterations", str(iterations),
-               "--checkpoint_interval", str(max(1, iterations // steps)), "--keep_checkpoints", "0",
-               "--test_views", "0", *flags]
+               *flags]
+    if steps > 1:
+        command += ["--checkpoint_interval", str(max(1, iterations // steps)), "--keep_checkpoints", "0",
+                    "--test_views", "0"]
     print(shlex.join(command), flush=True)
     start = time.time()
-    subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.PIPE)
-    print(f"  whole command: {time.time() - start:.1f} s", flush=True)
-    return [(path, (path / STATE_FILE).stat().st_mtime - start) for path in list_checkpoints(folder / "checkpoints")]
+    with GpuMemory() as memory:
+        process = subprocess.run(command, cwd=ROOT, check=False, stderr=subprocess.PIPE, text=True)
+    seconds = time.time() - start
+    if process.returncode:
+        sys.exit(f"benchmarks.quality: train.py ended with {process.returncode}:\n{process.stderr[-2000:]}")
+    found = list_checkpoints(folder / "checkpoints")
+    if steps == 1:
+        found = found[-1:]
+    return Run([(path, (path / STATE_FILE).stat().st_mtime - start) for path in found], seconds, memory.most)
+
+
+def report_run(run: Run, folder: Path, batch_size: int, setting: str, results: Results) -> None:
+    """Rows of the whole run."""
+    results.add("run_seconds", setting, run.seconds, "s")
+    with open(folder / CSV_NAME, newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    results.add("run_images_per_s", setting, batch_size * int(last["iteration"]) / float(last["seconds"]), "1/s")
+    results.add("run_gaussians", setting, int(last["gaussians"]), "1")
+    if run.gib is not None:
+        results.add("run_gpu_memory", setting, run.gib, "GiB")
 
 
 def score(world: World, avatar: Avatar, sh_degree: int, networks: PerceptualMetrics) -> dict[str, float]:
@@ -64,24 +98,26 @@ def _mean(values: Iterable[float]) -> float:
     return sum(found) / len(found)
 
 
-def report(folder: Path, checkpoints: list[tuple[Path, float]], args: argparse.Namespace, results: Results) -> None:
-    """Score the checkpoints of a run; a row of time for each, rows of quality for the last."""
+def report(folder: Path, trained: Run, args: argparse.Namespace, results: Results) -> None:
+    """Rows of a run, score its checkpoints: a row of time for each of several, rows of quality for the last."""
     run = load_config(TrainSettings, folder)
     device = resolve_device(args.device)
     world = open_world(run.data, run.model, run.run.seed, device)
     networks = PerceptualMetrics.load(args.lpips_weights, ("alex", "vgg"), world.dataset.width).to(device)
     setting = f"{args.name}, {args.label}, {world.dataset.width}x{world.dataset.height}"
+    report_run(trained, folder, run.optimization.batch_size, setting, results)
     scores: dict[str, float] = {}
     refined = run.refinement.refine_tracking
-    for path, seconds in checkpoints:
+    for path, seconds in trained.checkpoints:
         checkpoint = load_checkpoint(path, with_training=refined)
         avatar, degree = checkpoint.avatar.to(device), int(checkpoint.state["sh_degree"])
         view = corrected(world, checkpoint, run.refinement) if refined else world
         scores = score(view, avatar, degree, networks)
-        text = " ".join(f"{name}={scores[name]:.4f}" for name in ("psnr", "ssim", "lpips_alex", "lpips_vgg")
-                        if name in scores)
-        reached = f"{setting}, {checkpoint.iteration} steps, N={avatar.count}: {text}"
-        results.add("time_to_quality", reached, seconds, "s")
+        if len(trained.checkpoints) > 1:
+            text = " ".join(f"{name}={scores[name]:.4f}" for name in ("psnr", "ssim", "lpips_alex", "lpips_vgg")
+                            if name in scores)
+            reached = f"{setting}, {checkpoint.iteration} steps, N={avatar.count}: {text}"
+            results.add("time_to_quality", reached, seconds, "s")
     for name, value in scores.items():
         unit = "dB" if name.endswith("psnr") else "1"
         results.add(f"quality_{name}", f"{setting}, {len(world.dataset.test_indices)} held-out frames", value, unit)
@@ -93,7 +129,7 @@ def main() -> None:
     parser.add_argument("--name", required=True, help="of the data set, for the rows")
     parser.add_argument("--label", default="default", help="of the settings, for the rows")
     parser.add_argument("--iterations", type=int, default=OptimizationSettings.iterations)
-    parser.add_argument("--steps", type=int, default=4, help="checkpoints to score")
+    parser.add_argument("--steps", type=int, default=1, help="checkpoints to score")
     parser.add_argument("--lpips_weights", type=Path)
     parser.add_argument("--device", default="auto", help="of the scoring; train.py gets its own --device")
     parser.add_argument("--keep", type=Path, help="folder for the run, kept; otherwise it is temporary")
@@ -102,8 +138,8 @@ def main() -> None:
     args, flags = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep or Path(temporary) / "run"
-        checkpoints = train(folder, args.source_path, args.iterations, args.steps, flags)
-        report(folder, checkpoints, args, Results(args.results, args.commit))
+        trained = train(folder, args.source_path, args.iterations, args.steps, flags)
+        report(folder, trained, args, Results(args.results, args.commit))
 
 
 if __name__ == "__main__":

@@ -51,6 +51,17 @@ class Results:
             writer.writerow((date, self._commit, gpu_name(), name, setting, f"{value:.4g}", unit))
 
 
+def append_rows(source: Path, path: Path) -> int:
+    """Append the rows of `source`, a file of this kind, to those of `path`; how many. ValueError for another file."""
+    lines = source.read_text().splitlines(keepends=True)
+    head = lines[0].strip() if lines else "nothing"
+    if head != ",".join(COLUMNS):
+        raise ValueError(f"{source}: wanted rows under {','.join(COLUMNS)}, got {head}")
+    with open(path, "a", newline="") as file:
+        file.write("".join(lines[1:]))
+    return len(lines) - 1
+
+
 class KernelTime(NamedTuple):
     """Mean time and launches, in one step, of the kernels or copies of one name."""
 

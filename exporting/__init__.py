@@ -13,29 +13,32 @@ Exporter = Callable[[Player, ExportSettings], Path]
 """Writes what the settings ask for and returns the file or folder. Bad input raises ValueError, as everywhere."""
 
 FORMATS = {
-    "ply": "exporting.poses:export_poses",
-    "splat": "exporting.poses:export_poses",
-    "spz": "exporting.poses:export_poses",
-    "gltf": "exporting.poses:export_poses",
-    "npy": "exporting.reference_viewer:export_folders",
-    "avatar": "exporting.compact:export_avatar",
-    "web": "exporting.web:export_web",
+    "ply": "poses:export_poses",
+    "splat": "poses:export_poses",
+    "spz": "poses:export_poses",
+    "gltf": "poses:export_poses",
+    "npy": "reference_viewer:export_folders",
+    "avatar": "compact:export_avatar",
+    "web": "web:export_web",
 }
-"""Name of the format -> module:function, imported when asked for: a format's needs are nobody else's."""
+"""Name of the format -> module:function in here, imported when asked for: a format's needs are nobody else's."""
 
 
 def exporter_of(name: str) -> Exporter:
     """The function that writes a format. KeyError for a name not in `FORMATS`.
 
-    It raises ValueError for an avatar with attributes or networks besides its tables: no format can hold them.
+    It raises ValueError for an avatar without Gaussians, and for one with attributes or networks besides its tables: no
+    format can hold them.
     """
     module, function = FORMATS[name].split(":")
-    found: Exporter = getattr(import_module(module), function)
+    write: Exporter = getattr(import_module(f"{__name__}.{module}"), function)
 
     def export(player: Player, settings: ExportSettings) -> Path:
+        if player.avatar.count == 0:
+            raise ValueError(f"{settings.model_path}: the avatar holds no Gaussian; there is nothing to export")
         if player.avatar.extended:
             raise ValueError(f"--format {name}: the avatar learnt {', '.join(player.avatar.extended)} besides its "
                              "tables (scene/extensions.py), which the format cannot hold; it would look different")
-        return found(player, settings)
+        return write(player, settings)
 
     return export

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray
-REST = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # no rotation, as 6D vector: the first two rows of the matrix
+MEANS, QUATS, LOG_SCALES, OPACITY, SH = slice(0, 3), slice(3, 7), slice(7, 10), 10, slice(11, None)  # columns
+Array, REST = np.ndarray, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # 6D vector of no rotation: the matrix' first two rows
 
 
 def rotation_of(six: Any) -> Array:
@@ -81,18 +81,18 @@ class Avatar:
         c = codes[:len(low)]  # all of them shortened until none is 0.1 outside of what training saw, then limited
         reach = np.where(c > 0, high + 0.1, low - 0.1)[moved := (high > low) & (c != 0)] / c[moved]
         self.add("difference", (reach.min(initial=1) * c).clip(low, high), raw)
-        self.add("motion", c, raw[:, :7])
-        self.add("corrective", (turns - np.eye(3)).ravel(), raw[:, :3])
+        self.add("motion", c, raw[:, :QUATS.stop])
+        self.add("corrective", (turns - np.eye(3)).ravel(), raw[:, MEANS])
         weights = t["weights"] / t["weights"].sum(axis=1, keepdims=True, dtype=np.float32)
         blend = np.einsum("nj,jab->nab", weights, self.bones(codes, turns, eyelids))
-        means = np.einsum("nab,nb->na", blend[..., :3], raw[:, :3]) + blend[..., 3]
+        means = np.einsum("nab,nb->na", blend[..., :3], raw[:, MEANS]) + blend[..., 3]
         self.add("eyelid", eyelids, means)
         frames = np.matmul(*np.linalg.svd(blend[..., :3])[::2])  # nearest rotations
-        p, q = quaternions_of(frames), raw[:, 3:7] / np.linalg.norm(raw[:, 3:7], axis=1, keepdims=True)
+        p, q = quaternions_of(frames), raw[:, QUATS] / np.linalg.norm(raw[:, QUATS], axis=1, keepdims=True)
         v = p[:, :1] * q[:, 1:] + q[:, :1] * p[:, 1:] + np.cross(p[:, 1:], q[:, 1:])
         quats = np.column_stack([p[:, 0] * q[:, 0] - (p[:, 1:] * q[:, 1:]).sum(axis=1), v])
-        return {"means": means, "quats": quats, "scales": np.exp(raw[:, 7:10]), "frames": frames,
-                "opacities": 1 / (1 + np.exp(-raw[:, 10])), "sh": raw[:, 11:].reshape(len(raw), -1, 3)}
+        return {"means": means, "quats": quats, "scales": np.exp(raw[:, LOG_SCALES]), "frames": frames,
+                "opacities": 1 / (1 + np.exp(-raw[:, OPACITY])), "sh": raw[:, SH].reshape(len(raw), -1, 3)}
 
     def colors(self, pose: dict[str, Array], camera: Array) -> Array:  # RGB [N,3] seen from [3] in head space
         view = pose["means"] - camera

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
+from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from arguments.export_settings import ExportSettings
 from exporting.poses import refuse_pose
 from player.player import Player
 from scene.avatar import FACE, LOWER_TEETH, UPPER_TEETH
-from utils.atomic import WriteError
+from utils.atomic import replacing_folder
 
 CHUNK = 4096  # Gaussians at a time: their differences take 12 kB each at 50 expressions
 STEMS = {FACE: "fix_chkpnt", UPPER_TEETH: "mouth0_chkpnt", LOWER_TEETH: "mouth1_chkpnt"}
@@ -55,21 +54,28 @@ def write_differences(player: Player, rows: Tensor, surface: NDArray[np.float32]
     """
     count, K = len(rows), player.num_expressions
     shapes = {"xyz_t": (3, MEANS), "rot_t": (4, QUATS), "scale_t": (3, LOG_SCALES), "opacity_t": (1, OPACITY)}
-    files = {name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.dtype("<f4"), (count, width, K))
-             for name, (width, _) in shapes.items()}
-    harmonics = np.lib.format.open_memmap(folder / "shs_t.npy", "w+", np.dtype("<f4"), (count, 16, 3, K))
     differences = player.avatar.differences.to("cpu")
-    for start in range(0, count, CHUNK):
-        part = slice(start, min(start + CHUNK, count))
-        own = differences.select(rows[part])
-        own.values = own.mask[:, None] * own.values
-        table = own.dense(K).transpose(1, 2).numpy()  # [n,60,K]
-        table[:, :QUATS.stop] += surface[part]
-        for name, (_, columns) in shapes.items():
-            files[name][part] = table[:, columns]
-        harmonics[part] = table[:, SH].reshape(-1, 16, 3, K)
-    for file in (*files.values(), harmonics):
-        file.flush()
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(_array_file(folder / f"{name}.npy", (count, width, K)))
+                 for name, (width, _) in shapes.items()}
+        harmonics = stack.enter_context(_array_file(folder / "shs_t.npy", (count, 16, 3, K)))
+        for start in range(0, count, CHUNK):
+            part = slice(start, min(start + CHUNK, count))
+            own = differences.select(rows[part])
+            own.values = own.mask[:, None] * own.values
+            table = own.dense(K).transpose(1, 2).numpy()  # [n,60,K]
+            table[:, :QUATS.stop] += surface[part]
+            for name, (_, columns) in shapes.items():
+                files[name].write(np.ascontiguousarray(table[:, columns], "<f4").tobytes())
+            harmonics.write(np.ascontiguousarray(table[:, SH], "<f4").tobytes())
+
+
+def _array_file(path: Path, shape: tuple[int, ...]) -> IO[bytes]:
+    """A .npy of float32 to which the rows are yet to be written. Not mapped: a full disk kills who writes to a map."""
+    file = open(path, "wb")  # noqa: SIM115 (the caller closes it)
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file
 
 
 @torch.no_grad()
@@ -82,19 +88,11 @@ def export_folders(player: Player, settings: ExportSettings) -> Path:
     target = settings.output or settings.model_path / "export" / "npy"
     if target.exists() and (target.is_file() or any(target.iterdir())):
         raise ValueError(f"--output: wanted a new or empty folder, got {target}")
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
+    with replacing_folder(target) as temporary:
         for part, stem in STEMS.items():
             folder = temporary / f"{stem}{ITERATION}"
-            folder.mkdir(parents=True)
+            folder.mkdir()
             _write_part(player, part, folder)
-        if target.exists():
-            target.rmdir()
-        os.rename(temporary, target)
-    except OSError as error:
-        raise WriteError(f"{target}: could not be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 

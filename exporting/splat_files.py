@@ -1,4 +1,7 @@
-"""Splat files of one pose: .ply, .splat, .spz and .glb. Layouts: docs/formats.md."""
+"""Splat files of one pose: .ply, .splat, .spz and .glb. Layouts: docs/formats.md.
+
+Every writer raises ValueError where there is no Gaussian to write, and utils.atomic.WriteError.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,13 @@ from utils.atomic import write_bytes
 SMALLEST_SCALE = 1e-12  # metres; its logarithm is finite, and nothing smaller can be seen
 
 
+def _check_some(cloud: SplatCloud, path: Path) -> None:
+    """Readers differ in what they make of a file without Gaussians; most refuse it."""
+    if len(cloud) == 0:
+        raise ValueError(f"{path}: not written: there is no Gaussian to write; training removed all of them, or none "
+                         "is finite")
+
+
 def _logits(opacities: FloatArray) -> FloatArray:
     p = opacities.astype(np.float64).clip(1e-7, 1 - 1e-7)
     return np.asarray(np.log(p) - np.log1p(-p), dtype=np.float32)
@@ -31,6 +41,7 @@ def write_ply(cloud: SplatCloud, path: Path) -> None:
 
     Lower degrees are filled up with zeros, because many readers refuse anything but the full layout.
     """
+    _check_some(cloud, path)
     count = len(cloud)
     sh = np.zeros((count, 16, 3), dtype=np.float32)
     sh[:, :cloud.sh.shape[1]] = cloud.sh
@@ -51,6 +62,7 @@ def _bytes_of(values: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 def write_splat(cloud: SplatCloud, path: Path) -> None:
     """32 bytes a Gaussian, the largest and most opaque first: position, scale, RGBA, quaternion (w first)."""
+    _check_some(cloud, path)
     order = np.argsort(-cloud.scales.astype(np.float64).prod(axis=1) * cloud.opacities, kind="stable")
     layout = [("position", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("quat", "u1", 4)]
     rows = np.empty(len(cloud), dtype=layout)
@@ -88,7 +100,8 @@ def write_spz(cloud: SplatCloud, path: Path) -> None:
     bits: the format's usual 5 and 4 show as coloured blotches on skin (37 dB instead of 59 on the demo). Raises
     ValueError beyond 2^22 metres.
     """
-    reach = float(np.abs(cloud.means).max(initial=0))
+    _check_some(cloud, path)
+    reach = float(np.abs(cloud.means).max())
     fraction = min(20, 23 - max(1, int(np.ceil(np.log2(max(reach, 1e-9) + 1e-6))) + 1))
     if fraction < 0:
         raise ValueError(f"{path}: the .spz format holds positions below 2^22 metres, got {reach:g}")
@@ -105,6 +118,7 @@ def write_spz(cloud: SplatCloud, path: Path) -> None:
 
 def write_gltf(cloud: SplatCloud, path: Path) -> None:
     """A .glb with one POINTS primitive of KHR_gaussian_splatting, all float32, and COLOR_0 for other viewers."""
+    _check_some(cloud, path)
     xyzw = cloud.quats[:, [1, 2, 3, 0]]
     rgba = np.column_stack([cloud.base_colors.clip(0, 1), cloud.opacities])
     prefix = "KHR_gaussian_splatting:"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from utils.arrays import read_npz
 
 MESH_LANDMARKS = 478
 FLAME_EMBEDDING = "mediapipe_landmark_embedding.npz"
@@ -31,13 +32,19 @@ class LandmarkEmbedding:
     spread: NDArray[np.float64]
 
 
-def open_head_embedding(data: Mapping[str, Any]) -> LandmarkEmbedding | None:
+def open_head_embedding(data: Mapping[str, Any], where: str = "mp478_tri, mp478_bary") -> LandmarkEmbedding | None:
     """From the mp478_* arrays of an .npz in the open head's layout; None where it has none."""
     if "mp478_tri" not in data:
         return None
+    names = ("mp478_valid", "mp478_tri", "mp478_bary", "mp478_spread")
+    shapes = {name: np.shape(data.get(name, ())) for name in names}
+    count = shapes["mp478_valid"][:1]
+    if len(count) != 1 or list(shapes.values()) != [count, count, (*count, 3), count]:
+        raise ValueError(f"{where}: wanted {', '.join(names)} of [L], [L], [L, 3] and [L], got shapes "
+                         f"{[list(shape) for shape in shapes.values()]}")
     index = np.flatnonzero(data["mp478_valid"])
     return _checked(index, data["mp478_tri"][index], data["mp478_bary"][index], data["mp478_spread"][index],
-                    len(data["f"]), "mp478_tri, mp478_bary")
+                    len(data["f"]), where)
 
 
 def flame_embedding(model: Path, n_faces: int) -> LandmarkEmbedding | None:
@@ -49,12 +56,16 @@ def flame_embedding(model: Path, n_faces: int) -> LandmarkEmbedding | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            index, triangle, barycentric = (file[key] for key in ("landmark_indices", "lmk_face_idx", "lmk_b_coords"))
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+        file = read_npz(path)
+        index, triangle, barycentric = (file[key] for key in ("landmark_indices", "lmk_face_idx", "lmk_b_coords"))
+    except (ValueError, KeyError, OSError) as error:
         raise ValueError(f"{path}: not FLAME's landmark embedding, which holds landmark_indices, lmk_face_idx and "
                          f"lmk_b_coords ({error})") from error
-    order = np.argsort(index)
+    order = np.argsort(index.ravel())
+    if len(triangle.ravel()) != len(order) or barycentric.shape != (len(order), 3):
+        raise ValueError(f"{path}: {len(order)} landmarks, but triangles {list(triangle.shape)} and barycentric "
+                         f"coordinates {list(barycentric.shape)}; wanted [{len(order)}] and [{len(order)}, 3]")
+    index, triangle = index.ravel(), triangle.ravel()
     return _checked(index[order], triangle[order], barycentric[order], np.full(len(order), FLAME_SPREAD), n_faces,
                     str(path))
 
@@ -64,6 +75,10 @@ def _checked(
     where: str,
 ) -> LandmarkEmbedding:
     count = len(index)
+    if index.dtype.kind not in "iu" or triangle.dtype.kind not in "iu" or barycentric.dtype.kind != "f" or (
+            spread.dtype.kind != "f"):
+        raise ValueError(f"{where}: landmarks of {index.dtype}, triangles of {triangle.dtype}, coordinates of "
+                         f"{barycentric.dtype}, spread of {spread.dtype}; wanted whole numbers twice and decimal twice")
     if triangle.shape != (count,) or barycentric.shape != (count, 3):
         raise ValueError(f"{where}: {count} landmarks, but triangles {list(triangle.shape)} and barycentric "
                          f"coordinates {list(barycentric.shape)}; wanted [{count}] and [{count}, 3]")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from flame.landmarks import LandmarkEmbedding, flame_embedding, open_head_embedd
 from flame.mouth import mouth_from_lips, mouth_from_teeth
 from flame.region_files import region_overrides
 from flame.regions import Floats, Geometry, Indices, derive_regions, labelled_regions
+from utils.arrays import read_npy, read_npz
 from utils.safe_pickle import load_flame_pickle
 
 _DATA = Path(__file__).resolve().parent.parent / "data"
@@ -61,25 +61,25 @@ def _installed_flame() -> Path:
         if (FLAME_FOLDER / name).is_file():
             return FLAME_FOLDER / name
     raise FileNotFoundError(f"no FLAME model in data/FLAME (looked for {', '.join(FLAME_FILES)}); "
-                            "data/FLAME/README.md says how to get one, --head names another file")
+                            "data/FLAME/README.md says how to get one, and --head names another file. The head that "
+                            "ships needs no registration: --head open, for data that were tracked with it")
 
 
 def _from_npz(path: Path, regions: str | Path | None) -> Head:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            data = {key: file[key] for key in file.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: cannot be read as .npz ({error})") from error
-    return _from_arrays(path, data, regions)
+    return _from_arrays(path, read_npz(path), regions)
 
 
 def _from_arrays(path: Path, data: Mapping[str, Any], regions: str | Path | None) -> Head:
     """A head from the arrays that the open head's file holds."""
     _require(path, data, _OPEN_KEYS)
-    n_shape = int(data["n_shape"])
+    if data["n_shape"].size != 1 or data["n_shape"].dtype.kind not in "iu" or data["exp_names"].ndim != 1:
+        raise ValueError(f"{path}: wanted one whole number n_shape and a list exp_names, got shapes "
+                         f"{list(data['n_shape'].shape)} and {list(data['exp_names'].shape)}")
+    n_shape = int(data["n_shape"].item())
     names = tuple(str(name) for name in data["exp_names"])
-    lids = np.stack([_array(path, data, key, (len(data["v_template"]), 3)) for key in ("l_eyelid", "r_eyelid")])
-    landmarks = open_head_embedding(data)
+    vertices = _array(path, data, "v_template", (None, 3))
+    lids = np.stack([_array(path, data, key, (len(vertices), 3)) for key in ("l_eyelid", "r_eyelid")])
+    landmarks = open_head_embedding(data, str(path))
     return _assemble(path, data, n_shape, names, lids, regions, landmarks)
 
 
@@ -93,8 +93,8 @@ def _from_flame(path: Path, regions: str | Path | None) -> Head:
             f"wanted [V, 3, {FLAME_IDENTITIES} identities + expressions]"
         )
     names = tuple(f"exp{k:03d}" for k in range(columns - FLAME_IDENTITIES))
-    lids = _flame_eyelids(path, len(data["v_template"]))
-    landmarks = flame_embedding(path, len(data["f"]))
+    lids = _flame_eyelids(path, len(_array(path, data, "v_template", (None, 3))))
+    landmarks = flame_embedding(path, len(_array(path, data, "f", (None, 3))))
     return _assemble(path, data, FLAME_IDENTITIES, names, lids, regions, landmarks)
 
 
@@ -103,14 +103,11 @@ def _flame_eyelids(model: Path, n_vertices: int) -> Floats:
     if not all(file.is_file() for file in files):
         _log.warning("%s: no l_eyelid.npy and r_eyelid.npy beside it; eyelid codes will move nothing", model)
         return np.zeros((2, n_vertices, 3))
-    try:
-        lids = [np.load(file, allow_pickle=False).astype(np.float64) for file in files]
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{model.parent}: l_eyelid.npy or r_eyelid.npy is not a plain array ({error})") from error
+    lids = [read_npy(file) for file in files]
     for file, lid in zip(files, lids, strict=True):
-        if lid.size != n_vertices * 3:
-            raise ValueError(f"{file}: shape {list(lid.shape)}, wanted [{n_vertices}, 3]")
-    return np.stack([lid.reshape(n_vertices, 3) for lid in lids])
+        if lid.size != n_vertices * 3 or lid.dtype.kind not in "iuf":
+            raise ValueError(f"{file}: shape {list(lid.shape)}, wanted [{n_vertices}, 3] numbers; type {lid.dtype}")
+    return np.stack([lid.reshape(n_vertices, 3).astype(np.float64) for lid in lids])
 
 
 def _assemble(
@@ -124,14 +121,15 @@ def _assemble(
 ) -> Head:
     n, joints = len(data["v_template"]), len(JOINT_NAMES)
     vertices = _array(path, data, "v_template", (n, 3))
-    faces = _array(path, data, "f", (None, 3)).astype(np.int64)
+    corners = _array(path, data, "f", (None, 3))
+    if corners.size and not (0 <= corners.min() <= corners.max() < n and (corners == np.floor(corners)).all()):
+        raise ValueError(f"{path}: f names vertices outside 0..{n - 1}")
+    faces = corners.astype(np.int64)
     directions = _array(path, data, "shapedirs", (n, 3, n_shape + len(names)))
     regressor = _array(path, data, "J_regressor", (joints, n))
     weights = _array(path, data, "weights", (n, joints))
     pose_dirs = _array(path, data, "posedirs", (n, 3, 9 * (joints - 1)))
     parents = _parents(path, data)
-    if faces.size and not 0 <= faces.min() <= faces.max() < n:
-        raise ValueError(f"{path}: f names vertices outside 0..{n - 1}")
     geometry = Geometry(vertices, faces, directions[:, :, n_shape:], weights, regressor @ vertices)
     try:
         found = derive_regions(geometry) | labelled_regions(geometry, data)
@@ -166,6 +164,8 @@ def _mouth(geometry: Geometry, data: Mapping[str, Any]) -> MouthPlacement:
 def _parents(path: Path, data: Mapping[str, Any]) -> tuple[int, ...]:
     table = _array(path, data, "kintree_table", (2, len(JOINT_NAMES)))
     parents = [int(entry) for entry in table[0]]
+    if not all(0 <= parent < joint for joint, parent in enumerate(parents[1:], start=1)):
+        raise ValueError(f"{path}: kintree_table gives the joints the parents {parents}; each must come after its own")
     if parents[0] not in (-1, _ROOT_ENTRY):
         raise ValueError(f"{path}: kintree_table gives the root the parent {parents[0]}, wanted -1 or {_ROOT_ENTRY}")
     return (-1, *parents[1:])
@@ -190,10 +190,12 @@ def _array(path: Path, data: Mapping[str, Any], key: str, shape: tuple[int | Non
     try:
         array = np.asarray(data[key], dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {key} is not an array of numbers ({error})") from error
+        raise ValueError(f"{path}: {key} is not an array of numbers ({error!s:.200})") from error
     if array.ndim != len(shape) or any(want not in (None, got) for want, got in zip(shape, array.shape, strict=True)):
         wanted = ", ".join("any" if want is None else str(want) for want in shape)
         raise ValueError(f"{path}: {key} has shape {list(array.shape)}, wanted [{wanted}]")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{path}: {key} holds numbers that are not finite; the file is damaged")
     return array
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from flame.regions import FACE_REGIONS, VERTEX_REGIONS, Indices
+from utils.arrays import read_npy
 from utils.safe_pickle import load_flame_pickle
 
 MASKS_FILE = "FLAME_masks.pkl"
@@ -69,7 +70,7 @@ def _read_folder(folder: Path) -> dict[str, Indices]:
             known = ", ".join(VERTEX_REGIONS + FACE_REGIONS)
             raise ValueError(f"{file}: unknown region '{file.stem}'; known are {known}")
         try:
-            values = np.load(file, allow_pickle=False) if file.suffix == ".npy" else file.read_text().split()
+            values = read_npy(file) if file.suffix == ".npy" else file.read_text().split()
             found[file.stem] = _indices(values)
         except (ValueError, EOFError, OverflowError) as error:
             raise ValueError(f"{file}: wanted a list of whole numbers, at least one ({error})") from error

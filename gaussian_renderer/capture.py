@@ -43,6 +43,10 @@ class CapturedStep(Generic[Result]):
 
     def run(self, key: Hashable) -> Result:
         """One run of the variant `key`."""
+        with torch.cuda.device(self._picture[0]):
+            return self._run(key)
+
+    def _run(self, key: Hashable) -> Result:
         if key != self._key or (self._graph is not None and list_usage(*self._picture)[0] > self._room):
             self.drop()
         self._key = key

@@ -124,7 +124,7 @@ class FastRenderer:
         self._sent[self._slot].synchronize()
         torch.cat([part.reshape(-1) for part in parts], out=slot)
         self._inputs.copy_(slot, non_blocking=True)
-        self._sent[self._slot].record()
+        self._sent[self._slot].record(torch.cuda.current_stream(self._device))
         self._slot = (self._slot + 1) % SLOTS
 
     @torch.no_grad()

@@ -19,7 +19,7 @@ from flame import Head, load_head
 from gaussian_renderer import Cameras, RenderOutput, render
 from player.reference_model import load_reference_model, reference_iterations, reference_rig
 from scene.avatar import Avatar
-from scene.checkpoint import Checkpoint, CheckpointError, newest_checkpoint
+from scene.checkpoint import Checkpoint, CheckpointError, check_fits, newest_checkpoint
 from scene.clip import CLIP_FILE, Clip, choose_head, clip_of, load_clip, open_data, open_dataset
 from scene.rig import Codes, Rig
 
@@ -160,16 +160,14 @@ def _from_data(data: DataSettings, model_path: Path) -> _Subject:
 
 def _assemble(subject: _Subject, checkpoint: Checkpoint, device: torch.device, model_path: Path) -> Player:
     head, where = subject.head, f"{model_path}: checkpoint of iteration {checkpoint.iteration}"
-    made_with, wanted = checkpoint.state.get("head"), {"expressions", "sh_degree"}
+    made_with = checkpoint.state.get("head")
     if made_with != head.name:
-        raise CheckpointError(f"{where}: made with head {made_with!r}, but {CLIP_FILE} is of {head.name!r}")
-    if not wanted <= checkpoint.state.keys():
-        raise CheckpointError(f"{where}: state.json: wanted {sorted(wanted)}, got {sorted(checkpoint.state)}")
+        raise CheckpointError(f"{where}: made with head {str(made_with)[:60]!r}, but {CLIP_FILE} is of {head.name!r}")
+    degree, expressions = check_fits(checkpoint, head, where)
     codes = subject.clip.codes
     for name, got, size in (("shape", codes.shape.shape[0], head.n_shape),
                             ("expression", codes.expression.shape[1], head.n_expression)):
         if got != size:
             raise ValueError(f"{model_path / CLIP_FILE}: codes.{name}: wanted {size} numbers for {head.name}, "
                              f"got {got}")
-    return Player(head, checkpoint.avatar, subject.clip, int(checkpoint.state["sh_degree"]),
-                  int(checkpoint.state["expressions"]), device, model_path.resolve().name)
+    return Player(head, checkpoint.avatar, subject.clip, degree, expressions, device, model_path.resolve().name)

@@ -218,7 +218,7 @@ def _data(folder: Path, source_path: Path | None) -> DataSettings:
     source = source_path or Path(settings["source_path"])
     whole = settings.get("use_nerfBS") is True
     frames = sum(1 for _ in source.glob("checkpoint/*.frame"))
-    # The published protocol holds out the last frames; a data set cut shorter than that still plays.
-    test_frames = -1 if frames > MODES["nerfbs" if whole else "insta"].default_test_frames else frames // 5
+    # Such a model was trained on all but the last frames of the convention, however short its clip.
+    convention = MODES["nerfbs" if whole else "insta"].default_test_frames
     return DataSettings(source_path=source, use_nerfBS=whole, use_HR=settings.get("use_HR") is True,
-                        test_frames=test_frames, cache="stream")
+                        test_frames=convention if frames > convention else -1, cache="stream")

@@ -17,6 +17,7 @@ from reenactment.arkit_csv import read_arkit_csv
 from reenactment.motion import HeadMotion, motion_of
 from scene.clip import CLIP_FILE, Clip, choose_head, clip_of, load_clip, open_data, open_dataset
 from scene.dataset import Dataset
+from scene.readers import READERS
 from scene.rig import Codes
 
 Pictures = Callable[[], Iterator[NDArray[np.uint8]]]
@@ -69,9 +70,8 @@ def open_driver(path: Path, head: str = "auto", source_path: Path | None = None,
         raise FileNotFoundError(f"--driver {path}: no such file or folder; wanted {WANTED}")
     if (path / CLIP_FILE).is_file():
         return _of_run(path, source_path)
-    if (path / "checkpoint").is_dir():
-        whole, high = _layout(path)
-        return _of_data(DataSettings(path, whole, high, head, cache="stream", test_frames=0), path.resolve().name)
+    if (path / "checkpoint").is_dir() or any(reader.recognises(path) for reader in READERS.values()):
+        return _of_data(DataSettings(path, head=head, cache="stream", test_frames=0), path.resolve().name)
     if reference_iterations(path):
         data = load_reference_model(path, source_path=source_path).data
         return _of_data(replace(data, cache="stream", test_frames=0), path.resolve().name)
@@ -126,12 +126,6 @@ def _of_data(data: DataSettings, name: str) -> Driver:
     dataset = open_dataset(data, source)
     clip = clip_of(data, source, head, dataset)
     return driver_of_clip(name, clip, head, dataset_pictures(dataset, len(clip)))
-
-
-def _layout(path: Path) -> tuple[bool, bool]:
-    """use_nerfBS and use_HR of a folder in the tracker's layout, by its picture folders."""
-    whole = (path / "image_mask").is_dir()
-    return whole, not whole and not (path / "images").is_dir() and (path / "images.HQ").is_dir()
 
 
 def _some(pictures: Pictures, frames: Sequence[int]) -> Pictures:

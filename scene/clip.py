@@ -20,7 +20,7 @@ from flame import Head, check_head_matches, load_head
 from flame.codes import fit_code
 from flame.load import LOADERS
 from scene.dataset import Dataset
-from scene.readers import Source, open_source
+from scene.readers import AUTO, READERS, Source, open_source
 from scene.rig import Codes
 from scene.split import Split
 from utils.atomic import write_with
@@ -55,9 +55,11 @@ class Clip:
 
 def open_data(data: DataSettings) -> Source:
     """The data set that the settings name. Errors name the file or flag."""
-    if data.use_nerfBS and data.use_HR:
-        raise ValueError("--use_nerfBS and --use_HR: a data set is one or the other, choose one")
-    return open_source(data.source_path, "nerfbs" if data.use_nerfBS else "hr" if data.use_HR else "insta")
+    flags = {f"--{reader.flag}": name for name, reader in READERS.items() if reader.flag and getattr(data, reader.flag)}
+    asked = flags if data.layout == AUTO else flags | {f"--layout {data.layout}": data.layout}
+    if len(set(asked.values())) > 1:
+        raise ValueError(f"{' and '.join(asked)}: a data set has one layout, choose one")
+    return open_source(data.source_path, next(iter(asked.values()), AUTO))
 
 
 def open_dataset(data: DataSettings, source: Source) -> Dataset:

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scene.frame import Camera, Frame
+from scene.picture_facts import PictureFacts, picture_facts
 from scene.readers.source import Source
 from scene.split import IndexArray, Split
 from utils.images import ByteImage, read_mask, read_rgb, read_rgba, resize_area, resize_rgba
@@ -62,6 +63,7 @@ class Dataset:
         workers = workers or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._pending: dict[int, Future[ByteImage]] = {}
+        self._facts: dict[int, PictureFacts] = {}
         self.images: Tensor | None = None
         if cache == "ram" or (cache == "auto" and self._fits_in_ram()):
             self.images = torch.from_numpy(self._decode_all(workers, progress))
@@ -79,6 +81,15 @@ class Dataset:
             return self.images[torch.as_tensor(np.asarray(indices, dtype=np.int64))]
         self.prefetch(indices)
         return torch.from_numpy(np.stack([self.rgba(index) for index in indices]))
+
+    def facts(self, indices: Sequence[int] | IndexArray) -> list[PictureFacts]:
+        """What is known of the pictures of some frames; they are decoded for it only when streaming."""
+        wanted = [int(index) for index in indices]
+        missing = [index for index in wanted if index not in self._facts]
+        self.prefetch(missing)
+        for index in missing:
+            self._facts[index] = picture_facts(self.rgba(index))
+        return [self._facts[index] for index in wanted]
 
     def prefetch(self, indices: Sequence[int] | IndexArray) -> None:
         """Start decoding frames that will be asked for soon. Does nothing when all images are in memory.
@@ -110,6 +121,7 @@ class Dataset:
 
         def decode(index: int) -> None:
             images[index] = self._decode(index)
+            self._facts[index] = picture_facts(images[index])
 
         done = ordered(decode, self.frame_count, workers)
         for _ in tqdm(done, "Reading images", self.frame_count, unit="img", disable=not progress):

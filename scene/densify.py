@@ -75,7 +75,8 @@ def densify(avatar: Avatar, stats: DensifyStats, settings: OptimizationSettings,
     """Clone small and split large Gaussians with large screen-space gradients, remove faint and huge ones.
 
     Changes `avatar` in place; the caller applies the returned selection to the optimizer and renews the statistics.
-    Split children are drawn from the parent's own distribution and shrunk by 1.6; clones are exact copies.
+    Split children are drawn from the parent's own distribution and shrunk by 1.6; clones are exact copies. ValueError,
+    `avatar` unchanged, where no Gaussian would be left; it names the setting.
     """
     rows = avatar.neutral.detach()
     largest = rows[:, layout.LOG_SCALES].amax(dim=1).exp()
@@ -90,19 +91,40 @@ def densify(avatar: Avatar, stats: DensifyStats, settings: OptimizationSettings,
 
     values = rows[index]
     values[is_child] = _split_children(values[is_child], generator)
-    keep = torch.sigmoid(values[:, layout.OPACITY])[:, 0] >= settings.prune_opacity
-    if iteration > settings.prune_scale_from_iter * settings.scale:
-        keep &= values[:, layout.LOG_SCALES].amax(dim=1).exp() <= settings.prune_scale
+    keep = _visible(values, settings, iteration)
     avatar.select_rows(index[keep], values[keep])
     return RowSelection(index[keep], fresh[keep], int(clone.sum()), int(split.sum()), int((~keep).sum()))
 
 
 @torch.no_grad()
 def keep_only(avatar: Avatar, keep: Tensor) -> RowSelection:
-    """Remove the Gaussians that are not in `keep` (bool [N]), in place; the rest as for `densify`."""
+    """Remove the Gaussians that are not in `keep` (bool [N]), in place; the rest as for `densify`.
+
+    ValueError where none is kept: no training picture shows any.
+    """
+    if not bool(keep.any()):
+        raise ValueError(f"--prune_unseen: would remove all {len(keep)} Gaussians, because none shows as much in any "
+                         "training picture; the value is too large, or the pictures show no head (--check_only)")
     index = torch.nonzero(keep)[:, 0]
     avatar.select_rows(index, avatar.neutral.detach()[index])
     return RowSelection(index, torch.zeros_like(keep[index]), 0, 0, len(keep) - len(index))
+
+
+def _visible(values: Tensor, settings: OptimizationSettings, iteration: int) -> Tensor:
+    """Bool [N]: rows [N,60] that are not too faint and, later in training, not too large. ValueError if all are."""
+    opacity = torch.sigmoid(values[:, layout.OPACITY])[:, 0]
+    largest = values[:, layout.LOG_SCALES].amax(dim=1).exp()
+    keep = opacity >= settings.prune_opacity
+    if not bool(keep.any()):
+        raise ValueError(f"--prune_opacity {settings.prune_opacity:g}: would remove all {len(keep)} Gaussians after "
+                         f"iteration {iteration}, the largest opacity is {float(opacity.max()):.3g}; wanted a smaller "
+                         "value, or pictures and masks that show a head")
+    if iteration > settings.prune_scale_from_iter * settings.scale:
+        keep &= largest <= settings.prune_scale
+    if not bool(keep.any()):
+        raise ValueError(f"--prune_scale {settings.prune_scale:g}: would remove all Gaussians after iteration "
+                         f"{iteration}, the smallest is {float(largest.min()):.3g} m large; wanted a larger value")
+    return keep
 
 
 def _split_children(parents: Tensor, generator: torch.Generator) -> Tensor:

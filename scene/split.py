@@ -11,28 +11,49 @@ from numpy.typing import NDArray
 IndexArray = NDArray[np.int64]
 
 
+LARGEST_TEST = 350  # frames that a clip holds out at most where its layout's convention does not apply
+
+
+def default_test_count(frame_count: int, convention: int) -> int:
+    """How many frames a clip holds out if nobody says: never more than a fifth.
+
+    The layout's convention (350, or 500) where it is no more than a fifth, as in the clips that the published figures
+    are for; otherwise a fifth, at most 350.
+    """
+    fifth = frame_count // 5
+    return convention if convention <= fifth else min(LARGEST_TEST, fifth)
+
+
+def describe_split(train: IndexArray, test: IndexArray) -> str:
+    """One line: how many frames train, how many are held out, and which."""
+    if len(test) == 0:
+        return f"{len(train)} frames train, none held out"
+    starts = np.flatnonzero(np.diff(test, prepend=-2) > 1)
+    runs = [f"{test[start]} to {test[stop - 1]}" for start, stop in zip(starts, [*starts[1:], len(test)], strict=True)]
+    shown = ", ".join(runs[:6]) + (", ..." if len(runs) > 6 else "")
+    return f"{len(train)} frames train, {len(test)} held out ({shown} of 0 to {len(train) + len(test) - 1})"
+
+
 @dataclass(frozen=True)
 class Split:
     """A rule for holding out test frames.
 
     kind: "tail" holds out the last frames; "blocks" holds out equally long runs of frames spread evenly over the
     clip, each between training frames, so that the test stays inside the range of training.
-    test_frames: how many frames to hold out; None: `fraction` of the clip where given, otherwise the convention of
-    the data set's layout ("tail") or a fifth of the clip ("blocks").
+    test_frames: how many frames to hold out; None: see `default_test_count`.
     blocks: number of runs ("blocks" only).
     """
 
     kind: Literal["tail", "blocks"] = "tail"
     test_frames: int | None = None
-    fraction: float | None = None
     blocks: int = 5
 
     def indices(self, frame_count: int, default_test_frames: int) -> tuple[IndexArray, IndexArray]:
         """(train, test), both ascending, together 0 .. frame_count - 1.
 
         Raises:
-            ValueError: an unknown kind, a fraction outside 0 .. 1, a negative number, or a number of test frames that
-                leaves too few frames for training (none; for "blocks" fewer than one between any two runs).
+            ValueError: an unknown kind, a negative number, or a number of test frames that leaves too few frames for
+                training (none; for "blocks" fewer than one between any two runs).
         """
         test_count = self._test_count(frame_count, default_test_frames)
         held_out = np.zeros(frame_count, dtype=bool)
@@ -46,14 +67,7 @@ class Split:
     def _test_count(self, frame_count: int, default: int) -> int:
         if self.kind not in ("tail", "blocks"):
             raise ValueError(f"split kind {self.kind!r} is unknown; known are tail, blocks")
-        if self.fraction is not None and not 0 <= self.fraction < 1:
-            raise ValueError(f"test fraction: 0 <= fraction < 1 expected, got {self.fraction}")
-        if self.test_frames is not None:
-            count = self.test_frames
-        elif self.fraction is not None:
-            count = round(self.fraction * frame_count)
-        else:
-            count = default if self.kind == "tail" else frame_count // 5
+        count = default_test_count(frame_count, default) if self.test_frames is None else self.test_frames
         if count < 0:
             raise ValueError(f"test frames: 0 or more expected, got {count}")
         if count >= frame_count:

@@ -13,6 +13,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+STOPPED = 130  # as shells report Ctrl-C
 
 # Chosen so that the demo takes at most ten minutes on two cores. 2,000 pictures are seen instead of 48,000: positions
 # and differences learn faster than by default, or the mouth would lag behind (docs/experiments.md). The subject's
@@ -87,8 +89,35 @@ def is_finished(step: Step, record: Path) -> bool:
     return read_record(record) == ended and all(path.exists() for path in step.products)
 
 
+def call(command: list[str]) -> tuple[int, bool]:
+    """Run a command to its end; its exit code, and whether Ctrl-C or a request to end (SIGTERM) came meanwhile.
+
+    A first Ctrl-C reaches the command as well, and training then writes a checkpoint: it is given the time to.
+    """
+    asked: list[int] = []
+    with subprocess.Popen(command) as process:
+
+        def ask(number: int, _: object) -> None:
+            asked.append(number)
+            if number == signal.SIGTERM or len(asked) > 1:  # the terminal sends the first Ctrl-C to the command itself
+                process.terminate()
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            code = process.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    return code, bool(asked)
+
+
+def goes_on(step: Step) -> str:
+    """What the next `make demo` does with a step that was stopped."""
+    return "`make demo` goes on from " + ("its last checkpoint" if step.trains else "the start of this step")
+
+
 def run_demo(out: Path, lpips_weights: Path | None) -> int:
-    """Run all steps; returns the exit code of the first that fails, else 0."""
+    """Run all steps; returns the exit code of the first that fails, `STOPPED` when stopped by the user, else 0."""
     fresh = True  # nothing has been done in this call: finished steps may be skipped
     started = time.monotonic()
     plan = steps(out, lpips_weights)
@@ -100,7 +129,10 @@ def run_demo(out: Path, lpips_weights: Path | None) -> int:
         command = prepare(step, record)
         fresh = False
         print(f"{title}\n    python {shlex.join(command)}", flush=True)
-        code = subprocess.run([sys.executable, *command], check=False).returncode
+        code, stopped = call([sys.executable, *command])
+        if stopped:
+            print(f"\n{title}: stopped by you, nothing is broken; {goes_on(step)}", flush=True)
+            return STOPPED
         if code != 0:
             print(f"{title}: failed with exit code {code}; `make demo` goes on from here", file=sys.stderr)
             return code

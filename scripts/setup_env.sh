@@ -65,10 +65,16 @@ build_native() {
     0 | 1) export BUILD_CUDA=$1 ;;
     *) fail "CUDA=$1: expected 0, 1 or auto" ;;
   esac
-  say "building the extension packages from source"
   # setuptools would pack modules that were deleted since its last build.
   rm -rf "${PACKAGES[@]/%//build}"
-  "$VENV_PYTHON" -m pip install -qq --no-build-isolation --no-deps --force-reinstall "${PACKAGES[@]}"
+  # Distributions of these names hold modules of the same names as ours, and would take ours along when they are removed.
+  "$VENV_PYTHON" -m pip uninstall -qq -y diff-gaussian-rasterization simple-knn blendshape-ops
+  local package number=0
+  for package in "${PACKAGES[@]}"; do
+    number=$((number + 1))
+    say "building extension package $number of ${#PACKAGES[@]} from source: ${package##*/} (with CUDA kernels: minutes)"
+    "$VENV_PYTHON" -m pip install -qq --no-build-isolation --no-deps --force-reinstall "$package"
+  done
   if compgen -G "$VENV/lib/python3*/site-packages/*/_native_cuda.so" >/dev/null; then
     say "the CUDA kernels were built"
   else
@@ -78,7 +84,7 @@ build_native() {
 
 case "${1:-}" in
   venv) make_venv ;;
-  install) shift; "$VENV_PYTHON" -m pip install -qq "$@" ;;
+  install) shift; "$VENV_PYTHON" -m pip install "$@" ;;  # pip names each package and shows how far a download is
   native) build_native "$2" ;;
   *) fail "usage: setup_env.sh venv | install ARGS... | native auto|0|1" ;;
 esac

@@ -83,7 +83,7 @@ def adam_run(scene, backend, steps):
     return {"neutral": neutral.detach(), "values": scene.differences.values}, optimizer
 
 
-@pytest.mark.parametrize("frames", [1, 3, 40])
+@pytest.mark.parametrize("frames", [1, 3, 40, 100, 300])
 def test_adam_equals_cpp(frames):
     scene = make_scene(frames=frames, gaussians=50)
     got, optimizer = adam_run(cast(scene, torch.float32, DEVICE), "cuda", 9)

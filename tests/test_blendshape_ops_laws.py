@@ -10,6 +10,7 @@ import pytest
 import torch
 from blendshape_ops import (
     Differences,
+    HalfDifferences,
     blend_pose_color,
     evaluate_sh,
     matrix_to_quaternion,
@@ -201,3 +202,34 @@ def test_bad_tables():
         Differences(good.values, good.offsets, good.gaussian.flip(0), good.expression, good.mask)
     with pytest.raises(ValueError, match="expression: wanted indices from 0, got a negative one"):
         Differences(good.values, good.offsets, good.gaussian, good.expression - 9, good.mask)
+
+
+@pytest.mark.parametrize("place", ["faces", "pre_offsets", "offsets"])
+def test_indices_that_native_code_would_follow_out_of_bounds_are_refused(place: str) -> None:
+    scene = make_scene()
+    faces = scene.drive.faces.clone()
+    blend_pose_color(scene.neutral, scene.differences, scene.binding, scene.drive, 3)  # what was looked at is kept
+    scene.drive.faces[2, 1] = {"faces": -1, "pre_offsets": 8, "offsets": int(faces[2, 1])}[place]
+    if place == "offsets":
+        offsets = scene.differences.offsets.clone()
+        offsets[0] = -3
+        with pytest.raises(ValueError, match="offsets: wanted"):
+            replace(scene.differences, offsets=offsets)
+        return
+    message = {"faces": "faces: wanted vertices from 0, got -1",
+               "pre_offsets": "pre_offsets: wanted at least 9 vertices, got 8"}[place]
+    with pytest.raises(ValueError, match=message):
+        blend_pose_color(scene.neutral, scene.differences, scene.binding, scene.drive, 3)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"offsets": torch.tensor([1, 1], dtype=torch.int32)}, "offsets: wanted numbers that rise from 0 to 1"),
+    ({"offsets": torch.tensor([0, 2], dtype=torch.int32)}, "offsets: wanted numbers that rise from 0 to 1"),
+    ({"expression": torch.tensor([-1], dtype=torch.int32)}, "expression: wanted 0 to 2, got -1 to -1"),
+    ({"expression": torch.tensor([3], dtype=torch.int32)}, "expression: wanted 0 to 2, got 3 to 3"),
+])
+def test_half_differences_refuse_indices_out_of_bounds(change: dict, message: str) -> None:
+    good = HalfDifferences(torch.zeros(1, 64, dtype=torch.float16), torch.ones(64),
+                           torch.tensor([0, 1], dtype=torch.int32), torch.tensor([2], dtype=torch.int32), 3)
+    with pytest.raises(ValueError, match=message):
+        replace(good, **change)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from arguments import TrainSettings, load_config, parse_flags, save_config
+from arguments.cli import absolute
 
 BASE = ["--source_path", "D", "--model_path", "O"]
 
@@ -56,7 +57,19 @@ def test_malformed_value_exits(capsys: pytest.CaptureFixture[str]) -> None:
 def test_config_round_trip(tmp_path: Path) -> None:
     settings = parse("--test_iterations", "10", "20", "--lpips_weights", "W", "--split", "blocks")
     save_config(settings, tmp_path)
-    assert load_config(TrainSettings, tmp_path) == settings
+    assert load_config(TrainSettings, tmp_path) == absolute(settings)
+
+
+def test_stored_paths_mean_the_same_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_config(parse("--head", "flame/generic_model.pkl", "--lpips_weights", "W"), Path("O"))
+    monkeypatch.chdir("/")
+    stored = load_config(TrainSettings, tmp_path / "O")
+    assert stored.data.source_path == tmp_path / "D"
+    assert stored.run.model_path == tmp_path / "O"
+    assert stored.optimization.lpips_weights == tmp_path / "W"
+    assert stored.data.head == str(tmp_path / "flame/generic_model.pkl")
+    assert absolute(parse("--head", "open")).data.head == "open"
 
 
 def test_config_errors_name_the_file_and_the_settings(tmp_path: Path) -> None:
@@ -81,7 +94,7 @@ def test_settings_that_came_later_than_the_config_take_their_defaults(tmp_path: 
     plain = json.loads(path.read_text())
     del plain["data"]["targets"], plain["model"]["mask_max"]
     path.write_text(json.dumps(plain))
-    assert load_config(TrainSettings, tmp_path) == parse("--sh_degree", "1")
+    assert load_config(TrainSettings, tmp_path) == absolute(parse("--sh_degree", "1"))
 
 
 def test_every_setting_is_documented_in_help(capsys: pytest.CaptureFixture[str]) -> None:

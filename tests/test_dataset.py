@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from scene.dataset import Dataset, working_size
 from scene.readers import open_source
-from scene.split import EpochSampler, Split
+from scene.split import EpochSampler, Split, describe_split
 from tests.tracker_folder import HEIGHT, WIDTH, image, record, write_folder, write_png, write_record
 
 
@@ -30,18 +31,34 @@ def make(folder: Path, mode: str = "insta", **options: object) -> Dataset:
 
 
 def test_tail_holds_out_the_last_frames() -> None:
-    train, test = Split().indices(400, default_test_frames=350)
+    train, test = Split(test_frames=350).indices(400, default_test_frames=350)
     assert train.tolist() == list(range(50))
     assert test.tolist() == list(range(50, 400))
     assert len(Split(test_frames=0).indices(10, 350)[1]) == 0
-    assert Split(fraction=0.25).indices(8, 350)[1].tolist() == [6, 7]
 
 
-@pytest.mark.parametrize("mode, default", [("insta", 350), ("hr", 350), ("nerfbs", 500)])
-def test_no_training_frames_left(tmp_path: Path, mode: str, default: int) -> None:
-    source = open_source(write_folder(tmp_path / "data", mode=mode), mode)
-    with pytest.raises(ValueError, match=f"has 4 frames and {default} of them are held out.*--test_frames"):
-        Dataset(source, progress=False)
+@pytest.mark.parametrize("kind", ["tail", "blocks"])
+@pytest.mark.parametrize("frames, convention, held_out", [
+    (4000, 350, 350), (1750, 350, 350), (1749, 350, 349), (354, 350, 70), (120, 350, 24), (10, 350, 2),
+    (2500, 500, 500), (2499, 500, 350), (400, 500, 80),
+])
+def test_published_clips_keep_their_convention_and_others_hold_out_a_fifth(
+    kind: Literal["tail", "blocks"], frames: int, convention: int, held_out: int,
+) -> None:
+    train, test = Split(kind, blocks=1).indices(frames, convention)
+    assert len(test) == held_out
+    assert len(train) >= 0.8 * frames
+
+
+def test_the_split_is_described() -> None:
+    assert describe_split(*Split().indices(120, 350)) == "96 frames train, 24 held out (96 to 119 of 0 to 119)"
+    assert "8 held out (2 to 5, 8 to 11 of 0 to 13)" in describe_split(*Split("blocks", 8, 2).indices(14, 350))
+    assert describe_split(*Split(test_frames=0).indices(3, 350)) == "3 frames train, none held out"
+
+
+def test_no_training_frames_left(folder: Path) -> None:
+    with pytest.raises(ValueError, match="has 6 frames and 6 of them are held out.*--test_frames 1"):
+        Dataset(open_source(folder), Split(test_frames=6), progress=False)
 
 
 @given(frames=st.integers(2, 400), test=st.integers(1, 399), blocks=st.integers(1, 40))
@@ -62,13 +79,8 @@ def test_blocks_lie_between_training_frames(frames: int, test: int, blocks: int)
     assert lengths.max() - lengths.min() <= 1
 
 
-def test_blocks_default_to_a_fifth() -> None:
-    assert len(Split("blocks").indices(100, 350)[1]) == 20
-
-
 @pytest.mark.parametrize("split, message", [
     (Split("random"), "split kind 'random' is unknown"),  # type: ignore[arg-type]
-    (Split(fraction=1.0), "fraction: 0 <= fraction < 1 expected, got 1.0"),
     (Split(test_frames=-1), "test frames: 0 or more expected, got -1"),
 ])
 def test_senseless_splits(split: Split, message: str) -> None:

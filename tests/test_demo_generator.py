@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from data.demo import generate as generator
+from data.demo.atlas import SKIN
 from data.demo.generate import Settings, generate
 from data.demo.hair import Segments, draw
 from data.demo.layout import MODES
@@ -249,3 +250,21 @@ def test_strands_behind_the_surface_are_hidden() -> None:
     assert (touched % 16).min() == 8
     touched, _, _ = draw(line, np.zeros((16, 16), np.float32), 1.0, 0.0, lambda linear: linear)
     assert len(touched) == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_clip_begins_with_a_friendly_frontal_view(seed: int, head: Head) -> None:
+    motion = make_motion(60, head.expression_names, np.random.default_rng((seed, 1)))
+    turn = np.degrees(np.arccos(np.clip((np.trace(motion.turn, axis1=1, axis2=2) - 1) / 2, -1, 1)))
+    assert turn[0] < 2 < turn.max(), "frame 0 shows the face from the front, the clip turns it"
+    first = dict(zip(head.expression_names, motion.expression[0], strict=True))
+    assert first["eyeWideLeft"] > 0.3 and first["mouthSmileRight"] > 0.3
+    assert max(first["eyeBlinkLeft"], first["jawOpen"], first["mouthFrownLeft"], first["browDownLeft"]) < 0.05
+    assert np.abs(motion.gaze[0]).max() < np.radians(1)
+
+
+def test_the_skin_is_even(subject: Subject) -> None:
+    s, y = SKIN.coordinates()
+    cheeks = (np.abs(np.abs(s) - 0.045) < 0.012) & (np.abs(y + 0.02) < 0.015)
+    luminance = subject.skin.albedo[cheeks] @ np.array([0.2126, 0.7152, 0.0722], np.float32)
+    assert luminance.std() / luminance.mean() < 0.1

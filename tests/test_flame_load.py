@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ def test_wrong_eyelid_files_are_named(tmp_path, open_head):
     with pytest.raises(ValueError, match=r"l_eyelid.npy: shape \[5023, 3\], wanted \[4868, 3\]"):
         load_head(file)
     (tmp_path / "l_eyelid.npy").write_bytes(b"no array")
-    with pytest.raises(ValueError, match=r"l_eyelid.npy or r_eyelid.npy is not a plain array"):
+    with pytest.raises(ValueError, match=r"l_eyelid.npy: not a plain array"):
         load_head(file)
 
 
@@ -158,8 +159,11 @@ class _Touch:
 
 def test_malicious_flame_pickle_runs_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    file = write_flame_pickle(tmp_path / "model.pkl", random_head(n_vertices=30), extra=_Touch())
-    with pytest.raises(UnsafePickleError, match=r"model\.pkl: refused the global (posix|nt)\.system"):
+    head = load_head("open")
+    file = write_flame_pickle(tmp_path / "model.pkl", head, extra=_Touch())
+    assert load_head(file).n_vertices == head.n_vertices, "nobody reads that key"
+    file = write_flame_pickle(tmp_path / "model.pkl", head, weights=_Touch())
+    with pytest.raises(UnsafePickleError, match=r"model\.pkl: weights: refused the global (posix|nt)\.system"):
         load_head(file)
     assert not (tmp_path / "executed").exists()
 
@@ -236,3 +240,35 @@ def test_a_head_is_frozen(open_head):
     assert isinstance(open_head, Head)
     with pytest.raises(dataclasses.FrozenInstanceError):
         open_head.name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"", "the file is empty"),
+    (b"\n<!DOCTYPE html>\n<html><title>Login</title></html>", "it is a web page: a login or error page"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "it is a Git LFS pointer"),
+    (b"\x1f\x8b\x08\0", "it is a gzip archive"),
+])
+def test_a_file_that_is_something_else_is_named(tmp_path, content, message):
+    (tmp_path / "a.pkl").write_bytes(content)
+    with pytest.raises(DamagedFileError, match=rf"a\.pkl: truncated or not a pickle .*{message}"):
+        load_head(tmp_path / "a.pkl")
+
+
+def test_archives_and_text_copies_of_a_flame_model_are_named(tmp_path, open_head):
+    model = write_flame_pickle(tmp_path / "model.pkl", open_head, protocol=0)
+    (tmp_path / "crlf.pkl").write_bytes(model.read_bytes().replace(b"\n", b"\r\n"))
+    with pytest.raises(DamagedFileError, match=r"crlf\.pkl: .*every line end in it is CR LF"):
+        load_head(tmp_path / "crlf.pkl")
+    with zipfile.ZipFile(tmp_path / "zip.pkl", "w") as archive:
+        archive.write(model, "FLAME2020/generic_model.pkl")
+    with pytest.raises(DamagedFileError, match=r"zip archive: unpack it and use FLAME2020/generic_model\.pkl"):
+        load_head(tmp_path / "zip.pkl")
+    torch.save({"f": 1}, tmp_path / "torch.pkl")
+    with pytest.raises(DamagedFileError, match="written by torch.save: save the dict with pickle.dump"):
+        load_head(tmp_path / "torch.pkl")
+
+
+def test_without_a_flame_model_the_open_head_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("flame.load.FLAME_FOLDER", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no FLAME model in data/FLAME .*--head open"):
+        load_head("flame")

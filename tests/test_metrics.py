@@ -229,6 +229,49 @@ def test_lpips_equals_the_published_package(name: str, package: types.ModuleType
     assert torch.allclose(lpips.spatial(ours.maps(prediction, target), 70, 64), expected, rtol=1e-3, atol=1e-6)
 
 
+HEAD_SUMS = {  # of the vectors of version 0.1, so that a changed file is noticed
+    "alex": (2.34953, 16.14303, 39.26844, 27.19718, 20.31718), "vgg": (6.92599, 8.85833, 17.51501, 51.52132, 47.03485),
+}
+
+
+@pytest.mark.parametrize("name", ["alex", "vgg"])
+def test_lpips_is_its_published_formula(name: str, weights: Path) -> None:
+    prediction, target = pair(height=70, width=64)
+    ours = lpips.load_lpips(name, weights)
+    assert [float(head.sum()) for head in ours.heads] == pytest.approx(HEAD_SUMS[name], abs=1e-4)
+    file, build = BACKBONES[name]
+    network = build()
+    state = torch.load(weights / f"{file}_features.pth", weights_only=True)
+    network.load_state_dict({key.removeprefix("features."): value for key, value in state.items()})
+    shift, scale = (torch.tensor(v)[:, None, None] for v in (lpips.INPUT_SHIFT, lpips.INPUT_SCALE))
+    taps = sorted(lpips.NETWORKS[name].taps)
+    expected = torch.zeros(len(prediction))
+    with torch.no_grad():
+        a, b = ((2 * image - 1 - shift) / scale for image in (prediction, target))
+        for i, layer in enumerate(network):
+            a, b = layer(a), layer(b)
+            if i - 1 in taps:  # after the ReLU of a convolution that LPIPS looks behind
+                unit_a, unit_b = (torch.nn.functional.normalize(features, dim=1) for features in (a, b))
+                expected += ((unit_a - unit_b).square() * ours.heads[taps.index(i - 1)]).sum(dim=1).mean(dim=(1, 2))
+    assert torch.allclose(ours(prediction, target), expected, rtol=1e-4)
+
+
+def test_lpips_needs_no_other_package(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lpips", None)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    assert float(lpips.load_lpips("alex", weights)(*pair(height=64, width=64))[0]) > 0
+
+
+def test_a_failed_download_names_the_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        assert options["weights_only"]
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    with pytest.raises(lpips.MetricUnavailable, match=r"no network; --lpips_weights names a folder that holds vgg16"):
+        lpips.load_lpips("vgg")
+
+
 def test_lpips_is_zero_for_equal_images_and_grows_with_noise(weights: Path) -> None:
     model = lpips.load_lpips("alex", weights)
     prediction, target = pair(height=64, width=64)
@@ -257,10 +300,10 @@ def test_lpips_accepts_whole_network_files_under_torchvisions_name(weights: Path
 
 
 def test_missing_or_wrong_weights_are_a_reason_and_not_a_crash(tmp_path: Path) -> None:
-    with pytest.raises(lpips.MetricUnavailable, match="holds none of alexnet_features.pth"):
+    with pytest.raises(lpips.MetricUnavailable, match=r"holds none of alexnet_features.pth.*--lpips_weights names"):
         lpips.load_lpips("alex", tmp_path)
     (tmp_path / "alexnet_features.pth").write_bytes(b"not a checkpoint")
-    with pytest.raises(lpips.MetricUnavailable, match="alexnet_features.pth: cannot be read as weights"):
+    with pytest.raises(lpips.MetricUnavailable, match=r"alexnet_features.pth \(--lpips_weights\): cannot be read"):
         lpips.load_lpips("alex", tmp_path)
     torch.save([1, 2], tmp_path / "alexnet_features.pth")
     with pytest.raises(lpips.MetricUnavailable, match="expected a dictionary of tensors, got list"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,30 @@ except _native.NativeLibraryError as error:
     assert str(error) == "tiny: odd", error
 else:
     raise AssertionError("a failure must raise")
+"""
+
+
+# Lets two threads start, then refuses, as a system does whose limits are reached.
+FEW_THREADS = """
+#include <cerrno>
+#include <cstdio>
+#include <dlfcn.h>
+#include <pthread.h>
+#include "parallel.h"
+static int started = 0;
+extern "C" int pthread_create(pthread_t* thread, const pthread_attr_t* options, void* (*body)(void*), void* argument) {
+    if (++started > 2) return EAGAIN;
+    using Create = int (*)(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
+    return reinterpret_cast<Create>(dlsym(RTLD_NEXT, "pthread_create"))(thread, options, body, argument);
+}
+int main() {
+    std::vector<int> visits(1000, 0);
+    parallel_for(1000, 1, 8, [&](int64_t i) { visits[i] += 1; });
+    started = 2;
+    parallel_for_dynamic(1000, 8, [&](int64_t i) { visits[i] += 1; });
+    for (int count : visits) if (count != 2) return 1;
+    std::puts("all done");
+}
 """
 
 
@@ -119,9 +144,11 @@ def test_refuses_what_it_cannot_do(build_native, monkeypatch):
     "asked, local, wanted",
     [
         ("8.6;9.0+PTX", ["7.5"], ["compute_86,code=[sm_86]", "compute_90,code=[sm_90,compute_90]"]),
-        ("", ["7.5"], ["compute_75,code=[sm_75]"]),
+        # Not asked for: the newest with its PTX, for GPUs to come.
+        ("", ["7.5"], ["compute_75,code=[sm_75,compute_75]"]),
+        ("", ["12.0", "8.9"], ["compute_89,code=[sm_89]", "compute_120,code=[sm_120,compute_120]"]),
         # Without a GPU: all that this nvcc knows.
-        ("", [], ["compute_75,code=[sm_75]", "compute_90,code=[sm_90]"]),
+        ("", [], ["compute_75,code=[sm_75]", "compute_90,code=[sm_90,compute_90]"]),
     ],
 )
 def test_chooses_architectures(build_native, monkeypatch, tmp_path, asked, local, wanted):
@@ -131,6 +158,14 @@ def test_chooses_architectures(build_native, monkeypatch, tmp_path, asked, local
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", asked)
     monkeypatch.setattr(build_native, "_local_capabilities", lambda: local)
     assert build_native._gencode_flags(str(nvcc))[1::2] == [f"arch={item}" for item in wanted]
+
+
+def test_a_thread_that_cannot_start_does_not_end_the_process(tmp_path):
+    (tmp_path / "few.cpp").write_text(FEW_THREADS)
+    command = [*shlex.split(os.environ.get("CXX", "g++")), "-std=c++17", "-pthread", "-I", str(NATIVE / "include")]
+    subprocess.run([*command, str(tmp_path / "few.cpp"), "-o", str(tmp_path / "few"), "-ldl"], check=True)
+    result = subprocess.run([str(tmp_path / "few")], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "all done\n", "")
 
 
 def test_finds_nvcc_in_cuda_home_first(build_native, monkeypatch, tmp_path):

@@ -8,9 +8,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-import os
-import shlex
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,9 +33,10 @@ from flame import pose_head
 from flame.rotations import rigid_align
 from player.tables import drive_tables
 from tests.blendshape_ops_scene import cast, make_scene, relative_error, values_and_gradients
+from tests.cuda_emulation import compile_emulated
 from tests.players import made_up_player, random_codes
+from tests.test_blendshape_ops_cuda import adam_run
 
-SUBMODULES = Path(__file__).resolve().parents[1] / "submodules"
 CPU = torch.device("cpu")
 SINGLE = 3e-5  # single precision in another order of summation, as in test_blendshape_ops_cuda.py
 HALF = 2**-11  # relative rounding of a half-precision number
@@ -47,14 +45,12 @@ HALF = 2**-11  # relative rounding of a half-precision number
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The CUDA sources compiled as C++ for the emulation."""
-    folder = tmp_path_factory.mktemp("emulation")
-    package = SUBMODULES / "blendshape-ops"
-    folders = (SUBMODULES / "native/emulation", package / "include", SUBMODULES / "native/include")
-    command = [*shlex.split(os.environ.get("CXX", "g++")), "-std=c++17", "-O1", "-fPIC", "-shared", "-Wno-psabi"]
-    command += [argument for path in folders for argument in ("-I", str(path))]
-    command += ["-x", "c++", str(package / "src/blend_cuda.cu"), str(package / "src/play_cuda.cu")]
-    subprocess.run([*command, "-o", str(folder / "ops.so")], check=True)
-    return ctypes.CDLL(str(folder / "ops.so"))
+    sources: list[str | Path] = ["src/blend_cuda.cu", "src/play_cuda.cu", "src/adam_cuda.cu"]
+    return compile_emulated(tmp_path_factory.mktemp("emulation"), "blendshape-ops", sources)
+
+
+def test_cuda_sources_and_python_agree_on_structures_and_columns(library: ctypes.CDLL) -> None:
+    assert _native.disagreements(library) == []
 
 
 @contextlib.contextmanager
@@ -91,6 +87,20 @@ def test_emulated_kernels_blend_forward_and_backward(library: ctypes.CDLL, sh_de
         got = values_and_gradients(cast(scene, torch.float32), sh_degree, "cuda")
     errors = {name: relative_error(got[name], wanted[name]) for name in wanted}
     assert max(errors.values()) < SINGLE, errors
+
+
+@pytest.mark.parametrize("frames", [1, 5, 48, 49, 100])
+def test_emulated_adam_takes_any_number_of_frames(library: ctypes.CDLL, frames: int) -> None:
+    """48 frames fit in the shared memory of a block; a Gaussian has more pairs than a warp takes at a time."""
+    scene = make_scene(gaussians=5, expressions=37, frames=frames, density=0.9)
+    with emulated(library):
+        got, optimizer = adam_run(cast(scene, torch.float32), "cuda", 5)
+    wanted, reference = adam_run(cast(scene, torch.float64), "cpp", 5)
+    # Steps are of 5e-3; where gradients nearly cancel, a step keeps only some 1e-3 of itself in single precision.
+    for name, table in wanted.items():
+        assert torch.allclose(got[name].double(), table, rtol=0, atol=1e-5), name
+    assert int(optimizer.steps) == 5
+    assert relative_error(optimizer.difference_exp_avg, reference.difference_exp_avg) < SINGLE
 
 
 def rounded(half: HalfDifferences, old: Differences) -> Differences:
@@ -259,3 +269,18 @@ def test_bytes_want_float_pictures() -> None:
         to_bytes(torch.zeros(3, 4, 4))
     with pytest.raises(ValueError, match="to_bytes has no torch backend"):
         to_bytes(torch.zeros(1, 3, 4, 4), backend="torch")
+
+
+@pytest.mark.parametrize(("name", "value", "message"), [
+    ("map_offsets", 1, "map_offsets: wanted numbers that rise from 0 to"),
+    ("map_expression", -1, "map_expression: wanted 0 to "),
+    ("map_expression", 10_000, "map_expression: wanted 0 to .* to 10000"),
+    ("parents", 5, r"parents: wanted each joint's parent before it, got \[.*5\]"),
+])
+def test_drive_tables_refuse_indices_out_of_bounds(name: str, value: int, message: str) -> None:
+    player = made_up_player(CPU)
+    tables = drive_tables(player.rig, player.avatar)
+    changed = getattr(tables, name).clone()
+    changed[0 if name != "parents" else -1] = value
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(tables, **{name: changed})

@@ -8,11 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
-import os
-import shlex
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,28 +17,34 @@ import torch
 from diff_gaussian_rasterization import DensifyStats, _native, _passes
 from torch import Tensor
 
+from tests.cuda_emulation import compile_emulated
 from tests.rasterizer_scenes import INPUTS, backgrounds, random_scene
 from tests.test_rasterizer_cuda import assert_same, gradients
 
-SUBMODULES = Path(__file__).resolve().parents[1] / "submodules"
 # The module, which the package's function of the same name hides.
 RASTERIZE = importlib.import_module("diff_gaussian_rasterization.rasterize")
 
 # Single precision in another order of summation, and cuts at alpha = 1/255 that rounding decides: measured below 4e-4.
 TOLERANCE = 5e-3
 
+SCAN = """
+#include "rasterize_cuda.cu"
+extern "C" __attribute__((visibility("default"))) void scan_counts(DgrCudaWork* work, int tiles) {
+    launch("scan_kernel", scan_kernel, dim3(1), SCAN_THREADS, nullptr, *work, tiles);
+}
+"""
+
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The CUDA sources compiled as C++ for the emulation."""
-    path = tmp_path_factory.mktemp("emulation") / "rasterize.so"
-    package = SUBMODULES / "diff-gaussian-rasterization"
-    folders = (SUBMODULES / "native/emulation", package / "include", SUBMODULES / "native/include")
-    command = [*shlex.split(os.environ.get("CXX", "g++")), "-std=c++17", "-O2", "-fPIC", "-shared", "-Wno-psabi"]
-    command += [argument for folder in folders for argument in ("-I", str(folder))]
-    command += ["-x", "c++", str(package / "src/rasterize_cuda.cu"), "-o", str(path)]
-    subprocess.run(command, check=True)
-    return ctypes.CDLL(str(path))
+    folder = tmp_path_factory.mktemp("emulation")
+    (folder / "scan.cpp").write_text(SCAN)
+    return compile_emulated(folder, "diff-gaussian-rasterization", [folder / "scan.cpp"], "-O2")
+
+
+def test_cuda_sources_and_python_agree_on_structures(library):
+    assert _native.disagreements(library) == []
 
 
 @contextlib.contextmanager
@@ -129,6 +131,23 @@ def test_memory_grows_to_what_was_needed(library):
         assert capacity.pairs(guess=0) >= 1.5 * needed - 1
         capacity.needed[0] = 10
         assert capacity.pairs(guess=0) == 4096, "memory shrinks again, to a floor"
+
+
+def test_cursors_do_not_wrap_beyond_two_to_the_32(library):
+    """Counts as of 2^31 - 1 Gaussians in every tile: no cursor may come round to a place that was given."""
+    most, step, tiles = 2**31 - 1, _passes.CURSOR_STEP, 5
+    cursors = torch.zeros(tiles * step, dtype=torch.int64)
+    cursors[::step] = torch.tensor([10, most, most, most, most])
+    cursors = cursors.to(torch.uint32) if hasattr(torch, "uint32") else cursors.int()
+    begins, needed = torch.zeros(tiles + 1, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
+    work = _passes._Work(tile_cursor=cursors.data_ptr(), tile_begin=begins.data_ptr(), needed=needed.data_ptr(),
+                         capacity=most)
+    library.scan_counts(ctypes.byref(work), tiles)
+    starts = [int(value) & 0xFFFFFFFF for value in cursors[::step].tolist()]
+    ends = [int(value) & 0xFFFFFFFF for value in begins.tolist()]
+    assert starts == [0, 10, 2**31, 2**31, 2**31] == ends[:tiles]
+    assert ends[-1] == 2**31 and int(needed[0]) & 0xFFFFFFFF == 2**31
+    assert all(start + count < 2**32 for start, count in zip(starts, [10, *[most] * 4], strict=True))
 
 
 @pytest.mark.parametrize("kind", ["color", "image"])

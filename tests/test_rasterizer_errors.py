@@ -88,6 +88,17 @@ def test_wrong_arguments_are_named(case):
         rasterize(**(GOOD | {"width": 20, "height": 10} | change))
 
 
+def test_more_than_two_to_the_32_pairs_are_refused_before_lists_are_made():
+    scene = {name: value.float() for name, value in random_scene(1, 1, 4096, 4096).items()}
+    count = 2**16 + 1  # each touches all of the 2^16 tiles
+    scene |= {name: scene[name][:, :1].expand(1, count, *scene[name].shape[2:]).contiguous()
+              for name in ("means", "quats", "scales", "opacities", "colors")}
+    scene["means"], scene["scales"] = torch.zeros(1, count, 3), torch.full((1, count, 3), 100.0)
+    scene["opacities"] = torch.full((1, count), 0.9)
+    with pytest.raises(_native.NativeLibraryError, match=f"{count * 2**16} pairs of a Gaussian and a tile, wanted at"):
+        rasterize(**scene, width=4096, height=4096)
+
+
 def test_a_library_that_is_not_built_names_the_command(tmp_path, monkeypatch):
     monkeypatch.setattr(_native, "_FOLDER", tmp_path / "diff_gaussian_rasterization")
     _native.load.cache_clear()
@@ -111,8 +122,6 @@ def test_a_native_failure_becomes_an_exception():
 
 
 def test_wrong_settings_of_the_familiar_interface():
-    with pytest.raises(ValueError, match="antialiasing: wanted False"):
-        GaussianRasterizer(make_settings(antialiasing=True))
     with pytest.raises(ValueError, match="sh_degree: wanted 0 to 3, got 4"):
         GaussianRasterizer(make_settings(sh_degree=4))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,12 @@ import cv2
 import numpy as np
 import pytest
 
+from arguments import DataSettings, TrainSettings, parse_flags
+from scene.clip import open_data, open_dataset
+from scene.dataset import Dataset
 from scene.frame import Camera, FloatArray, Tracking
-from scene.readers import MeshCounts, open_source
+from scene.readers import READERS, MeshCounts, Reader, Source, open_source
+from scene.split import Split
 from tests.tracker_folder import HEIGHT, WIDTH, image, record, write_folder, write_png, write_record
 from utils.safe_pickle import DamagedFileError, UnsafePickleError
 
@@ -101,6 +106,12 @@ def edit(index: int, group: str, key: str, value: Any) -> Callable[[Path], None]
     return change
 
 
+def rename(name: str, other: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).rename((folder / name).with_name(other))
+    return change
+
+
 def replace_image(name: str, pixels: np.ndarray) -> Callable[[Path], None]:
     return lambda folder: write_png(folder / name, pixels)
 
@@ -136,7 +147,8 @@ MALFORMED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "no alpha": ("insta", replace_image("images/00002.png", image(2)[..., :3]), r"00002\.png: an RGBA image"),
     "grey": ("insta", replace_image("images/00002.png", image(2)[..., 0]), r"00002\.png: an RGBA image.*got 1 channel"),
     "size": ("insta", replace_image("images/00002.png", image(2, 48, 40)), r"00002\.frame: tracked at 24.*48 x 40"),
-    "16 bits": ("insta", replace_image("images/00001.png", image(1).astype(np.uint16)), r"00001\.png: 8 bits.*got 16"),
+    "other name": ("insta", rename("images/00001.png", "00001.jpg"), r"00001\.png: missing.*images holds 00000\.png, "),
+    "empty folder": ("hr", remove(*(f"images.HQ/0000{i}.png" for i in range(4))), r"the folder images\.HQ is empty"),
     "not a png": ("insta", text("images/00001.png", "hello"), r"00001\.png: not a PNG file"),
     "short header": ("insta", data_file("images/00001.png", b"\x89PNG\r\n\x1a\n\0\0"), r"00001\.png: truncated PNG"),
     "mask size": ("nerfbs", replace_image("image_mask/mask_00000.png", image(0, 12, 10)), r"mask_00000\.png: 24 x 20"),
@@ -157,6 +169,12 @@ def test_a_malformed_folder_is_named(tmp_path: Path, case: str) -> None:
     change(data)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         open_source(data, mode)
+
+
+def test_sixteen_bit_images_are_read(folder: Path) -> None:
+    write_png(folder / "images" / "00001.png", image(1).astype(np.uint16) * 257)
+    data = Dataset(open_source(folder), Split(test_frames=1), progress=False)
+    np.testing.assert_array_equal(data.rgba(1), image(1))
 
 
 def test_background_of_another_size(tmp_path: Path) -> None:
@@ -182,9 +200,50 @@ def test_missing_folders(tmp_path: Path) -> None:
         open_source(tmp_path)
 
 
-def test_unknown_mode(folder: Path) -> None:
-    with pytest.raises(ValueError, match="mode 'vhap' is unknown; known are insta, nerfbs, hr"):
+def test_an_unknown_layout_lists_the_known_ones(folder: Path) -> None:
+    with pytest.raises(ValueError, match="--layout vhap: unknown; known are auto, insta, nerfbs, hr"):
         open_source(folder, "vhap")
+
+
+@pytest.mark.parametrize("mode", ["insta", "nerfbs", "hr"])
+def test_layouts_are_recognised_by_what_is_there(tmp_path: Path, mode: str) -> None:
+    found, told = (open_source(write_folder(tmp_path / "data", mode=mode), layout) for layout in ("auto", mode))
+    assert found.frames[0].image_path == told.frames[0].image_path
+    assert (found.background is None) == (mode != "nerfbs")
+    # A folder with alpha is of the default layout, whatever else lies in it.
+    (write_folder(tmp_path / "data") / "image_mask").mkdir(exist_ok=True)
+    assert open_source(tmp_path / "data").background is None
+
+
+@pytest.mark.parametrize("flags", [("use_HR", "use_nerfBS"), ("use_HR", "layout")])
+def test_one_layout_is_chosen(folder: Path, flags: tuple[str, str]) -> None:
+    values: dict[str, Any] = {"use_HR": True, "use_nerfBS": True, "layout": "insta"}
+    with pytest.raises(ValueError, match=f"--{flags[0]}.* and |choose one"):
+        open_data(DataSettings(folder, **{flag: values[flag] for flag in flags}))
+    same = DataSettings(folder, layout="hr", use_HR=True)
+    with pytest.raises(FileNotFoundError, match="images.HQ"):
+        open_data(same)
+
+
+def test_a_reader_added_to_the_table_is_chosen_by_name_and_by_content(
+    folder: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As CONTRIBUTING says: a function that returns a Source and a row in the table."""
+    def read(path: Path) -> Source:
+        return replace(open_source(path, "insta"), head=(path / "dummy.txt").read_text())
+
+    monkeypatch.setitem(READERS, "dummy", Reader(read, lambda path: (path / "dummy.txt").is_file()))
+    (folder / "dummy.txt").write_text("open")
+    run = ["-s", str(folder), "-m", "OUT"]
+    chosen = parse_flags(TrainSettings, "train.py", [*run, "--layout", "dummy"]).data
+    assert open_data(chosen).head == "open"
+    assert len(open_dataset(chosen, open_data(chosen)).train_indices) == 4
+    (folder / "images").rename(folder / "pictures")  # now only the new reader knows the folder
+    monkeypatch.setitem(READERS, "dummy", Reader(lambda path: source, lambda path: (path / "dummy.txt").is_file()))
+    source = Source((), None, 350, head="mine")
+    assert open_data(parse_flags(TrainSettings, "train.py", run).data).head == "mine"
+    with pytest.raises(ValueError, match="known are auto, insta, nerfbs, hr, dummy"):
+        open_source(folder, "dumy")
 
 
 class Boom:
@@ -199,7 +258,9 @@ class Boom:
 
 def test_a_malicious_record_runs_nothing(folder: Path, tmp_path: Path) -> None:
     write_record(folder, 1, record(1) | {"extra": Boom(tmp_path / "boom")})
-    with pytest.raises(UnsafePickleError, match=r"00001\.frame"):
+    open_source(folder)  # nobody reads that key
+    write_record(folder, 1, record(1) | {"img_size": Boom(tmp_path / "boom")})
+    with pytest.raises(UnsafePickleError, match=r"00001\.frame: img_size: refused the global"):
         open_source(folder)
     assert not (tmp_path / "boom").exists()
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from evaluation import EvaluationSettings, PosedMeshes, evaluate, merge_without_blendshapes
+from tests.browser import find_chromium, open_tab
 from utils import score_files
 from utils.environment import describe_environment
 from utils.report import folder as report_folder
@@ -229,11 +230,11 @@ def test_a_line_is_drawn_where_its_points_are() -> None:
     assert x1 == pytest.approx((x0 + x2) / 2, abs=0.1) and y1 == pytest.approx((y0 + y2) / 2, abs=0.1)
 
 
-def test_long_curves_are_thinned_and_gaps_left_out() -> None:
-    values = [float("nan") if i % 7 == 0 else 1.0 for i in range(5000)]
+def test_long_curves_are_thinned_around_their_gaps() -> None:
+    values = [float("nan") if i % 1000 == 0 else 1.0 for i in range(5000)]
     svg = str(line_chart("t", "x", "", [Series("a", range(5000), values)]))
-    points = re.findall(r'points="([^"]+)"', svg)[0].split()
-    assert 300 < len(points) <= 600 and "nan" not in svg.lower()
+    assert len(stretches(svg)) == 5
+    assert 300 < sum(stretches(svg)) <= 605 and "nan" not in svg.lower()
 
 
 def test_charts_without_points_vanish_and_names_are_escaped() -> None:
@@ -269,3 +270,38 @@ def test_zooms_have_one_shape_hold_the_box_and_do_not_distort(box: tuple[int, in
 def test_large_pictures_shrink_and_small_ones_stay() -> None:
     shown = [len(report_folder.picture(np.zeros((n, n, 3), np.uint8), "").source) for n in (512, 2048)]
     assert shown[0] == pytest.approx(shown[1], rel=0.05)
+
+
+def stretches(svg: str) -> list[int]:
+    """Points of each line of a chart."""
+    return [len(points.split()) for points in re.findall(r'<polyline[^>]*points="([^"]*)"', svg)]
+
+
+def test_charts_draw_no_line_where_nothing_was_scored() -> None:
+    blocks = [0, 1, 2, 3, 40, 41, 42, 90]
+    svg = str(line_chart("t", "frame", "dB", [Series("a", blocks, [float(x) for x in blocks], sampled=True)]))
+    assert stretches(svg) == [4, 3, 2]  # the frame alone is a dot: a line from the point to itself
+    apart = list(range(0, 100, 8))  # every eighth frame is one line
+    assert stretches(str(line_chart("t", "frame", "dB", [Series("a", apart, apart, sampled=True)]))) == [len(apart)]
+    assert stretches(str(line_chart("t", "iteration", "", [Series("a", blocks, blocks)]))) == [len(blocks)]
+
+
+def test_charts_leave_a_gap_for_what_is_not_finite() -> None:
+    values = [1.0, 2.0, float("nan"), 3.0, float("inf"), float("nan"), 4.0, 5.0, 6.0]
+    assert stretches(str(line_chart("t", "x", "", [Series("a", range(9), values)]))) == [2, 2, 3]
+
+
+def test_thinned_charts_keep_their_gaps() -> None:
+    frames = [*range(2000), *range(6000, 8000)]
+    svg = str(line_chart("t", "frame", "dB", [Series("a", frames, [1.0 * x for x in frames], sampled=True)]))
+    assert len(stretches(svg)) == 2 and 500 < sum(stretches(svg)) <= 602
+
+
+@pytest.mark.skipif(find_chromium() is None, reason="no Chromium or Chrome on PATH")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_is_as_wide_as_the_window(compared: Path, tmp_path: Path, width: int) -> None:
+    write_report(compared, title="a_subject_with_a_name_of_many_letters_and_no_space")
+    with open_tab((compared / "report.html").as_uri(), tmp_path / "browser", width, 800) as tab:
+        tab.wait_for("document.readyState == 'complete' && document.images.length > 0")
+        tab.evaluate("for (const details of document.querySelectorAll('details')) details.open = true")
+        assert tab.evaluate("document.documentElement.scrollWidth") == width

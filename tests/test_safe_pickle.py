@@ -360,5 +360,21 @@ def test_values_that_contain_themselves(tmp_path):
     loop: list[Any] = []
     loop.append(loop)
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"x": loop}))
-    with pytest.raises(DamagedFileError, match=r"a\.pkl: nested too deeply, or contains itself"):
+    with pytest.raises(DamagedFileError, match=r"a\.pkl: x: nested too deeply, or contains itself"):
         load_flame_pickle(tmp_path / "a.pkl")
+
+
+def test_only_what_is_asked_for_is_looked_at(tmp_path):
+    """A tracker's record may hold what its author needs besides."""
+    stored = {"flame": {"exp": np.ones(2), "mode": Path("a")}, "options": threading.Event, "img_size": [4, 5]}
+    path = save(tmp_path / "a.frame", stored)
+    got = load_torch_dict(path, keys=["img_size", ("flame", "exp"), ("flame", "absent"), ("none", "x")])
+    same(got, {"img_size": [4, 5], "flame": {"exp": np.ones(2)}})
+    with pytest.raises(UnsafePickleError, match=r"a\.frame: flame: refused the global pathlib"):
+        load_torch_dict(path, keys=[("flame", "mode")])
+
+
+def test_a_part_that_is_shared_is_built_once(tmp_path):
+    array = np.ones(5)
+    got = load_torch_dict(save(tmp_path / "a.frame", {"x": [array] * 1000}))
+    assert all(item is got["x"][0] for item in got["x"])

@@ -25,6 +25,7 @@ from websockets.sync.client import connect
 import viewer.page
 from arguments.view_settings import ViewSettings
 from flame.rotations import quat_from_matrix
+from player.views import front_frame
 from scene.checkpoint import Checkpoint, save_checkpoint
 from tests.player_subject import lively_player, write_run
 from tests.reference_folder import write_data_set, write_reference_folder
@@ -34,7 +35,7 @@ from viewer.camera import OrbitCamera, clip_camera, opening_view
 from viewer.pace import Pace
 from viewer.page import Page
 from viewer.picture import Painter
-from viewer.server import PageServer, check_port, is_own_page
+from viewer.server import PageServer, check_port
 from viewer.state import ViewState
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,6 +87,33 @@ def test_the_first_picture_is_the_first_frames_from_its_camera(page: Page, clien
     wanted = page._painter.paint(page.state, clip_camera(PLAYER.clip, 0, WINDOW, WINDOW))
     # JPEG on coloured noise; another frame or camera gives below 20.
     client.wait_until(lambda: psnr(client.picture, wanted) > 30)
+
+
+def test_a_fresh_page_opens_with_the_frame_that_shows_the_face_best() -> None:
+    server = PageServer("127.0.0.1", 0, "first")
+    try:
+        page = Page(Painter(PLAYER), server, Pace(10.0, 512), 25.0)
+        assert page.state.frame == page.first == front_frame(PLAYER.clip)
+        view = opening_view(PLAYER.clip, page._painter.middle, page.first)
+        np.testing.assert_allclose(server.initial_camera.position, view.position)
+    finally:
+        server.stop()
+
+
+def test_a_view_that_training_never_saw_is_told_to_its_browser(page: Page, client: PageClient) -> None:
+    def told() -> bool:
+        return any("nearest view of training" in text for text in client.texts.values())
+
+    client.listen(1)
+    assert not told()
+    view, middle = first_view(page), np.asarray(page._painter.middle)
+    turn = np.array([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])  # a quarter turn around the head: its profile
+    profile = OrbitCamera(middle + turn @ (view.position - middle), middle, view.up, view.fov)
+    wxyz = quat_from_matrix(torch.from_numpy(turn) @ PLAYER.clip.R[0].T.double()).tolist()
+    client.look(WINDOW, WINDOW, profile, wxyz)
+    client.wait_until(told)
+    client.look(WINDOW, WINDOW, view, WXYZ)
+    client.wait_until(lambda: not told())
 
 
 def test_moving_a_slider_changes_the_picture_and_undo_brings_it_back(page: Page, client: PageClient) -> None:
@@ -225,18 +253,6 @@ def test_pages_of_other_sites_are_refused(page: Page) -> None:
     own.listen(1)
     assert own.widgets
     own.close()
-
-
-@pytest.mark.parametrize(("listening", "host", "origin", "own"), [
-    ("127.0.0.1", "localhost:8080", "http://localhost:8080", True),
-    ("127.0.0.1", "127.0.0.1:8080", None, True),
-    ("127.0.0.1", "127.0.0.1:8080", "http://localhost:8080", False),
-    ("127.0.0.1", "rebound.example:8080", "http://rebound.example:8080", False),
-    ("0.0.0.0", "workstation:8080", "http://workstation:8080", True),
-    ("0.0.0.0", "workstation:8080", "http://other:8080", False),
-])
-def test_own_pages_are_told_from_others(listening: str, host: str, origin: str | None, own: bool) -> None:
-    assert is_own_page(listening, host, origin) is own
 
 
 def test_nobody_can_have_the_page_shared(page: Page, client: PageClient) -> None:

@@ -24,6 +24,7 @@ from exporting.web.tables import MAX_BONES, live_pairs, pack_gaussians, pack_pai
 from player import Player
 from scene.avatar import Avatar
 from tests.player_subject import EXPRESSIONS, lively_player, write_run
+from utils.atomic import WriteError
 
 HALF = 2**-11  # relative rounding of a half
 TYPES = {"u32": "<u4", "u16": "<u2", "f16": "<f2", "f32": "<f4"}
@@ -180,14 +181,14 @@ def test_a_failed_write_leaves_nothing(player: Player, tmp_path: Path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(ValueError, match=r"--output: .*page could not be written: .*No space left"):
+    with pytest.raises(WriteError, match=r"page: could not be written: .*No space left"):
         export_web(player, ExportSettings(tmp_path, "web", tmp_path / "page"))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_parent_that_is_a_file_is_named(player: Player, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"--output: .*file/page could not be written"):
+    with pytest.raises(WriteError, match=r"file/page: could not be written"):
         export_web(player, ExportSettings(tmp_path, "web", tmp_path / "file" / "page"))
 
 

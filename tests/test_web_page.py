@@ -15,13 +15,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from blendshape_ops import limit_codes
+from blendshape_ops import MEANS, limit_codes
 
 from arguments.export_settings import ExportSettings
 from exporting.web import export_web
 from flame.rotations import matrix_from_6d, matrix_from_axis_angle, matrix_to_6d, matrix_to_axis_angle
 from gaussian_renderer import Cameras
 from player import Player, open_player
+from player.views import seen_directions
 from scene.rig import Codes
 from tests.player_subject import CPU, EXPRESSIONS, SIZE, lively_avatar, lively_player
 from tests.reference_folder import write_data_set, write_reference_folder
@@ -114,6 +115,12 @@ def our_picture(player: Player, codes: Codes, cameras: Cameras) -> np.ndarray:
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
     return float(-10 * np.log10(((a - b) ** 2).mean()))
+
+
+def offered_words(tab: Tab) -> str:
+    settle(tab)
+    tab.evaluate("showRate(PLAYER)")
+    return str(tab.evaluate("document.getElementById('unseen').textContent"))
 
 
 def with_expression(player: Player, codes: Codes, values: dict[str, float]) -> Codes:
@@ -346,3 +353,12 @@ def test_a_lost_graphics_card_is_told(visit: Callable[[str], Tab]) -> None:
     tab.evaluate("PLAYER.renderer.gl.getExtension('WEBGL_lose_context').loseContext()")
     assert tab.wait_for("!document.getElementById('problem').hidden")
     assert "reload the page" in tab.evaluate("document.getElementById('problem').innerText")
+
+
+def test_a_view_that_training_never_saw_is_told(visit: Callable[[str], Tab], player: Player) -> None:
+    assert offered_words(visit("frame=1")) == ""
+    words = offered_words(visit("frame=1&yaw=90"))
+    seen = seen_directions(player, player.avatar.neutral[:, MEANS].median(dim=0).values.detach().numpy())
+    assert len(seen) > 1 and words.endswith("from the nearest view of training: what is seen here is a guess")
+    assert 45 < float(words.split("°")[0]) < 100
+    assert offered_words(visit("frame=1&yaw=25")) == ""

@@ -24,6 +24,7 @@ class PageClient:
         self._socket = connect(f"ws://127.0.0.1:{port}", subprotocols=[f"viser-v{viser.__version__}"],  # type: ignore
                                max_size=None, additional_headers=headers)
         self.widgets: dict[str, dict[str, Any]] = {}  # by label
+        self.texts: dict[str, str] = {}  # of markdown, by uuid
         self.picture: np.ndarray | None = None
         self.pictures = 0
         self.downloads: dict[str, bytes] = {}
@@ -87,6 +88,10 @@ class PageClient:
             image = cv2.imdecode(np.frombuffer(message["rgb_data"], np.uint8), cv2.IMREAD_COLOR)
             assert image is not None
             self.picture, self.pictures = np.ascontiguousarray(image[..., ::-1]), self.pictures + 1
+        elif kind == "GuiMarkdownMessage":
+            self.texts[message["uuid"]] = message["props"]["_markdown"]
+        elif kind == "GuiUpdateMessage" and message["uuid"] in self.texts:
+            self.texts[message["uuid"]] = message["updates"].get("_markdown", self.texts[message["uuid"]])
         elif kind.startswith("Gui") and isinstance(message.get("props"), dict) and message["props"].get("label"):
             self.widgets[message["props"]["label"]] = message
         elif kind == "GuiUpdateMessage":

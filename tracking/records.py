@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.arrays import read_npz
 from utils.atomic import write_with
 
 if TYPE_CHECKING:
@@ -106,9 +106,9 @@ def save_record(path: Path, record: DataclassInstance) -> None:
 def load_record(path: Path, kind: type[Record]) -> Record:
     """Read back what `save_record` wrote. Raises ValueError naming the file when it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {item.name: file[item.name] for item in fields(kind)}
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        file = read_npz(path)
+        arrays = {item.name: file[item.name] for item in fields(kind)}
+    except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path}: not a readable record of {kind.__name__} ({error}); start anew without "
                          "--resume") from error
     return kind(**{name: int(value) if value.ndim == 0 else value for name, value in arrays.items()})

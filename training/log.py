@@ -10,12 +10,12 @@ from types import TracebackType
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from scene.avatar import Avatar
+from training.board import Board
 from training.trainer import StepResult, Trainer
-from utils.atomic import write_text
+from utils.atomic import WriteError, write_text
 from utils.metrics import psnr
 
 CSV_NAME = "training.csv"
@@ -35,8 +35,9 @@ class TrainingLog:
         self._path = folder / CSV_NAME
         self._before = float(str(self._rows[-1]["seconds"])) if self._rows else 0.0
         self._start = time.perf_counter()
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1) if tensorboard else None
         self._bar = tqdm(total=last, initial=first, desc="Training", unit="it", dynamic_ncols=True)
+        self._board = Board(folder / "tensorboard", first + 1, self.say) if tensorboard else None
+        self._csv_fails = False
         self._pending: _Pending | None = None
         self._parts: tuple[Tensor, dict[str, int]] | None = None
 
@@ -78,38 +79,45 @@ class TrainingLog:
         self._bar.set_postfix(loss=f"{total:.4f}", psnr=f"{quality:.2f}", gaussians=count, refresh=False)
         self._rows.append(dict(zip(COLUMNS, (entry.iteration, f"{total:.6g}", f"{quality:.4f}", count, entry.sh_degree,
                                              f"{entry.seconds:.3f}"), strict=True)))
-        if self._writer is None:
+        if self._board is None:
             return
-        for name, value in {**values, "total": total}.items():
-            self._writer.add_scalar(f"loss/{name}", value, entry.iteration)
-        self._writer.add_scalar("train/psnr", quality, entry.iteration)
-        for name, part in entry.parts.items():
-            self._writer.add_scalar(f"gaussians/{name.replace(' ', '_')}", part, entry.iteration)
+        losses = {f"loss/{name}": value for name, value in {**values, "total": total}.items()}
+        parts = {f"gaussians/{name.replace(' ', '_')}": part for name, part in entry.parts.items()}
+        self._board.scalars({**losses, "train/psnr": quality, **parts}, entry.iteration)
 
     def evaluation(self, iteration: int, frames: list[int], pictures: Tensor, targets: Tensor) -> None:
         """Scores and pictures of held-out frames: pictures, targets [n,3,H,W] in [0,1]."""
         quality = float(psnr(pictures, targets).mean())
         self._bar.write(f"Iteration {iteration}: held-out PSNR {quality:.2f} dB over {len(frames)} frames")
-        if self._writer is None:
+        if self._board is None:
             return
-        self._writer.add_scalar("test/psnr", quality, iteration)
+        self._board.scalars({"test/psnr": quality}, iteration)
         for frame, picture, target in zip(frames, pictures, targets, strict=True):
-            self._writer.add_image(f"test/{frame:05d}", torch.cat([target, picture], dim=2), iteration)
+            self._board.picture(f"test/{frame:05d}", torch.cat([target, picture], dim=2), iteration)
 
     def say(self, message: str) -> None:
         """Print a line without disturbing the bar."""
         self._bar.write(message)
 
     def flush(self) -> None:
-        """Write what was logged to disk; called with every checkpoint, so that --resume finds both in step."""
+        """Write what was logged to disk; called with every checkpoint, so that --resume finds both in step.
+
+        A disk that refuses costs the log, not the training: one warning, and the next call tries again.
+        """
         self._drain()
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self._rows)
-        write_text(self._path, text.getvalue())
-        if self._writer is not None:
-            self._writer.flush()
+        try:
+            write_text(self._path, text.getvalue())
+            self._csv_fails = False
+        except WriteError as error:
+            if not self._csv_fails:
+                self.say(f"Warning: {error}; training goes on")
+            self._csv_fails = True
+        if self._board is not None:
+            self._board.flush()
 
     def __enter__(self) -> TrainingLog:
         return self
@@ -118,8 +126,8 @@ class TrainingLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None,
     ) -> None:
         self._bar.close()
-        if self._writer is not None:
-            self._writer.close()
+        if self._board is not None:
+            self._board.close()
 
 
 class _Pending:
@@ -134,7 +142,7 @@ class _Pending:
             self._scalars = torch.empty(scalars.shape, dtype=scalars.dtype, pin_memory=True)
             self._scalars.copy_(scalars, non_blocking=True)
             self._arrived = torch.cuda.Event()
-            self._arrived.record()
+            self._arrived.record(torch.cuda.current_stream(scalars.device))
         else:
             self._scalars = scalars
 

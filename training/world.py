@@ -87,4 +87,4 @@ def open_world(data: DataSettings, model: ModelSettings, seed: int, device: torc
     if dataset.background is not None:
         background = dataset.background.to(device).permute(2, 0, 1).float() / 255
     return World(dataset, clip, head, rig, replace(mouth, cylinder=cylinder), cameras, background,
-                 whole=data.use_nerfBS)
+                 whole=dataset.background is not None)

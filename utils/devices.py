@@ -6,7 +6,10 @@ import torch
 
 
 def resolve_device(name: str) -> torch.device:
-    """auto, cpu, cuda or cuda:N -> device. ValueError when CUDA is asked for and not there."""
+    """auto, cpu, cuda or cuda:N -> device, with its number; a GPU becomes torch's current one.
+
+    ValueError when it is asked for and not there.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -15,4 +18,10 @@ def resolve_device(name: str) -> torch.device:
         raise ValueError(f"--device: wanted auto, cpu, cuda or cuda:N, got {name!r}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device: cuda was asked for, but torch finds no usable NVIDIA GPU; use --device cpu")
-    return device
+    if device.type != "cuda":
+        return device
+    index, count = torch.cuda.current_device() if device.index is None else device.index, torch.cuda.device_count()
+    if index >= count:
+        raise ValueError(f"--device: {name} was asked for, but there are {count} GPUs: cuda:0 to cuda:{count - 1}")
+    torch.cuda.set_device(index)  # whatever names no device, as torch's own events and streams, belongs there too
+    return torch.device("cuda", index)

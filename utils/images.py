@@ -1,35 +1,65 @@
-"""Images on disk and in memory: strict 8-bit reading, atomic writing, resizing that respects alpha.
+"""Images on disk and in memory: reading to 8 bits with alpha kept, atomic writing, resizing that respects alpha.
 
-Arrays are uint8, RGB(A) channel order, [H,W,C]; colour is never premultiplied by alpha unless a name says so.
+Arrays are uint8, RGB(A) channel order, [H,W,C]; colour is never premultiplied by alpha unless a name says so. Files of
+16 bits a channel are rounded to 8, grey and palettes become colour, and an orientation noted by a camera is obeyed.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
+MAX_PIXELS = 1 << 26
+"""Pixels of the largest picture that is decoded (8192 x 8192); more is a mistake, or made to fill the memory."""
 
-from utils.atomic import write_bytes
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))  # OpenCV reads it once, while it is imported
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+from numpy.typing import NDArray  # noqa: E402
+
+from utils.atomic import write_bytes  # noqa: E402
 
 ByteImage = NDArray[np.uint8]
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # colour type -> channels (PNG specification, section 11.2.2)
+PNG_ALPHA = (2, 4)  # channels of which the last is alpha
 PNG_TRAILER = b"IEND\xaeB`\x82"  # the last chunk's type and checksum
+
+
+ORIENTATION_TAG = 0x0112  # of TIFF and EXIF
+TURNS = {  # orientation -> what makes a stored picture upright
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: image[::-1, ::-1].swapaxes(0, 1),
+    8: lambda image: np.rot90(image),
+}
 
 
 @dataclass(frozen=True)
 class PngHeader:
-    """What the first 33 bytes of a PNG say. channels: 1 grey, 2 grey + alpha, 3 colour, 4 colour + alpha."""
+    """What a PNG says before its pixels: upright size, bits per channel, channels as they decode.
+
+    channels: 1 grey, 2 grey + alpha, 3 colour, 4 colour + alpha. A palette counts as colour, and a transparent colour
+    of a palette or of colour as alpha.
+    """
 
     width: int
     height: int
     bits: int
     channels: int
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether transparency is stored."""
+        return self.channels in PNG_ALPHA
 
 
 def read_png_header(path: Path) -> PngHeader:
@@ -41,35 +71,96 @@ def read_png_header(path: Path) -> PngHeader:
     """
     with open(path, "rb") as file:
         head = file.read(33)
-    if head[:8] != PNG_SIGNATURE:
-        raise ValueError(f"{path}: not a PNG file")
-    if len(head) < 33:
-        raise ValueError(f"{path}: truncated PNG ({len(head)} bytes)")
-    width, height, bits, kind = struct.unpack(">IIBB", head[16:26])
-    if kind not in PNG_CHANNELS:
-        raise ValueError(f"{path}: colour type {kind} is not in the PNG specification")
-    return PngHeader(width, height, bits, PNG_CHANNELS[kind])
+        if head[:8] != PNG_SIGNATURE:
+            raise ValueError(f"{path}: not a PNG file{_other_kind(head)}")
+        if len(head) < 33:
+            raise ValueError(f"{path}: truncated PNG ({len(head)} bytes)")
+        width, height, bits, kind = struct.unpack(">IIBB", head[16:26])
+        if kind not in PNG_CHANNELS:
+            raise ValueError(f"{path}: colour type {kind} is not in the PNG specification")
+        chunks = _chunks_before_pixels(file)
+    channels = PNG_CHANNELS[kind]
+    if channels == 3 and b"tRNS" in chunks:
+        channels = 4
+    if exif_orientation(chunks.get(b"eXIf", b"")) >= 5:
+        width, height = height, width
+    return PngHeader(width, height, bits, channels)
+
+
+def _chunks_before_pixels(file: BinaryIO) -> dict[bytes, bytes]:
+    """Of a PNG read up to the end of IHDR: transparency (without content) and EXIF, where they precede the pixels."""
+    found: dict[bytes, bytes] = {}
+    while len(start := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", start)
+        if kind in (b"IDAT", b"IEND"):
+            break
+        content = file.read(min(length, 1 << 16)) if kind == b"eXIf" else b""
+        if kind in (b"eXIf", b"tRNS"):
+            found[kind] = content
+        file.seek(length - len(content) + 4, 1)
+    return found
+
+
+def _other_kind(head: bytes) -> str:
+    """What a file that is no PNG is instead, for a message."""
+    kinds = {b"\xff\xd8\xff": "a JPEG under another name; JPEG has no alpha",
+             b"version https://git-lfs": "a Git LFS pointer; fetch the file itself with git lfs pull",
+             b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"GIF8": "a GIF", b"BM": "a BMP", b"<": "a web page or XML"}
+    return next((f" ({what})" for start, what in kinds.items() if head.startswith(start)), "")
+
+
+def exif_orientation(exif: bytes) -> int:
+    """Orientation, 1 to 8, in the TIFF structure of EXIF data; 1 (upright) where there is none or it is damaged."""
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None or len(exif) < 8:
+        return 1
+    first = struct.unpack(order + "I", exif[4:8])[0]
+    count = struct.unpack(order + "H", exif[first:first + 2])[0] if first + 2 <= len(exif) else 0
+    for place in range(first + 2, min(first + 2 + 12 * count, len(exif) - 11), 12):
+        tag, _, _, value = struct.unpack(order + "HHIH", exif[place:place + 10])
+        if tag == ORIENTATION_TAG:
+            return int(value) if 1 <= value <= 8 else 1
+    return 1
+
+
+@dataclass(frozen=True, eq=False)
+class StoredImage:
+    """The pixels of an image file, upright. rgb: uint8 [H,W,3]. alpha: uint8 [H,W], or None where there is none."""
+
+    rgb: ByteImage
+    alpha: ByteImage | None
+
+
+def read_image(path: Path) -> StoredImage:
+    """Any image that OpenCV reads (PNG, JPEG, TIFF, WebP, AVIF), 8 or 16 bits a channel, with its alpha if it has any.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, cut short, no image, or floating-point numbers; the message names the file.
+    """
+    image = _decode(path)
+    if image.ndim == 2:
+        return StoredImage(np.repeat(image[:, :, None], 3, axis=2), None)
+    code = cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
+    rgb = np.asarray(cv2.cvtColor(image, code), np.uint8)
+    return StoredImage(rgb, np.ascontiguousarray(image[:, :, 3]) if image.shape[2] == 4 else None)
 
 
 def read_rgba(path: Path) -> ByteImage:
-    """An 8-bit RGBA PNG as [H,W,4]. Raises ValueError naming the file (see `_decode`), or when it has no alpha."""
-    image = _decode(path, cv2.IMREAD_UNCHANGED)
+    """An image with alpha as [H,W,4]. Raises ValueError naming the file (see `read_image`), or when it has no alpha."""
+    image = _decode(path)
     if image.ndim != 3 or image.shape[2] != 4:
         raise ValueError(f"{path}: an image with an alpha channel (RGBA) is expected, got {_describe(image)}")
-    return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA).astype(np.uint8, copy=False)
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA), np.uint8)
 
 
 def read_rgb(path: Path) -> ByteImage:
-    """An 8-bit image (PNG, JPEG) as [H,W,3]; an alpha channel is dropped, grey is repeated. Raises ValueError."""
-    image = _decode(path, cv2.IMREAD_UNCHANGED)
-    if image.ndim == 2:
-        return np.repeat(image[:, :, None], 3, axis=2)
-    code = cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
-    return cv2.cvtColor(image, code).astype(np.uint8, copy=False)
+    """An image as [H,W,3]; an alpha channel is dropped, grey is repeated. Raises ValueError (see `read_image`)."""
+    return read_image(path).rgb
 
 
 def read_mask(path: Path) -> ByteImage:
-    """An 8-bit mask as [H,W]; of a colour image its first (red) channel. Raises ValueError naming the file."""
+    """A mask as [H,W]; of a colour image its first (red) channel. Raises ValueError (see `read_image`)."""
     return np.ascontiguousarray(read_rgb(path)[:, :, 0])
 
 
@@ -121,17 +212,55 @@ def resize_rgba(image: ByteImage, width: int, height: int) -> ByteImage:
     return np.rint(np.clip(planes, 0, 255)).astype(np.uint8)
 
 
-def _decode(path: Path, flags: int) -> NDArray[np.uint8]:
+def _decode(path: Path) -> NDArray[np.uint8]:
+    """Grey [H,W], BGR [H,W,3] or BGRA [H,W,4], upright."""
     data = Path(path).read_bytes()
     # OpenCV decodes what there is of a cut file on some versions, and says nothing.
     if data.startswith(PNG_SIGNATURE) and PNG_TRAILER not in data[-64:]:
         raise ValueError(f"{path}: truncated PNG ({len(data)} bytes, its end is missing)")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    size = _size_of(data)
+    if size is not None and size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(f"{path}: {size[0]} x {size[1]} pixels; pictures of up to {MAX_PIXELS >> 20} million pixels "
+                         "are read")
+    image, orientation = _decoded_bytes(data)
     if image is None:
         raise ValueError(f"{path}: not a readable image, or damaged ({len(data)} bytes)")
+    if image.dtype == np.uint16:
+        image = np.rint(image / 257.0).astype(np.uint8)  # 65535 = 257 * 255
     if image.dtype != np.uint8:
-        raise ValueError(f"{path}: 8 bits per channel expected, got {_describe(image)}")
-    return np.asarray(image)
+        raise ValueError(f"{path}: 8 or 16 bits per channel expected, got {_describe(image)}; save it as 8-bit PNG")
+    if image.ndim == 3 and image.shape[2] == 2:
+        image = image[:, :, [0, 0, 0, 1]]
+    turn = TURNS.get(orientation)
+    return np.ascontiguousarray(image if turn is None else turn(image))
+
+
+def _decoded_bytes(data: bytes) -> tuple[np.ndarray | None, int]:
+    """Pixels as stored, None if they cannot be decoded, and their EXIF orientation."""
+    if not data:
+        return None, 1
+    try:
+        image, kinds, metadata = cv2.imdecodeWithMetadata(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None, 1
+    exif = [np.asarray(content).tobytes() for kind, content in zip(np.ravel(kinds), metadata, strict=True)
+            if kind == cv2.IMAGE_METADATA_EXIF]
+    return image, exif_orientation(exif[0]) if exif else 1
+
+
+def _size_of(data: bytes) -> tuple[int, int] | None:
+    """(width, height) that a PNG or JPEG states; None for others and for damaged ones."""
+    if data.startswith(PNG_SIGNATURE) and len(data) >= 24:
+        width, height = struct.unpack(">II", data[16:24])
+        return width, height
+    position = 2
+    while data.startswith(b"\xff\xd8") and position + 9 <= len(data) and data[position] == 0xFF:
+        marker, length = data[position + 1], int.from_bytes(data[position + 2:position + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame header (ITU T.81, table B.1)
+            height, width = struct.unpack(">HH", data[position + 5:position + 9])
+            return width, height
+        position += 1 if marker == 0xFF else 2 + length
+    return None
 
 
 def _describe(image: np.ndarray) -> str:

@@ -1,14 +1,13 @@
 """LPIPS (Zhang et al., CVPR 2018), the learned perceptual distance, in its published version 0.1.
 
-The networks are written out here because the `lpips` package imports torchvision, which a CPU build of torch cannot
-load. Only weights are taken from elsewhere: the linear heads from the installed `lpips` package's files, the
-convolutions from a folder or from torchvision's standard download. Checked against that package's own classes in
-`tests/test_metrics.py`.
+The networks are written out here: the `lpips` package imports torchvision, whose builds do not load beside another
+build of torch (CPU and CUDA), and the slope of its normalisation is infinite where all features are zero, so that as a
+training loss it gives NaN on black. Its linear heads, the small part that is LPIPS's own, are `lpips_heads.npz` (see
+NOTICE); the convolutions come from a folder or from torchvision's standard download.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 INPUT_SHIFT = (-0.030, -0.088, -0.188)
 INPUT_SCALE = (0.458, 0.448, 0.450)
 DOWNLOAD_TIMEOUT = 20.0  # seconds without an answer, after which an unreachable server counts as such
+HEADS = Path(__file__).resolve().parent / "lpips_heads.npz"
 DOWNLOAD = "https://download.pytorch.org/models/"
 
 
@@ -158,19 +159,10 @@ def load_lpips(name: str, folder: str | Path | None = None) -> Lpips:
         convolution = model.convolutions[str(index)]
         _copy(convolution.weight, state, f"features.{index}.weight", source)
         _copy(convolution.bias, state, f"features.{index}.bias", source)
-    heads_file = _heads_file(name)
-    heads = _read(heads_file)
-    for i, head in enumerate(model.heads):
-        _copy(head, heads, f"lin{i}.model.1.weight", str(heads_file))
+    with np.load(HEADS) as heads, torch.no_grad():
+        for i, head in enumerate(model.heads):
+            head.copy_(torch.from_numpy(heads[f"{name}_{i}"]).view_as(head))
     return model
-
-
-def _heads_file(name: str) -> Path:
-    """The linear heads inside the installed `lpips` package, found without importing it (it imports torchvision)."""
-    spec = importlib.util.find_spec("lpips")
-    if spec is None or not spec.submodule_search_locations:
-        raise MetricUnavailable("the package lpips, which holds LPIPS's linear heads, is not installed")
-    return Path(spec.submodule_search_locations[0]) / "weights" / "v0.1" / f"{name}.pth"
 
 
 def _backbone(network: _Network, folder: Path | None) -> tuple[str, Mapping[str, Tensor]]:
@@ -179,7 +171,8 @@ def _backbone(network: _Network, folder: Path | None) -> tuple[str, Mapping[str,
     for file in (folder / name for name in network.files):
         if file.is_file():
             return str(file), _read(file)
-    raise MetricUnavailable(f"{folder}: holds none of {', '.join(network.files)} ({network.name} weights for LPIPS)")
+    raise MetricUnavailable(f"{folder}: holds none of {', '.join(network.files)} ({network.name} weights for LPIPS); "
+                            "--lpips_weights names the folder that holds one")
 
 
 def _download(network: _Network) -> tuple[str, Mapping[str, Tensor]]:
@@ -190,7 +183,7 @@ def _download(network: _Network) -> tuple[str, Mapping[str, Tensor]]:
     except Exception as error:  # the network, the disk, the hash and the unpickler each fail with types of their own
         raise MetricUnavailable(
             f"{network.name} weights for LPIPS could not be fetched from {url}: {error}; "
-            f"give a folder that holds {' or '.join(network.files)}"
+            f"--lpips_weights names a folder that holds {' or '.join(network.files)}"
         ) from error
     return url, state
 
@@ -210,7 +203,7 @@ def _read(file: Path) -> Mapping[str, Any]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # truncated archives, foreign pickles and I/O errors have no common type
-        raise MetricUnavailable(f"{file}: cannot be read as weights: {error}") from error
+        raise MetricUnavailable(f"{file} (--lpips_weights): cannot be read as weights: {error}") from error
     if not isinstance(state, Mapping):
         raise MetricUnavailable(f"{file}: expected a dictionary of tensors, got {type(state).__name__}")
     return state

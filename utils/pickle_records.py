@@ -1,20 +1,28 @@
-"""Stand-ins for the classes that pickled data names, and the arrays and tensors built from them.
+"""Stand-ins for the classes that pickled data names, and the limits within which a file is read.
 
-A stand-in only records what the pickle hands it. Its metaclass refuses changes from within a pickle (the BUILD opcode
-can call setattr on any object it finds, classes included), so one file cannot affect the reading of the next. Values
-are built after unpickling, from the records, with every length checked. See `utils.safe_pickle`.
+A stand-in only records what the pickle hands it. `utils.pickle_machine` makes them, `utils.pickle_values` turns them
+into arrays and tensors, with every length checked.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+
+MAX_STEPS = 500_000
+"""Opcodes and container entries that one file may take: a frame's record takes a few hundred, FLAME a few thousand."""
+
+MAX_DEPTH = 64
+"""Levels of containers inside one another; a tracker's record has three."""
+
+MAX_GROWTH, ALLOWANCE = 4, 64 << 20
+"""Values of one file may take this many times the file's size, and so many bytes besides."""
+
+MAX_SHARED = 10_000_000
+"""Elements that a value may seem to hold, because parts of it are referred to many times, beyond what was stored."""
 
 
 class UnsafePickleError(ValueError):
@@ -22,27 +30,40 @@ class UnsafePickleError(ValueError):
 
 
 class DamagedFileError(ValueError):
-    """A file is truncated, is not of the expected kind, or contradicts itself."""
+    """A file is truncated, is not of the expected kind, contradicts itself, or is larger inside than it can be."""
 
 
-class _Sealed(type):
-    def __setattr__(cls, name: str, value: object) -> None:
-        raise UnsafePickleError(f"the pickle tries to change {cls.__name__}")
+@dataclass
+class Limits:
+    """What one file may still cost: steps of its pickles, bytes of its values."""
+
+    size: int  # bytes of the file
+    steps: int = MAX_STEPS
+    bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.bytes = MAX_GROWTH * self.size + ALLOWANCE
+
+    def take_steps(self, count: int) -> None:
+        """Raises DamagedFileError when the file is not data of the kind that is read here."""
+        self.steps -= count
+        if self.steps < 0:
+            raise DamagedFileError(f"its pickle takes more than {MAX_STEPS} steps, which no data file needs")
+
+    def take_bytes(self, count: int) -> None:
+        """Called before memory is taken. Raises DamagedFileError when a small file would become large."""
+        self.bytes -= count
+        if self.bytes < 0:
+            raise DamagedFileError(f"{count} more bytes wanted by a file of {self.size} bytes, whose values may take "
+                                   f"{MAX_GROWTH} times as much and {ALLOWANCE >> 20} MiB")
 
 
-class Record(metaclass=_Sealed):
+class Record:
     """Constructor arguments and state as the pickle gave them."""
 
-    args: tuple[Any, ...]
-    state: Any
-
-    def __new__(cls, *args: Any) -> Record:
-        self = super().__new__(cls)
-        self.args, self.state = args, None
-        return self
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
+    def __init__(self, *args: Any) -> None:
+        self.args: tuple[Any, ...] = args
+        self.state: Any = None
 
 
 class NdarrayType(Record):
@@ -109,76 +130,93 @@ class TorchSize(Record):
     """torch.Size, read back as a tuple."""
 
 
-class TorchStorage:
-    """Raw bytes of a torch storage and their element type. No pickle can name it."""
-
-    def __init__(self, data: bytearray, dtype: torch.dtype) -> None:
-        self.data, self.dtype = data, dtype
-
-
-class Encoded(metaclass=_Sealed):
-    """_codecs.encode, with which Python 3 writes bytes below protocol 3."""
-
-    def __new__(cls, text: Any, encoding: Any = "latin1") -> bytes:  # type: ignore[misc]
-        if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-            raise UnsafePickleError(f"refused _codecs.encode with {encoding!r}")
-        return text.encode("latin1")
-
-
-class NoBytes(metaclass=_Sealed):
-    """bytes(), with which Python 3 writes empty bytes below protocol 3."""
-
-    def __new__(cls) -> bytes:  # type: ignore[misc]
-        return b""
-
-
-class Reconstructor(metaclass=_Sealed):
-    """copyreg._reconstructor(cls, object, None), with which protocols 0 and 1 create instances."""
-
-    def __new__(cls, kind: Any, *_: Any) -> Record:  # type: ignore[misc]
-        if not (isinstance(kind, type) and issubclass(kind, Record)):
-            raise UnsafePickleError(f"refused copyreg._reconstructor of {kind!r}")
-        return kind()
-
-
-class Object(metaclass=_Sealed):
+class Object(Record):
     """builtins.object, as the base given to copyreg._reconstructor."""
 
 
-class SetOf(metaclass=_Sealed):
+class Foreign:
+    """Anything that is not in the table of permitted names: the name only. Calling it and changing it do nothing."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class TorchStorage:
+    """Raw bytes of a torch storage, read when the first tensor needs them, and their element type and number."""
+
+    def __init__(self, dtype: torch.dtype, count: int, read: Callable[[], bytes | memoryview] | None) -> None:
+        self.dtype, self.count, self.read = dtype, count, read
+        self._data: bytes | memoryview | None = None
+
+    @property
+    def data(self) -> bytes | memoryview:
+        """count x dtype.itemsize bytes. Raises DamagedFileError when the file has others."""
+        if self._data is None:
+            if self.read is None:
+                raise DamagedFileError("the bytes of a storage are missing")
+            self._data = self.read()
+            if len(self._data) != self.count * self.dtype.itemsize:
+                raise DamagedFileError(f"a storage has {len(self._data)} bytes, wanted {self.count} x {self.dtype}")
+        return self._data
+
+
+class Function:
+    """One of the few calls that data needs and that are carried out: f(limits, *arguments)."""
+
+    def __init__(self, name: str, run: Callable[..., Any]) -> None:
+        self.name, self.run = name, run
+
+
+def _encoded(limits: Limits, text: Any, encoding: Any = "latin1") -> bytes:
+    """_codecs.encode, with which Python 3 writes bytes below protocol 3."""
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise UnsafePickleError(f"refused _codecs.encode with {shown(encoding)}")
+    limits.take_bytes(len(text))
+    return text.encode("latin1")
+
+
+def _no_bytes(limits: Limits) -> bytes:
+    """bytes(), with which Python 3 writes empty bytes below protocol 3."""
+    return b""
+
+
+def _reconstructed(limits: Limits, kind: Any, *_: Any) -> Record | Foreign:
+    """copyreg._reconstructor(cls, object, None), with which protocols 0 and 1 create instances."""
+    if isinstance(kind, Foreign):
+        return Foreign(kind.name)
+    if not (isinstance(kind, type) and issubclass(kind, Record)):
+        raise UnsafePickleError(f"refused copyreg._reconstructor of {shown(kind)}")
+    return kind()
+
+
+def _set(limits: Limits, items: Any = ()) -> set[Any]:
     """set(list)."""
-
-    def __new__(cls, items: Any = ()) -> set[Any]:  # type: ignore[misc]
-        return set(items)
-
-
-class OrderedDict(dict[Any, Any], metaclass=_Sealed):
-    """collections.OrderedDict; extra attributes, such as torch's _metadata, are dropped."""
-
-    def __setstate__(self, state: Any) -> None:
-        pass
+    limits.take_steps(len(items))
+    return {checked_key(item) for item in items}
 
 
-def finish(value: Any, where: str) -> Any:
-    """Records -> ndarrays, tensors and plain containers, recursively; `where` names file and key in errors.
+def _dict(limits: Limits, items: Any = ()) -> dict[Any, Any]:
+    """collections.OrderedDict, of nothing or of pairs."""
+    limits.take_steps(len(items))
+    return {checked_key(key): value for key, value in items}
 
-    Raises DamagedFileError when a record is inconsistent or stands for no data.
+
+ENCODE, NO_BYTES = Function("_codecs.encode", _encoded), Function("bytes", _no_bytes)
+RECONSTRUCT = Function("copyreg._reconstructor", _reconstructed)
+SET, ORDERED_DICT = Function("set", _set), Function("collections.OrderedDict", _dict)
+
+
+def checked_key(key: Any) -> Any:
+    """What may be the key of a dict or a member of a set: its hash must be found in one step.
+
+    Raises DamagedFileError for a key of another kind (a container in a container, a number of hundreds of digits).
     """
-    if isinstance(value, dict):
-        return {finish(k, where): finish(v, f"{where}: {k}" if isinstance(k, str) else where) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(finish(item, where) for item in value)
-    builder = _BUILDERS.get(type(value))
-    if builder is None:
-        if isinstance(value, (Record, type, TorchStorage)):
-            raise DamagedFileError(f"{where}: {kind_of(value)} cannot be read as data")
-        return value
-    try:
-        return builder(value, where)
-    except (UnsafePickleError, DamagedFileError, RecursionError):
-        raise
-    except Exception as error:  # a contradictory record can fail in any way: missing keys, wrong types, short lists
-        raise DamagedFileError(f"{where}: inconsistent {kind_of(value)} ({type(error).__name__}: {error})") from error
+    if isinstance(key, tuple) and len(key) <= 8 and not any(isinstance(part, tuple) for part in key):
+        return tuple(map(checked_key, key))
+    plain = key is None or isinstance(key, (str, bytes, float, Record, Foreign, torch.dtype))
+    if plain or (isinstance(key, int) and key.bit_length() <= 64):
+        return key
+    raise DamagedFileError(f"{shown(key)} as the key of a dict or the member of a set")
 
 
 def kind_of(value: Any) -> str:
@@ -186,94 +224,10 @@ def kind_of(value: Any) -> str:
     return value.__name__ if isinstance(value, type) else type(value).__name__
 
 
-def _dtype(record: Any) -> np.dtype[Any]:
-    if not isinstance(record, Dtype):
-        raise ValueError(f"{kind_of(record)} in place of a dtype")
-    code = record.args[0]
-    if not isinstance(code, str) or not re.fullmatch(r"[biufcSU]\d+", code):
-        raise ValueError(f"dtype {code!r} is not numeric or text")
-    order: Any = record.state[1] if record.state else "|"
-    return np.dtype(code) if order == "|" else np.dtype(code).newbyteorder(order)
-
-
-def _raw(data: Any) -> bytes:
-    """The bytes of an array; Python 2 strings arrive as latin1 text."""
-    return data.encode("latin1") if isinstance(data, str) else bytes(data)
-
-
-def _values(data: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> NDArray[Any]:
-    raw = _raw(data)
-    wanted = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or len(raw) != wanted:
-        raise ValueError(f"{len(raw)} bytes for {shape} of {dtype}, wanted {wanted}")
-    flat = np.frombuffer(raw, dtype).copy() if wanted else np.zeros(math.prod(shape), dtype)
-    return flat.astype(dtype.newbyteorder("="), copy=False).reshape(shape, order=order)
-
-
-def _array(record: Ndarray, where: str) -> NDArray[Any]:
-    shape, dtype, fortran, data = record.state[-4:]
-    return _values(data, _dtype(dtype), tuple(shape), "F" if fortran else "C")
-
-
-def _frombuffer(record: Frombuffer, where: str) -> NDArray[Any]:
-    data, dtype, shape, order = record.args[:4]
-    return _values(data, _dtype(dtype), tuple(shape), order)
-
-
-def _scalar(record: Scalar, where: str) -> Any:
-    dtype, data = record.args
-    return _values(data, _dtype(dtype), (), "C")[()]
-
-
-def _chumpy(record: ChumpyArray, where: str) -> NDArray[Any]:
-    return np.asarray(finish(record.state["x"], where))
-
-
-def _select(record: ChumpySelect, where: str) -> NDArray[Any]:
-    source = np.asarray(finish(record.state["a"], where))
-    chosen = source.ravel()[np.asarray(finish(record.state["idxs"], where))]
-    shape = finish(record.state.get("preferred_shape"), where)
-    return chosen if shape is None else chosen.reshape(shape)
-
-
-def _dense(record: Record, where: str) -> NDArray[Any]:
-    """Sparse to dense; repeated entries add up, as in SciPy."""
-    state = finish(record.state, where)
-    rows, columns = state["_shape"] if "_shape" in state else state["shape"]
-    if isinstance(record, SparseTriples):
-        row, column = state["coords"] if "coords" in state else (state["row"], state["col"])
-    else:
-        outer = np.repeat(np.arange(len(state["indptr"]) - 1), np.diff(state["indptr"]))
-        row, column = (state["indices"], outer) if isinstance(record, SparseColumns) else (outer, state["indices"])
-    if len(row) != len(state["data"]) or min(row.min(initial=0), column.min(initial=0)) < 0:
-        raise ValueError("indices do not fit the data")
-    dense = np.zeros((rows, columns), state["data"].dtype)
-    np.add.at(dense, (row, column), state["data"])
-    return dense
-
-
-def _tensor(record: TorchTensor, where: str) -> torch.Tensor:
-    storage, offset, size, stride = record.args[:4]
-    if not isinstance(storage, TorchStorage):
-        raise ValueError(f"{kind_of(storage)} in place of a storage")
-    if not storage.data:
-        return torch.zeros(finish(size, where), dtype=storage.dtype)
-    # as_strided checks size, stride and offset against the storage's length
-    flat = torch.frombuffer(storage.data, dtype=storage.dtype)
-    return flat.as_strided(finish(size, where), finish(stride, where), offset).clone()
-
-
-_BUILDERS: dict[type, Callable[[Any, str], Any]] = {
-    Ndarray: _array,
-    Frombuffer: _frombuffer,
-    Scalar: _scalar,
-    ChumpyArray: _chumpy,
-    ChumpySelect: _select,
-    SparseColumns: _dense,
-    SparseRows: _dense,
-    SparseTriples: _dense,
-    TorchTensor: _tensor,
-    TorchParameter: lambda record, where: finish(record.args[0], where),
-    TorchDevice: lambda record, where: ":".join(map(str, record.args)),
-    TorchSize: lambda record, where: tuple(record.args[0]),
-}
+def shown(value: Any) -> str:
+    """A value for error messages, never longer than a line and found in one step, whatever it is."""
+    if isinstance(value, str):
+        return repr(value[:60]) + ("..." if len(value) > 60 else "")
+    if value is None or isinstance(value, (bool, float)) or (isinstance(value, int) and value.bit_length() <= 64):
+        return repr(value)
+    return kind_of(value)

@@ -68,14 +68,14 @@ def fitted(clip: Clip, width: int, height: int) -> tuple[float, float, float]:
     return 0.5 * (width - scale * clip.width), 0.5 * (height - scale * clip.height), scale
 
 
-def opening_view(clip: Clip, target: ArrayLike) -> OrbitCamera:
-    """The camera of the clip's first frame as one to orbit with around `target` [3] (the middle of the head).
+def opening_view(clip: Clip, target: ArrayLike, frame: int = 0) -> OrbitCamera:
+    """The camera of a frame of the clip as one to orbit with around `target` [3] (the middle of the head).
 
     The orbit's centre lies on the optical axis, at the depth of the target: looking straight at the target instead
-    would turn the camera away from the first frame's view.
+    would turn the camera away from the frame's view.
     """
-    R, t = clip.R[0].double().numpy(), clip.t[0].double().numpy()
+    R, t = clip.R[frame].double().numpy(), clip.t[frame].double().numpy()
     position = -R.T @ t
     depth = max(float(R[2] @ (np.asarray(target, np.float64) - position)), 0.05)
-    fov = 2 * math.atan(0.5 * clip.height / float(clip.K[0, 1, 1]))
+    fov = 2 * math.atan(0.5 * clip.height / float(clip.K[frame, 1, 1]))
     return OrbitCamera(position, position + depth * R[2], -R[1], fov)

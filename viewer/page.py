@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -13,6 +14,7 @@ import numpy as np
 import viser
 
 from gaussian_renderer import Cameras
+from player.views import front_frame
 from utils.video import VideoUnavailable
 from viewer.camera import browser_camera, opening_view
 from viewer.capture import film, screenshot, timeline
@@ -23,6 +25,7 @@ from viewer.playback import Playback
 from viewer.server import PageServer
 from viewer.state import ViewState, slider_values, sliders_of
 from viewer.truth import GroundTruth
+from viewer.unseen import UnseenNotes
 
 log = logging.getLogger("view")
 
@@ -48,7 +51,8 @@ class Page:
     def __init__(self, painter: Painter, server: PageServer, pace: Pace, fps: float, subtitle: str = "") -> None:
         self.server, self.pace = server, pace
         self._painter, self._subtitle = painter, subtitle
-        self._state, self._version, self._changed_at = ViewState(), 0, 0.0
+        self.first = front_frame(painter.player.clip)
+        self._state, self._version, self._changed_at = ViewState(frame=self.first), 0, 0.0
         self._wake = threading.Condition()
         self._stopped = False
         self._windows: dict[int, _Window] = {}
@@ -56,6 +60,7 @@ class Page:
         self._recent: deque[tuple[float, float, tuple[int, int]]] = deque(maxlen=60)  # end, seconds, size
         self._status_at = 0.0
         self._filming = threading.Lock()
+        self._unseen = UnseenNotes(painter)
         player = painter.player
         self.frames = len(player.clip)
         self._playback = Playback(self.frames, fps)
@@ -101,8 +106,8 @@ class Page:
             self._playback.set_fps(fps)
 
     def home(self, client: viser.ClientHandle) -> None:
-        """Bring a browser's camera back to that of the clip's first frame."""
-        view = opening_view(self._painter.player.clip, self._painter.middle)
+        """Bring a browser's camera back to the first view."""
+        view = opening_view(self._painter.player.clip, self._painter.middle, self.first)
         with client.atomic():
             client.camera.fov = view.fov
             client.camera.up_direction = view.up
@@ -229,6 +234,13 @@ class Page:
                 self.panel.status.content = status
             if self._playback.playing:
                 assign(self.panel.frame, self._state.frame)
+            for client in self.server.get_clients().values():
+                self._tell_unseen(client)
+
+    def _tell_unseen(self, client: viser.ClientHandle) -> None:
+        with contextlib.suppress(ValueError):  # a camera that is none draws no picture either, which is said there
+            words = self._unseen.words(self._painter, self._state, self._camera_of(client))
+            self._unseen.show(client, words, self.panel.status.order + 0.5)
 
     def _status(self) -> str:
         counts = self._painter.player.avatar.part_counts()
@@ -267,7 +279,7 @@ class Page:
         client.add_notification("That did not work", str(error), color="red", auto_close_seconds=8)
 
     def _set_the_stage(self) -> None:
-        view = opening_view(self._painter.player.clip, self._painter.middle)
+        view = opening_view(self._painter.player.clip, self._painter.middle, self.first)
         server = self.server
         server.scene.set_up_direction("+y")
         server.scene.world_axes.visible = False
@@ -286,3 +298,4 @@ class Page:
     def _farewell(self, client: viser.ClientHandle) -> None:
         self._windows.pop(client.client_id, None)
         self.server.forget(client.client_id)
+        self._unseen.forget(client.client_id)

@@ -11,27 +11,28 @@ import contextlib
 import logging
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import viser
 from viser.infra import WebsockClientConnection
 
+from viewer.visitors import Visitors, own_names
+
 PORTS_TRIED = 50  # after the one that was asked for, to suggest a free one
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
+EVERYWHERE = ("0.0.0.0", "::", "")
 IN_FLIGHT_LIMIT = 2  # pictures sent to a browser that it has not confirmed
 
 
 class PageServer(viser.ViserServer):
-    """A viser server that never opens a tunnel, and refuses browsers whose page comes from another site.
+    """A viser server that opens no tunnel and refuses browsers whose page comes from another site (`Visitors`)."""
 
-    A browser names the site of the page that connects (Origin) and the name under which it found us (Host). They must
-    agree, and a server that listens on this machine alone must have been found under a name of this machine:
-    otherwise any page on the web could look through the user's browser at the avatar (DNS rebinding).
-    """
+    def __init__(self, host: str, port: int, label: str, allow_origin: Sequence[str] = ()) -> None:
+        """Listens at once. allow_origin: origins of proxies and forwards that are the user's own.
 
-    def __init__(self, host: str, port: int, label: str) -> None:
-        """Listens at once. ValueError when the port is in use or the host is no address of this machine."""
+        ValueError when the port is in use, the host is no address of this machine, or an origin is none.
+        """
+        self._visitors = Visitors(host, allow_origin)
         check_port(host, port)
         logging.getLogger("websockets").setLevel(logging.CRITICAL)  # a traceback for every malformed request
         super().__init__(host=host, port=port, label=label, verbose=False)
@@ -49,9 +50,12 @@ class PageServer(viser.ViserServer):
     async def _refuse_strangers(self, connection: WebsockClientConnection) -> None:
         live = self._websock_server._live_connections[connection.client_id]
         request = live.request
-        if request is not None and not is_own_page(self.get_host(), request.headers.get("Host", ""),
-                                                   request.headers.get("Origin")):
-            await live.close(1008, "refused: the page comes from another site")
+        if request is None:
+            return
+        host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
+        if not self._visitors.welcome(host, origin):
+            self._visitors.tell(host, origin)
+            await live.close(1008, "refused: the page comes from another site; the terminal says which flag lets it in")
 
     def ready_for_picture(self, client_id: int) -> bool:
         """Whether a browser has received all but the last few pictures, so that another would not queue up."""
@@ -79,16 +83,12 @@ class PageServer(viser.ViserServer):
             self.seconds_of_pictures[client_id] = time.monotonic() - sent.pop(0)
 
 
-def is_own_page(listening: str, host: str, origin: str | None) -> bool:
-    """Whether a websocket request comes from our own page.
-
-    listening: the address of the server. host, origin: the request's headers; programs that are no browsers send no
-    Origin, and nothing on the web can make them connect.
-    """
-    if origin is None:
-        return True
-    named = urlsplit(f"//{host}").hostname
-    return urlsplit(origin).netloc == host and (listening not in LOOPBACK or named in LOOPBACK)
+def addresses(host: str, port: int) -> list[str]:
+    """Where a browser finds a server that listens at `host`: on this machine first, then from others, if they can."""
+    if host in EVERYWHERE:
+        return [f"http://localhost:{port}", f"http://{min(own_names(), key=len, default=host)}:{port}"]
+    name = "localhost" if host == "127.0.0.1" else f"[{host}]" if ":" in host else host
+    return [f"http://{name}:{port}"]
 
 
 def check_port(host: str, port: int) -> None:

@@ -26,7 +26,7 @@ from data.demo.render import render
 from data.demo.subject import Codes, Subject, make_subject, motion_codes, posed_vertices
 from flame import Head, load_head
 
-VERSION = 1  # of what is drawn; a folder of another version is generated anew
+VERSION = 2  # of what is drawn; a folder of another version is generated anew
 MARK = "truth.json"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 DESCRIPTION = (

@@ -59,12 +59,12 @@ class Landmarks:
 
     def blush(self) -> list[Blob]:
         """Where more blood shows: cheeks, nose, chin, inner eye corners."""
-        blobs = [(np.array([0.0, -0.019]), np.array([0.014, 0.012]), 0.32),
-                 (np.array([0.0, -0.088]), np.array([0.018, 0.012]), 0.14)]
+        blobs = [(np.array([0.0, -0.019]), np.array([0.016, 0.014]), 0.12),
+                 (np.array([0.0, -0.088]), np.array([0.018, 0.012]), 0.06)]
         for side in (-1, 1):
-            blobs += [(np.array([side * 0.050, -0.020]), np.array([0.022, 0.018]), 0.34),
-                      (np.array([side * 0.016, -0.026]), np.array([0.006, 0.007]), 0.25),
-                      (np.array([side * 0.017, 0.012]), np.array([0.007, 0.006]), 0.20)]
+            blobs += [(np.array([side * 0.050, -0.020]), np.array([0.026, 0.021]), 0.17),
+                      (np.array([side * 0.016, -0.026]), np.array([0.006, 0.007]), 0.10),
+                      (np.array([side * 0.017, 0.012]), np.array([0.007, 0.006]), 0.08)]
         return blobs
 
     def shade(self) -> list[Blob]:
@@ -72,8 +72,8 @@ class Landmarks:
         blobs = []
         for side in (-1, 1):
             lid = self.lower_lid(side).mean(axis=0)
-            blobs += [(lid + np.array([0, -0.005]), np.array([0.018, 0.006]), 0.20),
-                      (lid + np.array([0, 0.012]), np.array([0.018, 0.007]), 0.16)]
+            blobs += [(lid + np.array([0, -0.005]), np.array([0.018, 0.006]), 0.08),
+                      (lid + np.array([0, 0.012]), np.array([0.018, 0.007]), 0.12)]
         return blobs
 
     def beauty_spots(self) -> Floats:

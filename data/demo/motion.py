@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
 
-from data.demo.atlas import Floats
+from data.demo.atlas import Floats, smoothstep
 
 PIVOT = np.array([0.0, -0.095, -0.055])  # metres: the head turns about the top of the neck
 DISTANCE = 0.62                          # metres from the camera to the head's origin
@@ -42,6 +42,10 @@ EVENTS: tuple[dict[str, float], ...] = (
     {"mouthRight": 0.70, "jawRight": 0.45, "mouthSmileRight": 0.35},
     {"mouthSmile": 0.70, "jawOpen": 0.40, "mouthUpperUp": 0.6, "cheekSquint": 0.6, "eyeSquint": 0.6},  # laugh
 )
+# A friendly face between the events: the head's own rest has heavy lids and a straight mouth.
+REST = {"mouthSmile": 0.38, "eyeWide": 0.42, "browOuterUp": 0.15}
+REST_VARIES = (0.35, 1.0)  # share of REST, so that training also sees the face without it
+OPENING = 10               # frames until speech, gaze and head turns have their full size: the clip begins frontal
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +66,14 @@ def make_motion(frames: int, names: tuple[str, ...], rng: np.random.Generator) -
     signals: dict[str, Floats] = {name: np.zeros(frames) for name in names}
     _speak(signals, frames, rng)
     _act(signals, frames, rng)
-    gaze = _look(frames, rng)
+    opening = smoothstep(-1, OPENING, np.arange(frames, dtype=float))
+    for values in signals.values():
+        values *= opening
+    gaze = _look(frames, rng) * opening[:, None]
+    _rest(signals, opening, rng)
     _follow_gaze(signals, gaze)
     _blink(signals, frames, rng)
-    turn, shift = _move_head(frames, rng)
+    turn, shift = _move_head(opening, rng)
     R = CAMERA_AXES @ turn
     t = (PIVOT + shift - turn @ PIVOT) @ CAMERA_AXES + np.array([0, CENTRE, DISTANCE])
     expression = np.clip(np.stack([signals[name] for name in names], axis=1), 0, 1)
@@ -112,6 +120,14 @@ def _act(signals: dict[str, Floats], frames: int, rng: np.random.Generator) -> N
         now += int(rng.integers(9, 24))
 
 
+def _rest(signals: dict[str, Floats], opening: Floats, rng: np.random.Generator) -> None:
+    """The friendly face under everything else: whole at first, then more and less of it."""
+    low, high = REST_VARIES
+    mood = np.clip((low + high) / 2 + (high - low) / 2 * _wander(len(opening), 14, rng)[:, 0], low, high)
+    for shape, weight in REST.items():
+        _add(signals, shape, weight * (1 + (mood - 1) * opening))
+
+
 def _look(frames: int, rng: np.random.Generator) -> Floats:
     gaze = np.zeros((frames, 2))
     now = 0
@@ -147,12 +163,13 @@ def _blink(signals: dict[str, Floats], frames: int, rng: np.random.Generator) ->
         signals[f"eyeBlink{side}"] = np.maximum(signals[f"eyeBlink{side}"], closing)
 
 
-def _move_head(frames: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Rotation [T,3,3] of the head in the room and shift [T,3] in metres."""
+def _move_head(opening: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Rotation [T,3,3] of the head in the room and shift [T,3] in metres, in the size that `opening` [T] gives."""
+    frames = len(opening)
     slow, quick = (_wander(frames, sigma, rng) for sigma in (16, 5))
-    angles = np.clip(0.85 * slow + 0.2 * quick, -1, 1)
+    angles = np.clip(0.85 * slow + 0.2 * quick, -1, 1) * opening[:, None]
     turn = Rotation.from_euler("yxz", angles[:, [1, 0, 2]] * MAX_TURN[[1, 0, 2]]).as_matrix()
-    shift = 0.010 * np.clip(_wander(frames, 20, rng), -1.5, 1.5)
+    shift = 0.010 * np.clip(_wander(frames, 20, rng), -1.5, 1.5) * opening[:, None]
     return turn, shift
 
 

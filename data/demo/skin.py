@@ -75,13 +75,13 @@ def hair_mask(grid: Grid, rng: np.random.Generator) -> Image:
 
 def _pigments(marks: Landmarks, rng: np.random.Generator) -> tuple[Image, Image]:
     """Melanin and blood densities [H,W] that darken the base colour."""
-    melanin = 0.035 * noise(SKIN, 0.020, rng) + 0.03 * noise(SKIN, 0.006, rng) + 0.045 * noise(SKIN, 0.0011, rng)
-    blood = 0.055 * noise(SKIN, 0.014, rng) + 0.05 * noise(SKIN, 0.004, rng) + 0.05 * noise(SKIN, 0.0016, rng)
+    melanin = 0.015 * noise(SKIN, 0.020, rng) + 0.015 * noise(SKIN, 0.006, rng) + 0.035 * noise(SKIN, 0.0011, rng)
+    blood = 0.020 * noise(SKIN, 0.014, rng) + 0.02 * noise(SKIN, 0.004, rng) + 0.03 * noise(SKIN, 0.0016, rng)
     for centre, radius, amount in marks.blush():
         blood += amount * _blob(SKIN, centre, radius)
     for centre, radius, amount in marks.shade():
         melanin += amount * _blob(SKIN, centre, radius)
-    melanin += 0.20 * marks.beard(SKIN) * (1 + 0.25 * noise(SKIN, 0.0009, rng))
+    melanin += 0.04 * marks.beard(SKIN) * (1 + 0.25 * noise(SKIN, 0.0009, rng))
     _add_spots(melanin, marks, rng)
     return np.maximum(melanin, -0.1), np.maximum(blood, -0.12)
 
@@ -98,7 +98,7 @@ def _add_spots(melanin: Image, marks: Landmarks, rng: np.random.Generator) -> No
     moles = np.stack([rng.uniform(-0.09, 0.09, 14), rng.uniform(-0.105, 0.065, 14)], axis=1)
     centres = np.concatenate([freckles, moles, marks.beauty_spots()])
     radii = np.concatenate([sizes, rng.uniform(0.0007, 0.0013, 14), np.full(len(marks.beauty_spots()), 0.0014)])
-    depth = np.concatenate([rng.uniform(0.15, 0.6, 520), rng.uniform(0.7, 1.5, 14), [1.6] * len(marks.beauty_spots())])
+    depth = np.concatenate([rng.uniform(0.08, 0.3, 520), rng.uniform(0.3, 0.8, 14), [1.6] * len(marks.beauty_spots())])
     for centre, radius, amount in zip(centres, radii, depth, strict=True):
         _stamp(melanin, centre, radius, amount)
 

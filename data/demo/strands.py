@@ -19,7 +19,7 @@ HAIR_STRANDS = 5200
 HAIR_POINTS = 22
 BROW_STRANDS = 900    # a side
 LASH_STRANDS = {"upper": 80, "lower": 40}
-STUBBLE_STRANDS = 4600
+STUBBLE_STRANDS = 900
 SKIN_POINTS = 5       # points of a brow hair, a lash or a stubble hair
 PARTING = 0.022       # metres to the subject's left
 

@@ -21,6 +21,7 @@ from utils.mesh_raster import project, rasterize_mesh
 
 HEAD_FILE = Path(__file__).parents[1] / "open_head" / "open_head.npz"
 IDENTITY_STRENGTH = 0.75  # standard deviations of the identity modes: an individual, not a caricature
+CASTING = 13  # of the persons that seed 0 could be, the one for the demo, chosen by eye
 SKIN, LEFT_EYE, RIGHT_EYE, UPPER_TEETH, LOWER_TEETH, TONGUE, MOUTH_BAG = range(7)
 KEY_LIGHT = np.array([0.60, 0.52, 0.61])  # towards the light, in head space: it turns with the head
 OCCLUSION_DIRECTIONS = 48
@@ -73,7 +74,7 @@ def make_subject(seed: int) -> Subject:
     """Build the person that `seed` names; takes some seconds."""
     head = load_head("open")
     data = np.load(HEAD_FILE)
-    rng = np.random.default_rng((seed, 0))
+    rng = np.random.default_rng((seed, CASTING))
     shape = torch.from_numpy((IDENTITY_STRENGTH * rng.standard_normal(head.n_shape)).astype(np.float32))
     rest = rest_codes(head, shape)
     neutral = posed_vertices(head, rest)[0]

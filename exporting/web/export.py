@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ from arguments.export_settings import ExportSettings
 from exporting.web.head import Table, head_tables
 from exporting.web.tables import live_pairs, pack_gaussians, pack_pairs
 from player.player import Player
+from player.views import UNSEEN_BEYOND, front_frame, seen_directions
 from scene.clip import Clip
+from utils.atomic import replacing_folder
 
 PAGE = Path(__file__).with_name("page")
 DATA_FILE, SHADER_FILE = "avatar.js", "shaders.js"
@@ -27,43 +28,40 @@ _TYPES = {"<u4": "u32", "<u2": "u16", "<f2": "f16", "<f4": "f32"}
 def export_web(player: Player, settings: ExportSettings) -> Path:
     """Write the page of an avatar into a new folder and return it.
 
-    ValueError when the folder is there already or the avatar does not fit the page; then nothing is written.
+    ValueError when the folder is there already or the avatar does not fit the page; WriteError when the disk refuses.
+    Then nothing is written.
     """
     target = settings.output if settings.output is not None else settings.model_path / "export" / "web"
     if target.exists():
         raise ValueError(f"--output: {target} exists already; the page wants a new folder: delete it or name another")
     meta, tables = page_data(player)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.mkdir(parents=True)
+    with replacing_folder(target) as temporary:
         for source in sorted(PAGE.iterdir()):
             if source.suffix in {".html", ".css", ".js"}:
                 shutil.copyfile(source, temporary / source.name)
         (temporary / SHADER_FILE).write_text(_shaders(), encoding="utf-8")
         (temporary / DATA_FILE).write_text(_script(meta, tables), encoding="utf-8")
-        temporary.rename(target)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise ValueError(f"--output: {target} could not be written: {error}") from error
     return target
 
 
 def page_data(player: Player) -> tuple[dict[str, Any], dict[str, Table]]:
     """What avatar.js holds: small facts, and named arrays (layouts in docs/web.md). ValueError where they do not fit.
 
-    meta.front: the frame whose camera looks most along the head's -z, into its face.
+    meta.front: the frame whose camera looks into the face.
     """
     avatar, head, clip = player.avatar, player.head, player.clip
     pairs = live_pairs(avatar)
+    target = avatar.neutral.detach().cpu()[:, MEANS].median(dim=0).values
     tables = {"gaussians": pack_gaussians(avatar, pairs), "pairs": pack_pairs(pairs), **head_tables(player),
               **_clip_tables(clip), "codeRange": avatar.code_range.cpu().numpy().astype("<f4"),
-              "seenRange": _seen_range(player).numpy().astype("<f4")}
+              "seenRange": _seen_range(player).numpy().astype("<f4"),
+              "seenViews": seen_directions(player, target.numpy()).astype("<f4")}
     meta = {"name": player.name, "gaussians": avatar.count, "pairs": len(pairs.values), "degree": player.sh_degree,
             "driven": player.num_expressions, "codeSlack": CODE_SLACK, "expressionNames": list(player.expression_names),
             "vertices": len(tables["vertexStart"]) - 1, "triangles": len(tables["faces"]),
             "parents": list(head.parents), "correctives": player.rig.pose_dirs is not None,
-            "frames": len(clip), "width": clip.width, "height": clip.height, "front": int(clip.R[:, 2, 2].argmin()),
-            "target": avatar.neutral.detach().cpu()[:, MEANS].median(dim=0).values.tolist()}
+            "frames": len(clip), "width": clip.width, "height": clip.height, "front": front_frame(clip),
+            "target": target.tolist(), "unseenBeyond": UNSEEN_BEYOND}
     return meta, tables
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from blendshape_ops import LOG_SCALES, MEANS, OPACITY, QUATS, SH
+from blendshape_ops import GEOMETRY, LOG_SCALES, MEANS, OPACITY, QUATS, SH
 from numpy.typing import NDArray
 
 from scene.avatar import Avatar
@@ -89,7 +89,7 @@ def pack_pairs(pairs: PairTable) -> Words:
     values = pairs.values
     words = np.zeros((len(values), PAIR_WORDS), dtype="<u4")
     geometry = np.zeros((len(values), 12), np.float32)
-    geometry[:, :11] = values[:, :11]
+    geometry[:, GEOMETRY] = values[:, GEOMETRY]
     geometry[:, MEANS] *= MEAN_UNIT
     words[:, 0:6] = halves(geometry)
     words[:, 5] |= pairs.expression.astype("<u4") << np.uint32(16)
@@ -113,7 +113,7 @@ def read_gaussians(words: Words) -> dict[str, NDArray[Any]]:
 
 def read_pairs(words: Words) -> tuple[Floats, NDArray[np.int64]]:
     """The inverse of `pack_pairs`: values [P,59] and expression [P]."""
-    geometry = _read_halves(words[:, 0:6])[:, :11]
+    geometry = _read_halves(words[:, 0:6])[:, GEOMETRY]
     geometry[:, MEANS] /= MEAN_UNIT
     step = words[:, 6:7].copy().view("<f4")
     colors = words[:, 8:20].copy().view(np.int8).astype(np.float32) * step

@@ -1,35 +1,56 @@
 """Readers: one file per disk layout, and the only place that knows file names.
 
-A new layout is one module with a function `(path, mode) -> Source` and one line here for each of its modes.
+A new layout is one module with a function `(path) -> Source` and one row in READERS; `--layout` then knows its name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from scene.readers.source import MeshCounts, Source
-from scene.readers.tracker import read_tracker
+from scene.readers.tracker import looks_like, read_tracker
 
-__all__ = ["READERS", "MeshCounts", "Source", "open_source"]
+__all__ = ["AUTO", "READERS", "MeshCounts", "Reader", "Source", "open_source"]
 
-READERS: dict[str, Callable[[Path, str], Source]] = {
-    "insta": read_tracker,
-    "nerfbs": read_tracker,
-    "hr": read_tracker,
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One layout. read: opens a folder. recognises: whether a folder looks like it, told by files that others lack.
+
+    flag: the published program's boolean flag that chooses it, if there is one.
+    """
+
+    read: Callable[[Path], Source]
+    recognises: Callable[[Path], bool]
+    flag: str | None = None
+
+
+READERS: dict[str, Reader] = {
+    name: Reader(partial(read_tracker, mode=name), partial(looks_like, mode=name), flag)
+    for name, flag in (("insta", None), ("nerfbs", "use_nerfBS"), ("hr", "use_HR"))
 }
+"""Layouts by name. `auto` takes the first that recognises the folder."""
 
 
-def open_source(path: str | Path, mode: str = "insta") -> Source:
-    """Open the data set in folder `path`, laid out as `mode` says (a key of READERS); check everything but pixels.
+def open_source(path: str | Path, layout: str = AUTO) -> Source:
+    """Open the data set in folder `path`, laid out as `layout` says (a key of READERS, or auto); check all but pixels.
+
+    A folder that no reader recognises is opened by the first one, whose error says what it misses.
 
     Raises:
         FileNotFoundError: the folder or one of its files is missing; the message names the first.
-        ValueError: unknown mode, or a file that does not hold what the layout promises; the message names it.
+        ValueError: unknown layout, or a file that does not hold what the layout promises; the message names it.
     """
-    if mode not in READERS:
-        raise ValueError(f"mode {mode!r} is unknown; known are {', '.join(READERS)}")
+    if layout != AUTO and layout not in READERS:
+        raise ValueError(f"--layout {layout}: unknown; known are {', '.join((AUTO, *READERS))}")
     path = Path(path)
     if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no such folder (a data set is a folder, see the README for its layout)")
-    return READERS[mode](path, mode)
+        raise FileNotFoundError(f"{path}: no such folder (a data set is a folder, see docs/data.md for its layout)")
+    if layout == AUTO:
+        layout = next((name for name, reader in READERS.items() if reader.recognises(path)), next(iter(READERS)))
+    return READERS[layout].read(path)

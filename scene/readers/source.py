@@ -25,7 +25,8 @@ class Source:
     frames: in the order of the clip; all images have one size.
     background: uint8 [H,W,3] at image size, read-only, when the target is the whole photograph and the prediction is
         composited over this picture; None when the target is the head alone.
-    default_test_frames: how many frames at the end this kind of data set holds out by convention.
+    default_test_frames: how many frames at the end this kind of data set holds out by convention, if it is long enough
+        (see scene.split).
     mesh: of canonical.obj, None where there is none.
     head: name of the head model that the codes belong to, where the data set says so; None means not said (trackers
         of FLAME never say).

@@ -53,6 +53,18 @@ MODES = {
 }
 
 
+def looks_like(path: Path, mode: str) -> bool:
+    """Whether the folder's first image lies where `mode` has it, with alpha, or without and with masks beside it."""
+    layout = MODES[mode]
+    first = path / layout.images / "00000.png"
+    if layout.whole_photograph and not (path / "image_mask").is_dir():
+        return False
+    try:
+        return read_png_header(first).has_alpha != layout.whole_photograph
+    except (OSError, ValueError):
+        return False
+
+
 def read_tracker(path: Path, mode: str) -> Source:
     """Open a tracker data set; see `scene.readers.open_source`."""
     layout = MODES[mode]
@@ -93,7 +105,7 @@ def _record_name(index: int) -> str:
 
 def _read_frame(path: Path, index: int, layout: Mode) -> Frame:
     record_path = path / "checkpoint" / _record_name(index)
-    record = load_torch_dict(record_path)
+    record = load_torch_dict(record_path, keys=[*RECORD_KEYS, "img_size"])
     image_path = path / layout.images / f"{index:05d}.png"
     header = _check_image(image_path, needs_alpha=not layout.whole_photograph)
     mask_path = None
@@ -135,9 +147,12 @@ def _tracked_size(record: dict[str, Any], K: FloatArray, image: PngHeader, layou
     none, from the principal point, which lies near the middle of the tracked raster: the nearest whole ratio.
     """
     if "img_size" in record:
-        stored = np.asarray(record["img_size"]).ravel()
-        if stored.size != 2 or not (stored > 0).all():
-            raise ValueError(f"img_size: height and width in pixels expected, got {stored.tolist()}")
+        try:
+            stored = np.asarray(record["img_size"], dtype=np.float64).ravel()
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"img_size: height and width in pixels expected ({error})") from error
+        if stored.size != 2 or not ((stored > 0) & (stored < 1 << 31)).all():
+            raise ValueError(f"img_size: height and width in pixels expected, got {stored[:4].tolist()}")
         width, height = int(stored[1]), int(stored[0])
     elif layout.upscaled:
         ratio = max(1.0, np.rint(image.width / (2 * K[0, 2])))
@@ -146,7 +161,7 @@ def _tracked_size(record: dict[str, Any], K: FloatArray, image: PngHeader, layou
         width, height = image.width, image.height
     if not layout.upscaled and (width, height) != (image.width, image.height):
         raise ValueError(f"tracked at {width} x {height} pixels, but its image has {image.width} x {image.height}; "
-                         "larger images belong into images.HQ, read with --use_HR True")
+                         "larger images belong into images.HQ, read with --layout hr")
     if abs(image.width / width - image.height / height) > 0.01:
         raise ValueError(f"tracked at {width} x {height} pixels, but its image has {image.width} x {image.height}: "
                          "another aspect ratio")
@@ -154,29 +169,36 @@ def _tracked_size(record: dict[str, Any], K: FloatArray, image: PngHeader, layou
 
 
 def _check_image(path: Path, needs_alpha: bool) -> PngHeader:
-    header = _eight_bit_header(path)
-    if needs_alpha and header.channels != 4:
+    header = _header(path)
+    if needs_alpha and not header.has_alpha:
         raise ValueError(
             f"{path}: an RGBA image is expected (the alpha channel is the head mask), got {header.channels} "
-            "channel(s); data with masks in image_mask/ are read with --use_nerfBS True"
+            "channel(s); data with masks in image_mask/ are read with --layout nerfbs"
         )
     return header
 
 
 def _check_mask(path: Path, image: PngHeader) -> None:
-    header = _eight_bit_header(path)
+    header = _header(path)
     if (header.width, header.height) != (image.width, image.height):
         raise ValueError(f"{path}: {image.width} x {image.height} pixels expected as its image, "
                          f"got {header.width} x {header.height}")
 
 
-def _eight_bit_header(path: Path) -> PngHeader:
+def _header(path: Path) -> PngHeader:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: missing, though its .frame file exists")
-    header = read_png_header(path)
-    if header.bits > 8:
-        raise ValueError(f"{path}: 8 bits per channel expected, got {header.bits}")
-    return header
+        raise FileNotFoundError(f"{path}: missing, though its .frame file exists{_beside(path)}")
+    return read_png_header(path)
+
+
+def _beside(path: Path) -> str:
+    """What the folder of a missing file holds instead, for a message."""
+    names = sorted(p.name for p in path.parent.iterdir() if p.name[0] != ".") if path.parent.is_dir() else []
+    if not path.parent.is_dir():
+        return f"; there is no folder {path.parent.name}"
+    if not names:
+        return f"; the folder {path.parent.name} is empty"
+    return f"; {path.parent.name} holds {', '.join(names[:2])}{', ...' if len(names) > 2 else ''}"
 
 
 def _check_alike(path: Path, first: Frame, frame: Frame) -> None:
@@ -194,7 +216,7 @@ def _check_alike(path: Path, first: Frame, frame: Frame) -> None:
 
 def _read_background(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: missing (the photograph without the head, for --use_nerfBS True)")
+        raise FileNotFoundError(f"{path}: missing (the photograph without the head, for --layout nerfbs)")
     image = read_rgb(path)
     if image.shape[1::-1] != size:
         raise ValueError(f"{path}: {size[0]} x {size[1]} pixels expected as the frames, "

@@ -7,7 +7,8 @@ Environment:
     NATIVE_ARCH           value of g++'s -march (default: native); x86-64-v3 makes a library that other machines can run
     CXX, CUDA_HOME        compiler and CUDA toolkit to use (default: g++; the nvcc on PATH or in /usr/local/cuda)
     BUILD_CUDA            1: build the CUDA library or fail; 0: never; unset: build it where nvcc and a GPU are found
-    TORCH_CUDA_ARCH_LIST  compute capabilities, e.g. "8.6;9.0+PTX" (default: the local GPU's; none: all of 7.5 to 12.0)
+    TORCH_CUDA_ARCH_LIST  compute capabilities, e.g. "8.6;9.0+PTX" (default: the local GPU's; none: all of 7.5 to 12.0;
+                          in both cases with the newest one's PTX, which the driver compiles for GPUs to come)
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def _gencode_flags(nvcc: str) -> list[str]:
     asked = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()
     known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout.split()
     default = [item for item in ALL_CAPABILITIES if f"compute_{item.replace('.', '')}" in known]
-    capabilities = asked or _local_capabilities() or default
+    capabilities = asked or _with_newest_ptx(_local_capabilities() or default)
     flags = []
     for capability in capabilities:
         number = capability.removesuffix("+PTX").replace(".", "")
@@ -142,6 +143,12 @@ def _gencode_flags(nvcc: str) -> list[str]:
         flags += ["-gencode", f"arch=compute_{number},code=[{codes}]"]
     _say(f"nvcc compiles for {', '.join(capabilities)}")
     return flags
+
+
+def _with_newest_ptx(capabilities: list[str]) -> list[str]:
+    """The same in ascending order, the last one marked +PTX."""
+    *older, newest = sorted(capabilities, key=lambda text: tuple(map(int, text.split("."))))
+    return [*older, f"{newest}+PTX"]
 
 
 def _run(command: list[str]) -> None:

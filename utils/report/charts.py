@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from markupsafe import Markup, escape
 
@@ -13,15 +14,22 @@ WIDTH, HEIGHT = 560, 240
 LEFT, RIGHT, TOP, BOTTOM = 54, 20, 14, 36  # room for tick labels around the plot
 MOST_POINTS = 600  # beyond the pixels of the plot more points only make the file large
 
+Piece = list[tuple[float, float]]  # a stretch of a line without a gap, as points
+
 
 @dataclass(frozen=True)
 class Series:
-    """One line. x, y: equally many numbers; a y that is not finite leaves a gap. style: "primary" or "secondary"."""
+    """One line. x, y: equally many numbers; a y that is not finite leaves a gap. style: "primary" or "secondary".
+
+    sampled: the x are places that were looked at, such as held-out frames: a step over more than the usual distance
+    leaves a gap too, since nothing is known of what lies between.
+    """
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     style: str = "primary"
+    sampled: bool = False
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
@@ -30,8 +38,8 @@ class Series:
 
 def line_chart(title: str, x_label: str, unit: str, series: Sequence[Series], note: str = "") -> Markup:
     """A titled chart of one or two series as an HTML figure; empty markup when no series holds a finite point."""
-    shown = [_thinned(_finite(one)) for one in series]
-    shown = [one for one in shown if one.x]
+    pieces = [(one, _thinned(_pieces(one))) for one in series]
+    shown = [_joined(one, parts) for one, parts in pieces if parts]
     if not shown:
         return Markup("")
     low, high = min(min(s.x) for s in shown), max(max(s.x) for s in shown)
@@ -40,9 +48,12 @@ def line_chart(title: str, x_label: str, unit: str, series: Sequence[Series], no
     y_range = y_ticks[0], y_ticks[-1]
     to_x, to_y = _axis(*x_range, LEFT, WIDTH - RIGHT), _axis(*y_range, HEIGHT - BOTTOM, TOP)
     body = [_grid(x_ticks, y_ticks, to_x, to_y, x_range, x_label)]
-    for one in shown:
-        points = " ".join(f"{to_x(x):.1f},{to_y(y):.1f}" for x, y in zip(one.x, one.y, strict=True))
-        body.append(Markup('<polyline class="line {}" points="{}"/>').format(one.style, points))
+    for one, parts in pieces:
+        for part in parts:
+            points = [f"{to_x(x):.1f},{to_y(y):.1f}" for x, y in part]
+            # A line from a point to itself shows as a dot.
+            text = " ".join(points if len(points) > 1 else 2 * points)
+            body.append(Markup('<polyline class="line {}" points="{}"/>').format(one.style, text))
     body.append(Markup('<g class="cursor"><line y1="{}" y2="{}"/></g>').format(TOP, HEIGHT - BOTTOM))
     frame = {"left": LEFT, "right": WIDTH - RIGHT, "x0": x_range[0], "x1": x_range[1], "label": x_label, "unit": unit}
     lines = [{"name": s.name, "x": [_short(x) for x in s.x], "y": [_short(y) for y in s.y]} for s in shown]
@@ -85,19 +96,35 @@ def number(value: float) -> str:
     return f"{value:.6g}"
 
 
-def _finite(one: Series) -> Series:
-    kept = [(x, y) for x, y in zip(one.x, one.y, strict=True) if math.isfinite(y)]
-    return Series(one.name, [x for x, _ in kept], [y for _, y in kept], one.style)
+def _pieces(one: Series) -> list[Piece]:
+    """The stretches of a line between its gaps."""
+    x, y = list(one.x), list(one.y)
+    steps = sorted(b - a for a, b in pairwise(x))
+    longest = 1.5 * steps[len(steps) // 2] if one.sampled and steps else math.inf
+    pieces: list[Piece] = [[]]
+    for at, value in zip(x, y, strict=True):
+        if pieces[-1] and (not math.isfinite(value) or at - pieces[-1][-1][0] > longest):
+            pieces.append([])
+        if math.isfinite(value):
+            pieces[-1].append((at, value))
+    return [piece for piece in pieces if piece]
 
 
-def _thinned(one: Series) -> Series:
-    """At most `MOST_POINTS`: means over runs of neighbours, which also calms the noise of a training curve."""
-    run = math.ceil(len(one.x) / MOST_POINTS)
+def _thinned(pieces: list[Piece]) -> list[Piece]:
+    """At most `MOST_POINTS`, or one a piece: means over runs of neighbours, which also calms a training curve."""
+    run = math.ceil(sum(map(len, pieces)) / MOST_POINTS)
     if run <= 1:
-        return one
-    starts = range(0, len(one.x), run)
-    mean = [(sum(v[i : i + run]) / len(v[i : i + run]) for i in starts) for v in (one.x, one.y)]
-    return Series(one.name, list(mean[0]), list(mean[1]), one.style)
+        return pieces
+    return [[_mean(piece[i : i + run]) for i in range(0, len(piece), run)] for piece in pieces]
+
+
+def _mean(points: Piece) -> tuple[float, float]:
+    return sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points)
+
+
+def _joined(one: Series, pieces: list[Piece]) -> Series:
+    points = [point for piece in pieces for point in piece]
+    return replace(one, x=[x for x, _ in points], y=[y for _, y in points])
 
 
 class _axis:  # noqa: N801 - used like a function

@@ -159,7 +159,7 @@ def _frame_charts(here: SplitFolder, there: SplitFolder | None) -> list[Markup]:
 
 def _series(name: str, folder: SplitFolder, column: str, style: str) -> Series:
     points = [(index, row[column]) for index, row in folder.rows.items() if column in row]
-    return Series(name, [index for index, _ in points], [value for _, value in points], style)
+    return Series(name, [index for index, _ in points], [value for _, value in points], style, sampled=True)
 
 
 def _strips(here: SplitFolder, frames: list[int]) -> list[Strip]:

@@ -1,6 +1,19 @@
 "use strict";
 // World-to-camera rotation (row-major), translation and pixel intrinsics; x right, y down, z forward.
 
+/** Degrees between the view of the head from `eye` and the nearest one of training; `skull` is its [R | t]. */
+function offSeenViews(eye, skull, meta, { seenViews }) {
+  const moved = subtract(eye, [skull[3], skull[7], skull[11]]);
+  const atRest = [0, 1, 2].map((i) => skull[i] * moved[0] + skull[4 + i] * moved[1] + skull[8 + i] * moved[2]);
+  const direction = subtract(atRest, meta.target), length = Math.hypot(...direction);
+  let nearest = -1;
+  for (let v = 0; v < seenViews.length; v += 3) {
+    const [x, y, z] = seenViews.subarray(v, v + 3);
+    nearest = Math.max(nearest, (x * direction[0] + y * direction[1] + z * direction[2]) / length);
+  }
+  return Math.acos(Math.min(nearest, 1)) / DEGREE;
+}
+
 class Camera {
   constructor(meta, tables) {
     this.meta = meta;

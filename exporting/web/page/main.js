@@ -76,6 +76,10 @@ function showRate(player) {
   const rate = player.playing ? speed : "still";
   const count = player.meta.gaussians.toLocaleString("en"), { width, height } = player.canvas;
   byId("rate").textContent = `${rate} · ${count} Gaussians · ${width} × ${height}`;
+  const { offSeen, meta } = player, unseen = byId("unseen");
+  const words = offSeen > meta.unseenBeyond
+    ? `${offSeen.toFixed(0)}° from the nearest view of training: what is seen here is a guess` : "";
+  if (unseen.textContent !== words) unseen.textContent = words;
   report(reportOf(player));
 }
 

@@ -98,7 +98,10 @@ class AvatarPlayer {
 
   pose() {
     this.changed = false;
-    this.renderer.pose(this.head.pose(this.codes), this.camera.view(...this.size), this.size);
+    const posed = this.head.pose(this.codes), view = this.camera.view(...this.size);
+    const skull = posed.bones.subarray(12 * this.meta.parents.length);  // the bone after the joints
+    this.offSeen = offSeenViews(view.eye, skull, this.meta, this.tables);
+    this.renderer.pose(posed, view, this.size);
   }
 
   draw() {

@@ -15,7 +15,7 @@ class Renderer {
     this.canvas = canvas;
     this.fence = null;
     this.meta = meta;
-    this.fine = gl.getExtension("EXT_color_buffer_float") !== null;
+    this.fine = Boolean(gl.getExtension("EXT_color_buffer_float") || gl.getExtension("EXT_color_buffer_half_float"));
     this.poseProgram = new Program(gl, "pose.vert", "pose.frag");
     this.splatProgram = new Program(gl, "splat.vert", "splat.frag");
     this.finishProgram = new Program(gl, "pose.vert", "finish.frag");

@@ -17,6 +17,7 @@ from .reference import (
 from .tables import (
     GEOMETRY,
     LOG_SCALES,
+    MAX_SH_DEGREE,
     MEANS,
     OPACITY,
     QUATS,
@@ -28,12 +29,14 @@ from .tables import (
     Factors,
     Posed,
     active_columns,
+    gaussians_of_pairs,
 )
 
 __all__ = [
     "CODE_SLACK",
     "GEOMETRY",
     "LOG_SCALES",
+    "MAX_SH_DEGREE",
     "MEANS",
     "OPACITY",
     "QUATS",
@@ -54,6 +57,7 @@ __all__ = [
     "blend_pose_color_half",
     "drive_frames",
     "evaluate_sh",
+    "gaussians_of_pairs",
     "image_loss",
     "limit_codes",
     "matrix_to_quaternion",

@@ -8,7 +8,7 @@ from torch import Tensor
 from . import backends
 from .native_blend import blend_pose_color_fused
 from .reference import blend_pose_color_torch
-from .tables import WIDTH, Binding, Differences, Drive, Posed, active_columns, require
+from .tables import WIDTH, Binding, Differences, Drive, Posed, active_columns, index_range, require
 
 
 def blend_pose_color(
@@ -78,14 +78,14 @@ def check_drive(binding: Binding, drive: Drive, dtype: torch.dtype, expressions:
     require(drive.triangle_maps, "triangle_maps", (batch, triangles, 16), dtype)
     require(drive.bones, "bones", (batch, binding.weights.shape[1], 3, 4), dtype)
     require(drive.camera_centers, "camera_centers", (batch, 3), dtype)
+    smallest, largest = index_range(drive.faces)
+    if smallest < 0:
+        raise ValueError(f"faces: wanted vertices from 0, got {smallest}")
     for name, offsets in (("pre_offsets", drive.pre_offsets), ("post_offsets", drive.post_offsets)):
         if offsets is not None:
             require(offsets, name, (batch, None, 3), dtype)
-            # Only where reading the index back costs nothing: on a GPU it would make the host wait.
-            if drive.faces.device.type == "cpu" and triangles and int(drive.faces.max()) >= offsets.shape[1]:
-                raise ValueError(
-                    f"{name}: wanted at least {int(drive.faces.max()) + 1} vertices, got {offsets.shape[1]}"
-                )
+            if largest >= offsets.shape[1]:
+                raise ValueError(f"{name}: wanted at least {largest + 1} vertices, got {offsets.shape[1]}")
     if expressions > drive.beta.shape[1]:
         raise ValueError(f"beta: wanted at least {expressions} expressions, got {drive.beta.shape[1]}")
     if binding.num_triangles_used > drive.faces.shape[0]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from . import _native
+
 # Code units; trackers are not more exact than this. Also in include/play.h and exporting/numpy_player.py.
 CODE_SLACK = 0.1
+_native.mirror("blendshape_ops", CODE_SLACK=CODE_SLACK)
 
 
 def limit_codes(codes: Tensor, code_range: Tensor) -> Tensor:

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import backends
+from . import _native, backends
 from .blend import check_drive
 from .native_blend import RESULTS, SHARED, BlendArgs
-from .tables import WIDTH, Binding, Differences, Drive, Posed, active_columns, require
+from .tables import WIDTH, Binding, Differences, Drive, Posed, active_columns, index_range, require, require_offsets
 
 HALF_WIDTH = 64
 """Numbers of a stored row: 60 and padding, so that a row is one cache line of 128 bytes."""
+
+_native.mirror("blendshape_ops", HALF_ROW=HALF_WIDTH)
 
 _LARGEST_EXPONENT = 15  # of a half-precision number, as torch.frexp counts (mantissa below 1)
 _SMALLEST_EXPONENT = -100  # columns smaller than 2^-100 are zero for all purposes, and their scale must be a number
@@ -33,6 +35,16 @@ class HalfDifferences:
     offsets: Tensor
     expression: Tensor
     num_expressions: int
+
+    def __post_init__(self) -> None:
+        require(self.values, "values", (None, HALF_WIDTH), torch.float16)
+        require(self.scales, "scales", (HALF_WIDTH,), torch.float32)
+        require(self.offsets, "offsets", (None,), torch.int32)
+        require(self.expression, "expression", (len(self.values),), torch.int32)
+        require_offsets(self.offsets, "offsets", len(self.values))
+        smallest, largest = index_range(self.expression)
+        if smallest < 0 or largest >= self.num_expressions:
+            raise ValueError(f"expression: wanted 0 to {self.num_expressions - 1}, got {smallest} to {largest}")
 
     @staticmethod
     def of(differences: Differences) -> HalfDifferences:

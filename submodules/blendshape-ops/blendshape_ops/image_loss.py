@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import backends
+from . import _native, backends
 from .native_image_loss import ImageLoss
 from .tables import require
 
 SSIM_WINDOW = 11
+_native.mirror("blendshape_ops", SSIM_TAPS=SSIM_WINDOW)
 SSIM_SIGMA = 1.5
 SSIM_C1 = 0.01**2
 SSIM_C2 = 0.03**2

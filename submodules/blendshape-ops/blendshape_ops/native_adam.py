@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import backends
+from . import _native, backends
 from .tables import Differences, Factors
 
 _SCALARS = ("one_minus_beta1", "beta2", "one_minus_beta2", "eps")
@@ -25,21 +25,26 @@ class FactorArgs(ctypes.Structure):
     ]
 
 
-def _table_type(scalar: Any) -> type[ctypes.Structure]:
+def _table_type(scalar: Any, name: str) -> type[ctypes.Structure]:
+    scalars = type("AdamScalars", (ctypes.Structure,), {"_fields_": [(each, scalar) for each in _SCALARS]})
     fields = [
-        *((name, scalar) for name in _SCALARS),
-        *((name, ctypes.c_void_p) for name in ("rates", "parameter", "exp_avg", "exp_avg_sq")),
+        ("scalars", scalars),
+        *((each, ctypes.c_void_p) for each in ("rates", "parameter", "exp_avg", "exp_avg_sq")),
     ]
-    return type("AdamTable", (ctypes.Structure,), {"_fields_": fields, "__doc__": "Mirror of include/adam.h."})
+    return type(name, (ctypes.Structure,), {"_fields_": fields, "__doc__": "Mirror of include/adam.h."})
 
 
-_TABLE_TYPES = {torch.float32: _table_type(ctypes.c_float), torch.float64: _table_type(ctypes.c_double)}
+_TABLE_TYPES = {
+    torch.float32: _table_type(ctypes.c_float, "AdamTable<float>"),
+    torch.float64: _table_type(ctypes.c_double, "AdamTable<double>"),
+}
+_native.mirror("blendshape_ops", FactorArgs, *_TABLE_TYPES.values())
 
 
 def table_args(scalars: dict[str, float], schedule: Tensor, table: Tensor, moments: tuple[Tensor, Tensor]) -> Any:
     """The AdamTable of `table` [rows, 60]; the caller keeps `schedule` [61] alive and in the table's dtype."""
     pointers = (backends.address(tensor) for tensor in (schedule, table, *moments))
-    return _TABLE_TYPES[table.dtype](*(scalars[name] for name in _SCALARS), *pointers)
+    return _TABLE_TYPES[table.dtype](tuple(scalars[name] for name in _SCALARS), *pointers)
 
 
 def step_table(backend: str, args: Any, table: Tensor, gradient: Tensor, sh_degree: int) -> None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import backends
-from .tables import GEOMETRY, Binding, Differences, Drive, Factors, Posed
+from . import _native, backends
+from .tables import GEOMETRY, WIDTH, Binding, Differences, Drive, Factors, Posed
 
 _SIZES = "frames gaussians pairs expressions triangles bone_count vertices sh_degree threads pieces"
 _POINTERS = (
@@ -40,6 +40,9 @@ class SharedGradients(ctypes.Structure):
     """Mirror of `SharedGradients` in include/blend.h."""
 
     _fields_ = [(name, ctypes.c_void_p) for name in SHARED]
+
+
+_native.mirror("blendshape_ops", BlendArgs, SharedGradients)
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ _KEPT: dict[str, tuple[int, ...]] = {"raw_quats": (4,), "directions": (3,), "col
 def _gradient_tables(call: _Call, like: Tensor, sizes: torch.Size, wanted: dict[str, bool]) -> dict[str, Tensor]:
     """Empty outputs of the backward pass; the optional ones only where an input asks for what is made of them."""
     tables = {
-        "v_neutral": like.new_empty(sizes[1], 60),
+        "v_neutral": like.new_empty(sizes[1], WIDTH),
         "v_geometry": like.new_empty(*sizes, GEOMETRY.stop),
         "v_rgb": like.new_empty(*sizes, 3),
     }

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import backends
+from . import _native, backends
 
-CUDA_TILE = 32  # TILE in src/image_loss_cuda.cu, which reports a workspace of another size
+CUDA_TILE = 32  # SSIM_CUDA_TILE in include/ssim.h
 
 _POINTERS = "window image alpha target background scratch terms total workspace v_total v_image v_alpha"
 
@@ -24,6 +24,9 @@ class ImageLossArgs(ctypes.Structure):
         *((name, ctypes.c_double) for name in ("l1_weight", "dssim_weight", "alpha_weight", "c1", "c2")),
         *((name, ctypes.c_void_p) for name in _POINTERS.split()),
     ]
+
+
+_native.mirror("blendshape_ops", ImageLossArgs, SSIM_CUDA_TILE=CUDA_TILE)
 
 
 class ImageLoss(torch.autograd.Function):

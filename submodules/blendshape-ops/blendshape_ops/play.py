@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import backends
-from .tables import Drive, require
+from . import _native, backends
+from .tables import Drive, index_range, require, require_offsets
 
 JOINTS = 5
 BONES = JOINTS + 2
@@ -32,6 +32,11 @@ class DriveArgs(ctypes.Structure):
         *((name, ctypes.c_int64) for name in _SIZES.split()),
         *((name, ctypes.c_void_p) for name in f"{_CODES} {_TABLES} {_RESULTS}".split()),
     ]
+
+
+_native.mirror(
+    "blendshape_ops", DriveArgs, JOINTS=JOINTS, BONES=BONES, FEATURES=FEATURES, LINEAR_ROWS=LINEAR_ROWS
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +100,19 @@ class DriveTables:
             if getattr(self, name) is not None:
                 require(getattr(self, name), name, (directions, None), dtype)
         require(self.faces, "faces", (None, 3), torch.int32)
+        self._check_indices()
+
+    def _check_indices(self) -> None:
+        """Native code follows these without looking."""
+        require_offsets(self.map_offsets, "map_offsets", len(self.map_expression))
+        smallest, largest = index_range(self.map_expression)
+        if smallest < 0 or largest >= self.num_expressions:
+            raise ValueError(f"map_expression: wanted 0 to {self.num_expressions - 1}, got {smallest} to {largest}")
+        if self.code_range.shape[1] > self.num_expressions:
+            raise ValueError(f"code_range: wanted at most {self.num_expressions} codes, got {self.code_range.shape[1]}")
+        parents = self.parents.tolist()
+        if not all(0 <= parent < joint for joint, parent in enumerate(parents) if joint):
+            raise ValueError(f"parents: wanted each joint's parent before it, got {parents}")
 
 
 def drive_frames(tables: DriveTables, codes: FrameCodes, backend: str = "auto") -> Drive:

@@ -11,6 +11,9 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from . import _native
 
 MEANS = slice(0, 3)
 QUATS = slice(3, 7)
@@ -20,6 +23,16 @@ SH = slice(11, 59)
 GEOMETRY = slice(0, 11)
 WIDTH = 60
 MAX_SH_DEGREE = 3
+TRIANGLE_MAP = 16  # numbers of a triangle's map
+_native.mirror(
+    "blendshape_ops",
+    **{name: columns.start for name, columns in (("MEANS", MEANS), ("QUATS", QUATS), ("LOG_SCALES", LOG_SCALES),
+                                                 ("OPACITY", OPACITY), ("SH", SH))},
+    ROW=WIDTH,
+    GEOMETRY=GEOMETRY.stop,
+    SH_MAX_DEGREE=MAX_SH_DEGREE,
+    TRIANGLE_MAP=TRIANGLE_MAP,
+)  # fmt: skip
 PIECE = 128  # Gaussians of one triangle whose gradients one warp sums
 
 
@@ -40,6 +53,31 @@ def require(tensor: Tensor, name: str, shape: tuple[int | None, ...], dtype: tor
         raise ValueError(f"{name}: wanted shape [{wanted}], got {list(tensor.shape)}")
     if dtype is not None and tensor.dtype != dtype:
         raise TypeError(f"{name}: wanted {dtype}, got {tensor.dtype}")
+
+
+_index_ranges: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def index_range(indices: Tensor) -> tuple[int, int]:
+    """Smallest and largest of integer `indices`; (0, -1) of none.
+
+    Kept while the tensor lives and is not written to, because reading them waits for the device.
+    """
+    version, found = _index_ranges.get(indices, (None, (0, -1)))
+    now = None if indices.is_inference() else indices._version
+    if now is None or version != now:
+        if indices.numel():
+            low, high = torch.stack(indices.aminmax()).tolist()
+            found = (low, high)
+        _index_ranges[indices] = (now, found)
+    return found
+
+
+def require_offsets(offsets: Tensor, name: str, count: int) -> None:
+    """Raise unless int32 `offsets` rise from 0 to `count`."""
+    good = offsets.numel() > 0 and bool((offsets.diff() >= 0).all())
+    if not good or int(offsets[0]) != 0 or int(offsets[-1]) != count:
+        raise ValueError(f"{name}: wanted numbers that rise from 0 to {count}, got others")
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +120,7 @@ class Differences:
         require(self.gaussian, "gaussian", (pairs,), torch.int32)
         require(self.expression, "expression", (pairs,), torch.int32)
         require(self.mask, "mask", (pairs,), self.values.dtype)
-        counts = self.offsets.diff()
-        counted = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts.clamp_min(0))
-        if self.offsets.numel() < 1 or len(counted) != pairs or not torch.equal(counted, self.gaussian.long()):
+        if not torch.equal(gaussians_of_pairs(self.offsets, pairs), self.gaussian):
             raise ValueError("offsets: wanted [N + 1] counts of pairs sorted by gaussian, got offsets that disagree")
         if pairs and int(self.expression.min()) < 0:
             raise ValueError("expression: wanted indices from 0, got a negative one")
@@ -223,6 +259,24 @@ class Posed:
     scales: Tensor  # [B, N, 3], metres
     opacities: Tensor  # [B, N]
     colors: Tensor  # [B, N, 3], at least 0, unbounded above
+
+
+def gaussians_of_pairs(offsets: Tensor, pairs: int) -> Tensor:
+    """The Gaussian of each of `pairs` pairs, int32 [P], from where each Gaussian's pairs begin, int32 [N + 1].
+
+    Raises ValueError unless the offsets rise from 0 to P: native code reads the rows between them.
+    """
+    require(offsets, "offsets", (None,), torch.int32)
+    if offsets.numel() < 1:
+        raise ValueError("offsets: wanted [N + 1] numbers, got none")
+    counts = offsets.long().diff()
+    first, last, smallest = torch.stack([offsets[0].long(), offsets[-1].long(),
+                                         counts.min() if len(counts) else offsets[0].long()]).tolist()
+    if first != 0 or last != pairs or smallest < 0:
+        raise ValueError(f"offsets: wanted numbers that rise from 0 to {pairs}, the number of pairs; got {first} to "
+                         f"{last}, the smallest step {smallest}")
+    numbers = torch.arange(len(counts), dtype=torch.int32, device=offsets.device)
+    return torch.repeat_interleave(numbers, counts)
 
 
 def _offsets_of_counts(counts: Tensor) -> Tensor:

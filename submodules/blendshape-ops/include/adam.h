@@ -12,12 +12,12 @@ struct AdamScalars {
     T one_minus_beta1, beta2, one_minus_beta2, eps;
 };
 
-// Mirrored in blendshape_ops/native_adam.py.
+// This and FactorArgs are mirrored in blendshape_ops/native_adam.py and in mirrors.h.
 template <typename T>
 struct AdamTable {
     AdamScalars<T> scalars;
-    const T* rates;  // [61]: the columns' learning rates over 1 - beta1^t, and the root of 1 - beta2^t
-    T *parameter, *exp_avg, *exp_avg_sq;  // [rows, 60]
+    const T* rates;  // [ROW + 1]: the columns' learning rates over 1 - beta1^t, and the root of 1 - beta2^t
+    T *parameter, *exp_avg, *exp_avg_sq;  // [rows, ROW]
 };
 
 // The gradient of the differences in factored form; see Factors in blendshape_ops/tables.py.

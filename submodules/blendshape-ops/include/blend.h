@@ -7,13 +7,18 @@
 #include "rotation.h"
 #include "sh.h"
 
-constexpr int ROW = 60;          // floats of a packed row
-constexpr int GEOMETRY = 11;     // means 3, quats 4, log-scales 3, opacity logit 1; the SH follow
+// First columns of the attributes in a packed row. Declared in blendshape_ops/tables.py, which is compared with this when
+// a library is loaded.
+namespace columns {
+constexpr int MEANS = 0, QUATS = 3, LOG_SCALES = 7, OPACITY = 10, SH = 11;
+}
+constexpr int ROW = 60;                 // floats of a packed row
+constexpr int GEOMETRY = columns::SH;   // of them before the SH
 constexpr int TRIANGLE_MAP = 16;
 
 HD constexpr int active_columns(int sh_degree) { return GEOMETRY + 3 * sh_coefficients(sh_degree); }
 
-// Everything the operation reads and writes; mirrored field by field in blendshape_ops/native_blend.py. Pointers may be
+// Everything the operation reads and writes; mirrored field by field in blendshape_ops/native_blend.py and in mirrors.h. Pointers may be
 // null where a comment says "or null".
 template <typename T>
 struct BlendArgs {
@@ -123,8 +128,8 @@ template <int DEGREE, typename T>
 HD void pose_gaussian(const BlendArgs<T>& a, int64_t b, int64_t n, const T* raw) {
     const int64_t item = b * a.gaussians + n;
     const int32_t triangle = a.triangle[n];
-    Vec3<T> x = load3(raw);
-    Quat<T> q = load_quat(raw + 3);
+    Vec3<T> x = load3(raw + columns::MEANS);
+    Quat<T> q = load_quat(raw + columns::QUATS);
     if (triangle >= 0) {
         const T* map = a.triangle_maps + (b * a.triangles + triangle) * TRIANGLE_MAP;
         x += load_mat3(map) * load3(a.anchor + 3 * n) + load3(map + 9);
@@ -142,11 +147,11 @@ HD void pose_gaussian(const BlendArgs<T>& a, int64_t b, int64_t n, const T* raw)
     const Vec3<T> local = transpose_times(rotation, (1 / norm_floored(view)) * view);
     T* jacobian = a.color_jacobian ? a.color_jacobian + 9 * item : nullptr;
 
-    store3(a.colors + 3 * item, sh_color<DEGREE>(raw + GEOMETRY, local, jacobian));
+    store3(a.colors + 3 * item, sh_color<DEGREE>(raw + columns::SH, local, jacobian));
     store3(a.means + 3 * item, y);
     store_quat(a.quats + 4 * item, turned);
-    for (int i = 0; i < 3; ++i) a.scales[3 * item + i] = std::exp(raw[7 + i]);
-    a.opacities[item] = 1 / (1 + std::exp(-raw[10]));
+    for (int i = 0; i < 3; ++i) a.scales[3 * item + i] = std::exp(raw[columns::LOG_SCALES + i]);
+    a.opacities[item] = 1 / (1 + std::exp(-raw[columns::OPACITY]));
     if (a.raw_quats) store_quat(a.raw_quats + 4 * item, q);
     if (a.directions) store3(a.directions + 3 * item, local);
     if (a.rest) store3(a.rest + 3 * item, x);
@@ -173,7 +178,7 @@ HD void expand_factors(const RowFactors<T>& f, int coefficients, T* row) {
     sh_basis(f.direction, DEGREE, basis);
     for (int i = 0; i < GEOMETRY; ++i) row[i] = f.geometry[i];
     for (int j = 0; j < sh_coefficients(DEGREE); ++j) {
-        store3(row + GEOMETRY + 3 * j, (j < coefficients ? basis[j] : T(0)) * f.rgb);
+        store3(row + columns::SH + 3 * j, (j < coefficients ? basis[j] : T(0)) * f.rgb);
     }
     for (int i = active_columns(DEGREE); i < ROW; ++i) row[i] = 0;
 }
@@ -218,10 +223,10 @@ HD RowFactors<T> pose_gaussian_backward(const BlendArgs<T>& a, int64_t b, int64_
 
     RowFactors<T> factors{{}, v_rgb, local};
     T* g = factors.geometry;
-    store3(g, transpose_times(skin.linear, v_y));
-    store_quat(g + 3, scaled(1 / length, v_raw));
-    for (int i = 0; i < 3; ++i) g[7 + i] = a.v_scales[3 * item + i] * a.scales[3 * item + i];
-    g[10] = a.v_opacities[item] * a.opacities[item] * (1 - a.opacities[item]);
+    store3(g + columns::MEANS, transpose_times(skin.linear, v_y));
+    store_quat(g + columns::QUATS, scaled(1 / length, v_raw));
+    for (int i = 0; i < 3; ++i) g[columns::LOG_SCALES + i] = a.v_scales[3 * item + i] * a.scales[3 * item + i];
+    g[columns::OPACITY] = a.v_opacities[item] * a.opacities[item] * (1 - a.opacities[item]);
     for (int i = 0; i < GEOMETRY; ++i) a.v_geometry[GEOMETRY * item + i] = g[i];
     store3(a.v_rgb + 3 * item, v_rgb);
 
@@ -246,13 +251,13 @@ template <typename T>
 HD void add_surface_gradient(const BlendArgs<T>& a, const SharedGradients<T>& g, int64_t b, int64_t n,
                              SurfaceGradient<T>& sum) {
     const int64_t item = b * a.gaussians + n;
-    const T* v = a.v_geometry + item * GEOMETRY;
+    const T *v = a.v_geometry + item * GEOMETRY + columns::MEANS, *v_quat = v - columns::MEANS + columns::QUATS;
     if (g.triangle_maps) {
         for (int i = 0; i < 3; ++i) {
             for (int j = 0; j < 3; ++j) sum.map[3 * i + j] += v[i] * a.anchor[3 * n + j];
             sum.map[9 + i] += v[i];
         }
-        for (int i = 0; i < 4; ++i) sum.map[12 + i] += v[3 + i];
+        for (int i = 0; i < 4; ++i) sum.map[12 + i] += v_quat[i];
     }
     const T* gradients[2] = {g.pre_offsets ? v : nullptr, g.post_offsets ? a.v_posed + 3 * item : nullptr};
     for (int k = 0; k < 2; ++k) {

@@ -14,7 +14,7 @@ constexpr int MOMENT_ROWS = 12 * JOINTS;
 constexpr int LINEAR_ROWS = JOINT_ROWS + MOMENT_ROWS;
 constexpr double CODE_SLACK = 0.1;  // as in blendshape_ops/codes.py
 
-// Mirrored field by field in blendshape_ops/play.py. B frames, E expressions of the head of which the first K move
+// Mirrored field by field in blendshape_ops/play.py and in mirrors.h. B frames, E expressions of the head of which the first K move
 // Gaussians, F triangles, Q pairs of a triangle and an expression, V vertices.
 template <typename T>
 struct DriveArgs {

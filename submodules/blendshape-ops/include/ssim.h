@@ -7,8 +7,9 @@
 
 constexpr int SSIM_TAPS = 11;
 constexpr int SSIM_RADIUS = SSIM_TAPS / 2;
+constexpr int SSIM_CUDA_TILE = 32;  // pixels a side of a block of the CUDA kernels, whose number sizes the workspace
 
-// Mirrored in blendshape_ops/native_image_loss.py.
+// Mirrored in blendshape_ops/native_image_loss.py and in mirrors.h.
 template <typename T>
 struct ImageLossArgs {
     int64_t batch, height, width, composite, threads;

@@ -10,6 +10,8 @@ namespace {
 
 constexpr int WARPS = 4;
 constexpr int BLOCK = WARPS * WARP;
+constexpr int MOST_FRAMES = 48;  // whose rows a block holds in the 48 KiB of shared memory that every GPU gives unasked
+constexpr int PAIRS = 8;         // of half a warp whose gradients wait in registers for further frames
 
 __device__ __forceinline__ void update_quad(const AdamTable<float>& t, int64_t row, int quad, int columns,
                                             const float4& rate, float root, const float4& gradient) {
@@ -43,10 +45,20 @@ __global__ void __launch_bounds__(BLOCK) table_kernel(const AdamTable<float> t, 
                 load_quad(gradient, row, quad));
 }
 
+// Gradient rows of Gaussian n in frames first to last, made by the lanes of a warp.
+template <int DEGREE>
+__device__ __forceinline__ void expand_frames(const FactorArgs<float>& f, int64_t n, int first, int last, float4* rows) {
+    for (int b = first + int(threadIdx.x % WARP); b < last; b += WARP) {
+        const auto factors = load_factors(f.v_geometry, f.v_rgb, f.directions, b * f.gaussians + n);
+        expand_factors<DEGREE>(factors, sh_coefficients(int(f.sh_degree)),
+                               reinterpret_cast<float*>(rows + (b - first) * ROW_QUADS));
+    }
+}
+
 // A warp takes one Gaussian: its lanes expand the factors of the frames into rows, then stream its pairs.
 template <int DEGREE>
 __global__ void __launch_bounds__(BLOCK) differences_kernel(const AdamTable<float> t, const FactorArgs<float> f) {
-    extern __shared__ float4 shared[];
+    DYNAMIC_SHARED(float4, shared);
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, quad = lane % HALF_WARP, half = lane / HALF_WARP;
     const int64_t n = int64_t(blockIdx.x) * WARPS + warp;
     if (n >= f.gaussians) return;
@@ -54,11 +66,7 @@ __global__ void __launch_bounds__(BLOCK) differences_kernel(const AdamTable<floa
     if (begin == end) return;
     const int frames = int(f.frames);
     float4* rows = shared + warp * frames * ROW_QUADS;
-    for (int b = lane; b < frames; b += WARP) {
-        const auto factors = load_factors(f.v_geometry, f.v_rgb, f.directions, b * f.gaussians + n);
-        expand_factors<DEGREE>(factors, sh_coefficients(int(f.sh_degree)),
-                               reinterpret_cast<float*>(rows + b * ROW_QUADS));
-    }
+    expand_frames<DEGREE>(f, n, 0, frames, rows);
     __syncwarp();
     if (quad >= active_quads(DEGREE)) return;
     const float4 rate = load_rates(t.rates, quad);
@@ -72,6 +80,49 @@ __global__ void __launch_bounds__(BLOCK) differences_kernel(const AdamTable<floa
         update_quad(t, p, quad, active_columns(DEGREE), rate, root, gradient);
     }
 }
+
+// The same for more frames than shared memory holds: a warp takes 2 PAIRS pairs at a time and expands the frames anew
+// for them, MOST_FRAMES at a time.
+template <int DEGREE>
+__global__ void __launch_bounds__(BLOCK) many_frames_kernel(const AdamTable<float> t, const FactorArgs<float> f) {
+    DYNAMIC_SHARED(float4, shared);
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, quad = lane % HALF_WARP, half = lane / HALF_WARP;
+    const int64_t n = int64_t(blockIdx.x) * WARPS + warp;
+    if (n >= f.gaussians) return;
+    const bool active = quad < active_quads(DEGREE);
+    const int64_t end = f.offsets[n + 1];
+    const int frames = int(f.frames);
+    float4* rows = shared + warp * MOST_FRAMES * ROW_QUADS;
+    for (int64_t begin = f.offsets[n]; begin < end; begin += 2 * PAIRS) {
+        float4 gradients[PAIRS] = {};
+        for (int first = 0; first < frames; first += MOST_FRAMES) {
+            const int last = frames - first < MOST_FRAMES ? frames : first + MOST_FRAMES;
+            __syncwarp();
+            expand_frames<DEGREE>(f, n, first, last, rows);
+            __syncwarp();
+#pragma unroll
+            for (int i = 0; i < PAIRS; ++i) {
+                const int64_t p = begin + 2 * i + half;
+                if (!active || p >= end) continue;
+                const float mask = f.mask[p];
+                const float* beta = f.beta + f.expression[p];
+                for (int b = first; b < last; ++b) {
+                    const float4 row = rows[(b - first) * ROW_QUADS + quad];
+                    add_scaled(gradients[i], mask * beta[b * f.expressions], row);
+                }
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < PAIRS; ++i) {
+            const int64_t p = begin + 2 * i + half;
+            if (!active || p >= end) continue;
+            update_quad(t, p, quad, active_columns(DEGREE), load_rates(t.rates, quad), t.rates[ROW], gradients[i]);
+        }
+    }
+}
+
+constexpr int ADVANCE_THREADS = 128;
+static_assert(2 * (ROW + 1) <= ADVANCE_THREADS, "a thread for each number of both schedules");
 
 // One block. Counts the step and makes the schedules [2, 61] of rates [2, 60].
 __global__ void advance_kernel(int64_t* steps, const double* rates, float* schedules, double beta1, double beta2) {
@@ -90,20 +141,19 @@ void step_table(int64_t rows, int64_t sh_degree, const AdamTable<float>& t, cons
     with_degree(sh_degree, [&](auto degree) {
         constexpr int DEGREE = decltype(degree)::value;
         const unsigned blocks = blocks_for(rows * active_quads(DEGREE), BLOCK);
-        table_kernel<DEGREE><<<blocks, BLOCK, 0, stream>>>(t, rows, gradient);
+        launch("adam_table", table_kernel<DEGREE>, dim3(blocks), BLOCK, 0, stream, t, rows, gradient);
     });
-    check_cuda(cudaGetLastError(), "adam_table");
 }
 
 void step_differences(int64_t sh_degree, const AdamTable<float>& t, const FactorArgs<float>& f, cudaStream_t stream) {
     if (f.gaussians == 0) return;
     with_degree(sh_degree, [&](auto degree) {
         constexpr int DEGREE = decltype(degree)::value;
-        const size_t bytes = WARPS * f.frames * ROW_QUADS * sizeof(float4);
-        allow_shared_memory(differences_kernel<DEGREE>, bytes);
-        differences_kernel<DEGREE><<<blocks_for(f.gaussians, WARPS), BLOCK, bytes, stream>>>(t, f);
+        const bool all_fit = f.frames <= MOST_FRAMES;
+        const size_t bytes = WARPS * (all_fit ? f.frames : MOST_FRAMES) * ROW_QUADS * sizeof(float4);
+        const auto kernel = all_fit ? differences_kernel<DEGREE> : many_frames_kernel<DEGREE>;
+        launch("adam_differences", kernel, dim3(blocks_for(f.gaussians, WARPS)), BLOCK, bytes, stream, t, f);
     });
-    check_cuda(cudaGetLastError(), "adam_differences");
 }
 
 }  // namespace
@@ -120,7 +170,6 @@ NATIVE_EXPORT int blendshape_ops_adam_differences_f32(int64_t sh_degree, const A
 NATIVE_EXPORT int blendshape_ops_adam_advance_f32(int64_t* steps, const double* rates, float* schedules, double beta1,
                                                   double beta2, cudaStream_t stream) {
     return c_abi::guarded([&] {
-        advance_kernel<<<1, 128, 0, stream>>>(steps, rates, schedules, beta1, beta2);
-        check_cuda(cudaGetLastError(), "adam_advance");
+        launch("adam_advance", advance_kernel, dim3(1), ADVANCE_THREADS, 0, stream, steps, rates, schedules, beta1, beta2);
     });
 }

@@ -3,6 +3,7 @@
 
 #include "c_abi.h"
 #include "half.h"
+#include "mirrors.h"
 #include "parallel.h"
 #include "row_lanes.h"
 #include "with_degree.h"
@@ -128,6 +129,11 @@ int backward(const BlendArgs<T>* a, const SharedGradients<T>* shared) {
 }  // namespace
 
 NATIVE_EXPORT const char* blendshape_ops_last_error() { return c_abi::last_error().c_str(); }
+// What Python must agree with; see layout.h.
+NATIVE_EXPORT const char* blendshape_ops_layout() {
+    static const Layout layout = mirrored_layout();
+    return layout.text().c_str();
+}
 NATIVE_EXPORT int blendshape_ops_blend_forward_f32(const BlendArgs<float>* a) { return forward(a); }
 NATIVE_EXPORT int blendshape_ops_blend_forward_f64(const BlendArgs<double>* a) { return forward(a); }
 NATIVE_EXPORT int blendshape_ops_blend_backward_f32(const BlendArgs<float>* a, const SharedGradients<float>* shared) {

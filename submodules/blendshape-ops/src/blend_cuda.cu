@@ -6,6 +6,7 @@
 #include "c_abi.h"
 #include "half.h"
 #include "launch.h"
+#include "mirrors.h"
 #include "row_quads.h"
 #include "with_degree.h"
 
@@ -204,6 +205,11 @@ void backward(const BlendArgs<float>& a, const SharedGradients<float>& shared, c
 }  // namespace
 
 NATIVE_EXPORT const char* blendshape_ops_last_error() { return c_abi::last_error().c_str(); }
+// What Python must agree with; see layout.h.
+NATIVE_EXPORT const char* blendshape_ops_layout() {
+    static const Layout layout = mirrored_layout();
+    return layout.text().c_str();
+}
 NATIVE_EXPORT int blendshape_ops_blend_forward_f32(const BlendArgs<float>* a, cudaStream_t stream) {
     return c_abi::guarded([&] { forward(*a, stream); });
 }

@@ -8,8 +8,8 @@
 
 namespace {
 
-constexpr int TILE = 32;  // CUDA_TILE in native_image_loss.py, which sizes the workspace
-constexpr int RUN = 4;    // neighbouring outputs of one thread
+constexpr int TILE = SSIM_CUDA_TILE;
+constexpr int RUN = 4;  // neighbouring outputs of one thread
 constexpr int BLOCK = TILE * TILE / RUN;
 constexpr int WIDE = TILE + 2 * SSIM_RADIUS;
 constexpr int REACH = RUN + SSIM_TAPS - 1;  // inputs that RUN outputs need

@@ -84,25 +84,34 @@ class Scene(NamedTuple):
     @property
     def background_kind(self) -> int:
         """BackgroundKind of `include/rasterize.h`: black, [3], [B,3] or [B,3,H,W]."""
-        return 0 if self.background is None else {1: 1, 2: 2, 4: 3}[self.background.ndim]
+        return 0 if self.background is None else BACKGROUND_KINDS[self.background.ndim]
 
 
 def structure(name: str, fields: str) -> type[ctypes.Structure]:
-    """A structure of pointers, except for the names given as `name:int`."""
+    """The structure `name` of `include/rasterize.h`: pointers, except for the fields given as `name:int`."""
     pairs = [field.partition(":") for field in fields.split()]
     types = [(field, ctypes.c_int32 if kind else ctypes.c_void_p) for field, _, kind in pairs]
     return type(name, (ctypes.Structure,), {"_fields_": types})
 
 
 SceneStructure = structure(
-    "SceneStructure",
+    "DgrScene",
     "batch:int count:int width:int height:int background_kind:int threads:int "
     "means quats scales opacities colors R t K background",
 )
-PictureStructure = structure("PictureStructure", "image alpha radii")
-UpstreamStructure = structure("UpstreamStructure", "v_image v_alpha image radii")
+PictureStructure = structure("DgrPicture", "image alpha radii")
+UpstreamStructure = structure("DgrUpstream", "v_image v_alpha image radii")
 GradientsStructure = structure(
-    "GradientsStructure", "means quats scales opacities colors R t K background means2d grad_sum count max_radius"
+    "DgrGradients", "means quats scales opacities colors R t K background means2d grad_sum count max_radius"
+)
+BACKGROUND_KINDS = {1: 1, 2: 2, 4: 3}  # BackgroundKind of `include/rasterize.h`, by dimensions; 0: black
+_native.mirror(
+    "dgr",
+    *(SceneStructure, PictureStructure, UpstreamStructure, GradientsStructure),
+    BACKGROUND_BLACK=0,
+    BACKGROUND_COLOR=BACKGROUND_KINDS[1],
+    BACKGROUND_COLOR_PER_FRAME=BACKGROUND_KINDS[2],
+    BACKGROUND_IMAGE=BACKGROUND_KINDS[4],
 )
 
 

@@ -56,12 +56,16 @@ class CpuPass:
 
 
 _Work = structure(
-    "_Work",
+    "DgrCudaWork",
     "splats tile_cursor tile_begin keys transmittance splat_gradients camera background needed capacity:int",
 )
-RECORD = 12  # numbers of a Gaussian in device memory, as in src/cuda_common.cuh
-CURSOR_STEP = 32  # from one tile's cursor to the next, likewise
+RECORD = 12  # numbers of a Gaussian in device memory
+CURSOR_STEP = 32  # from one tile's cursor to the next
 CAMERA_NUMBERS = 18
+MAX_CAPACITY = 2**31 - 1  # pairs of a tile and a Gaussian
+_native.mirror(
+    "dgr", _Work, RECORD=RECORD, CURSOR_STEP=CURSOR_STEP, CAMERA_NUMBERS=CAMERA_NUMBERS, MAX_CAPACITY=MAX_CAPACITY
+)
 ALIGNMENT = 256  # bytes, as cudaMalloc's
 
 
@@ -84,7 +88,7 @@ class _Capacity:
         if needed > 0.9 * self._pairs or needed < 0.2 * self._pairs:
             self._pairs = int(1.5 * needed)
         self._pairs = max(self._pairs, guess if needed == 0 else 4096)
-        return min(self._pairs, 2**31 - 1)
+        return min(self._pairs, MAX_CAPACITY)
 
     @property
     def last_needed(self) -> int:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ._library import Scene, constants
 
+SMALLEST_COMPENSATION = 1e-3
+
 
 class Splats2D(NamedTuple):
     """The visible Gaussians of one frame, front to back; M of them."""
@@ -44,19 +46,42 @@ def _is_usable(scene: Scene, frame: int) -> Tensor:
     return finite & (depth > constants().near_plane) & (scene.opacities[frame] >= constants().alpha_min)
 
 
-def _covariance(scene: Scene, frame: int, index: Tensor, points: Tensor) -> Tensor:
-    """[M,2,2]: U R (Q S)(Q S)^T R^T U^T + dilation, U the Jacobian of the projection at the clamped direction."""
-    c, K = constants(), scene.K[frame]
+def screen_axes(
+    R: Tensor, K: Tensor, size: tuple[int, int], points: Tensor, quats: Tensor, scales: Tensor
+) -> Tensor:
+    """[M,2,3] = U R Q S: the axes of M Gaussians in pixels, U the Jacobian of the projection at the clamped direction.
+
+    R, K [3,3] of one camera; size: width and height of its picture; points [M,3] in its frame; quats [M,4]; scales
+    [M,3].
+    """
+    c = constants()
     inverse_z = 1 / points[:, 2]
-    limit_x = c.jacobian_limit * scene.width / (2 * K[0, 0])
-    limit_y = c.jacobian_limit * scene.height / (2 * K[1, 1])
+    limit_x = c.jacobian_limit * size[0] / (2 * K[0, 0])
+    limit_y = c.jacobian_limit * size[1] / (2 * K[1, 1])
     u = torch.minimum(torch.maximum(points[:, 0] * inverse_z, -limit_x), limit_x)
     v = torch.minimum(torch.maximum(points[:, 1] * inverse_z, -limit_y), limit_y)
     zero = torch.zeros_like(u)
     ratios = torch.stack([inverse_z, zero, -u * inverse_z, zero, inverse_z, -v * inverse_z], -1).reshape(-1, 2, 3)
-    axes = quats_to_matrices(scene.quats[frame, index]) * scene.scales[frame, index][:, None, :]
-    M = K[:2, :2] @ ratios @ scene.R[frame] @ axes
-    return M @ M.transpose(-1, -2) + c.dilation * torch.eye(2, dtype=M.dtype, device=M.device)
+    return K[:2, :2] @ ratios @ R @ (quats_to_matrices(quats) * scales[:, None, :])
+
+
+def compensation(axes: Tensor) -> Tensor:
+    """[M] sqrt(det(A A^T) / det(A A^T + dilation)) of `screen_axes` A [M,2,3]: times it, opacity keeps a splat's mass.
+
+    Dilation makes thin splats wider than they are. Below SMALLEST_COMPENSATION, where no splat of opacity 1 is drawn,
+    the factor stays there, because the gradient of the root grows without limit.
+    """
+    dilation, (x, y) = constants().dilation, axes.unbind(-2)
+    own = torch.linalg.cross(x, y).square().sum(-1)  # Cauchy-Binet: never negative, however thin the splat
+    dilated = own + dilation * (axes.square().sum((-1, -2)) + dilation)
+    return (own / dilated).clamp(min=SMALLEST_COMPENSATION**2).sqrt()
+
+
+def _covariance(scene: Scene, frame: int, index: Tensor, points: Tensor) -> Tensor:
+    """[M,2,2]: U R (Q S)(Q S)^T R^T U^T + dilation."""
+    size, gaussians = (scene.width, scene.height), (scene.quats[frame, index], scene.scales[frame, index])
+    M = screen_axes(scene.R[frame], scene.K[frame], size, points, *gaussians)
+    return M @ M.transpose(-1, -2) + constants().dilation * torch.eye(2, dtype=M.dtype, device=M.device)
 
 
 def project(scene: Scene, frame: int) -> Splats2D:

@@ -33,16 +33,23 @@ struct DgrGradients {
     float *grad_sum, *count, *max_radius;  // [N] each, added to; all null or none
 };
 
+// Of the CUDA library's device memory. Each tile's cursor has a cache line of its own: the memory takes one atomic
+// operation on a line at a time.
+constexpr int CURSOR_STEP = 32;
+constexpr int RECORD = 12;          // numbers of a Gaussian, as three float4: a splat and its depth, or its gradient
+constexpr int CAMERA_NUMBERS = 18;  // R, t, first two rows of K
+constexpr uint32_t MAX_CAPACITY = 0x7fffffff;
+
 // Device memory of the CUDA library, allocated by the caller; the backward pass needs all of the forward pass's.
 struct DgrCudaWork {
-    float* splats;           // [B,N,12]
+    float* splats;           // [B,N,RECORD]
     uint32_t* tile_cursor;   // [B tiles CURSOR_STEP]
     uint32_t* tile_begin;    // [B tiles + 1]
     uint64_t* keys;          // [capacity] depth and index of every pair of a tile and a Gaussian
     float* transmittance;    // [B,H,W]
-    float* splat_gradients;  // [B,N,12]; backward pass only
-    double* camera;          // [B,18]; backward pass, where the camera's gradient is wanted
+    float* splat_gradients;  // [B,N,RECORD]; backward pass only
+    double* camera;          // [B,CAMERA_NUMBERS]; backward pass, where the camera's gradient is wanted
     double* background;      // [3 B]; backward pass, where the gradient of a background colour is wanted
     uint32_t* needed;        // host memory that the device can write: receives the number of pairs
-    uint32_t capacity;
+    uint32_t capacity;       // at most MAX_CAPACITY
 };

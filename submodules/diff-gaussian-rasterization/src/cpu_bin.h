@@ -4,6 +4,7 @@
 #include <cstring>
 #include <numeric>
 #include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "cpu_state.h"
@@ -32,7 +33,10 @@ class Binner {
           total_(int64_t(scene.batch) * scene.count) {}
 
     void run() {
+        if (total_ > UINT32_MAX) throw std::runtime_error("more than 2^32 Gaussians in a batch of frames");
         project_all();
+        number_slots();
+        place_slots();
         std::vector<std::vector<uint32_t>> orders(scene_.batch);
         parallel_for_dynamic(scene_.batch, threads_, [&](int64_t frame) { orders[frame] = depth_order(frame); });
         fill_tiles(orders);
@@ -43,47 +47,52 @@ class Binner {
     // Gaussians a thread must have before another one pays.
     static constexpr int64_t GRAIN = 2048;
 
-    // Splats, radii, depths, and the tile of every slot.
+    // Splats, radii, depths, and how many slots each Gaussian needs.
     void project_all() {
         state_.splats = Buffer<Splat<T>>(total_);
         state_.slots = Buffer<uint32_t>(total_ + 1);
         depths_ = Buffer<T>(total_);
-        std::vector<std::vector<uint32_t>> tiles_of_chunk(threads_);
-        parallel_chunks(total_, GRAIN, threads_, [&](int64_t begin, int64_t end, int chunk) {
-            tiles_of_chunk[chunk].reserve(4 * (end - begin));
-            for (int64_t i = begin; i < end; ++i) project_one(i, tiles_of_chunk[chunk]);
-        });
-        size_t slots = 0;
-        for (const auto& tiles : tiles_of_chunk) slots += tiles.size();
-        if (slots > UINT32_MAX) throw std::runtime_error("more than 2^32 pairs of a Gaussian and a tile");
-        slot_tiles_ = Buffer<uint32_t>(slots);
-        uint32_t* out = slot_tiles_.data();
-        for (const auto& tiles : tiles_of_chunk) out = std::copy(tiles.begin(), tiles.end(), out);
-        uint32_t begin = 0;
-        for (int64_t i = 0; i < total_; ++i) {
-            const uint32_t count = state_.slots[i];
-            state_.slots[i] = begin;
-            begin += count;
-        }
-        state_.slots[total_] = begin;
+        parallel_for(total_, GRAIN, threads_, [&](int64_t i) { project_one(i); });
     }
 
-    void project_one(int64_t i, std::vector<uint32_t>& tiles) {
+    // The first slot of each Gaussian, from the counts.
+    void number_slots() {
+        uint64_t begin = 0;
+        for (int64_t i = 0; i < total_; ++i) begin += state_.slots[i];
+        if (begin > UINT32_MAX) {
+            throw std::runtime_error(std::to_string(begin) + " pairs of a Gaussian and a tile, wanted at most 2^32 - 1: "
+                                     "draw fewer frames at a time, smaller pictures or smaller Gaussians");
+        }
+        begin = 0;
+        for (int64_t i = 0; i < total_; ++i) begin += std::exchange(state_.slots[i], static_cast<uint32_t>(begin));
+        state_.slots[total_] = static_cast<uint32_t>(begin);
+    }
+
+    // The tile of every slot.
+    void place_slots() {
+        slot_tiles_ = Buffer<uint32_t>(state_.slots[total_]);
+        parallel_for(total_, GRAIN, threads_, [&](int64_t i) {
+            if (state_.slots[i] == state_.slots[i + 1]) return;
+            uint32_t* out = slot_tiles_.data() + state_.slots[i];
+            const uint32_t first_tile = static_cast<uint32_t>(i / scene_.count * grid_.tiles());
+            visit_tiles(state_.splats[i], grid_, [&](int row, int first, int last) {
+                for (int column = first; column <= last; ++column) *out++ = first_tile + row * grid_.columns + column;
+            });
+        });
+    }
+
+    void project_one(int64_t i) {
         const int64_t frame = i / scene_.count;
         const Camera<T> camera = load_frame_camera<T>(scene_, frame);
         const Gaussian<T> gaussian = load_gaussian<T>(scene_, i);
         const Projection<T> projection = project(camera, gaussian);
-        const size_t before = tiles.size();
+        uint32_t count = 0;
         picture_.radii[i] = 0;
         if (make_splat(camera, gaussian, projection, state_.splats[i])) {
             picture_.radii[i] = splat_radius(camera, projection, state_.splats[i]);
-            const uint32_t first_tile = static_cast<uint32_t>(frame * grid_.tiles());
-            visit_tiles(state_.splats[i], grid_, [&](int row, int first, int last) {
-                for (int column = first; column <= last; ++column)
-                    tiles.push_back(first_tile + row * grid_.columns + column);
-            });
+            visit_tiles(state_.splats[i], grid_, [&](int, int first, int last) { count += last - first + 1; });
         }
-        state_.slots[i] = static_cast<uint32_t>(tiles.size() - before);
+        state_.slots[i] = count;
         depths_[i] = projection.point.z;
     }
 

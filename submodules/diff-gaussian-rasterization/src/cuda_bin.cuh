@@ -84,17 +84,19 @@ __device__ inline uint64_t block_exclusive_sum(uint64_t value, uint64_t& total) 
     return before + sum - value;
 }
 
-// One block: first key of every tile, from the counts; the counts become the cursors of scatter_kernel.
+// One block: first key of every tile, from the counts; the counts become the cursors of scatter_kernel. Cursors cannot
+// wrap: they start at MAX_CAPACITY + 1 = 2^31 at most, and a tile has fewer than 2^31 Gaussians.
 __global__ void __launch_bounds__(SCAN_THREADS) scan_kernel(DgrCudaWork work, int tiles) {
     const int each = (tiles + SCAN_THREADS - 1) / SCAN_THREADS;
     const int first = min(tiles, static_cast<int>(threadIdx.x) * each), last = min(tiles, first + each);
     uint64_t own = 0, total;
-    for (int tile = first; tile < last; ++tile) own += work.tile_cursor[tile * CURSOR_STEP];
+    for (int tile = first; tile < last; ++tile) own += work.tile_cursor[size_t(tile) * CURSOR_STEP];
     uint64_t begin = block_exclusive_sum(own, total);
-    const uint64_t most = 0xffffffffu;  // saturated counts are beyond any capacity, so nothing is read there
+    const uint64_t most = MAX_CAPACITY + 1;  // what begins there is beyond any capacity, so nothing is stored or read
     for (int tile = first; tile < last; ++tile) {
-        const uint32_t count = work.tile_cursor[tile * CURSOR_STEP];
-        work.tile_begin[tile] = work.tile_cursor[tile * CURSOR_STEP] = static_cast<uint32_t>(min(begin, most));
+        uint32_t& cursor = work.tile_cursor[size_t(tile) * CURSOR_STEP];
+        const uint32_t count = cursor;
+        work.tile_begin[tile] = cursor = static_cast<uint32_t>(min(begin, most));
         begin += count;
     }
     if (threadIdx.x != 0) return;

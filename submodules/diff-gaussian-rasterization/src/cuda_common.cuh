@@ -30,12 +30,6 @@ void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, int thre
     check_cuda(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), name);
 }
 
-// Each tile's cursor has a cache line of its own: the memory takes one atomic operation on a line at a time.
-constexpr int CURSOR_STEP = 32;
-
-// Twelve numbers of a Gaussian in device memory, as three float4: a splat and its depth, or its gradient.
-constexpr int RECORD = 12;
-
 __device__ inline Splat<float> unpack_splat(float4 a, float4 b, float4 c) {
     return {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w, {c.x, c.y, c.z}};
 }

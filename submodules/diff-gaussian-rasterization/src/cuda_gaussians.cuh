@@ -3,8 +3,6 @@
 
 #include "cuda_render.cuh"
 
-constexpr int CAMERA_NUMBERS = 18;  // R, t, first two rows of K
-
 // Called by all threads of a block, whose Gaussians are of one frame: the block's sum goes to `out`. Every warp adding
 // its own was 300 us of a step of 8 frames.
 __device__ inline void add_camera_gradient(const CameraGradient<float>& v, double* out) {

@@ -1,9 +1,16 @@
 // The CPU library's exported functions.
 #include "c_abi.h"
 #include "cpu_state.h"
+#include "mirrors.h"
 
 NATIVE_EXPORT const char* dgr_last_error() {
     return c_abi::last_error().c_str();
+}
+
+// What Python must agree with; see layout.h.
+NATIVE_EXPORT const char* dgr_layout() {
+    static const Layout layout = mirrored_layout();
+    return layout.text().c_str();
 }
 
 // out: tile, near plane, dilation, alpha min, alpha max, transmittance min, Jacobian limit, radius sigmas, discriminant

@@ -1,6 +1,7 @@
 // The CUDA library's exported functions: launches only; nothing here waits for the device.
 #include "c_abi.h"
 #include "cuda_gaussians.cuh"
+#include "mirrors.h"
 
 namespace {
 
@@ -14,7 +15,10 @@ void clear(void* memory, size_t bytes, cudaStream_t stream) {
 
 void forward(const DgrScene& scene, const DgrPicture& picture, const DgrCudaWork& work, cudaStream_t stream) {
     const TileGrid grid(scene.width, scene.height);
-    const int tiles = scene.batch * grid.tiles();
+    const int64_t all_tiles = int64_t(scene.batch) * grid.tiles();
+    if (all_tiles > INT32_MAX) throw std::invalid_argument("wanted fewer than 2^31 tiles in a batch of pictures");
+    if (work.capacity > MAX_CAPACITY) throw std::invalid_argument("capacity: wanted fewer than 2^31 pairs");
+    const int tiles = static_cast<int>(all_tiles);
     clear(work.tile_cursor, sizeof(uint32_t) * CURSOR_STEP * tiles, stream);
     if (scene.count)
         launch("project_kernel", project_kernel, gaussian_grid(scene), THREADS, stream, scene, work, picture.radii);
@@ -69,6 +73,12 @@ void backward(const DgrScene& scene, const DgrCudaWork& work, const DgrUpstream&
 
 NATIVE_EXPORT const char* dgr_last_error() {
     return c_abi::last_error().c_str();
+}
+
+// What Python must agree with; see layout.h.
+NATIVE_EXPORT const char* dgr_layout() {
+    static const Layout layout = mirrored_layout();
+    return layout.text().c_str();
 }
 
 // `stream` belongs to the current device, which holds all memory.

@@ -195,6 +195,10 @@ V __ldcs(const V* address) {
     return *address;
 }
 template <typename V>
+void __stcs(V* address, V value) {
+    *address = value;
+}
+template <typename V>
 V __shfl_xor_sync(unsigned, V value, int mask) {
     return emulation::from_lane(value, emulation::current % emulation::WARP ^ mask);
 }

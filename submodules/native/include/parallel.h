@@ -18,7 +18,8 @@ inline int thread_count(int requested) {
     return wanted > 0 ? wanted : std::max(1u, std::thread::hardware_concurrency());
 }
 
-// Runs body(thread) on threads 0 .. threads-1, the last one being the caller's; rethrows the first exception.
+// Calls body(thread) for 0 .. threads-1, each on a thread of its own, the last ones on the caller's: it does the work of
+// every thread that the system refuses to start. Rethrows the first exception.
 template <typename Body>
 void run_threads(int threads, Body body) {
     std::exception_ptr failure;
@@ -32,8 +33,12 @@ void run_threads(int threads, Body body) {
         }
     };
     std::vector<std::thread> helpers;
-    for (int thread = 0; thread + 1 < threads; ++thread) helpers.emplace_back(guarded, thread);
-    guarded(threads - 1);
+    helpers.reserve(threads);
+    try {
+        for (int thread = 0; thread + 1 < threads; ++thread) helpers.emplace_back(guarded, thread);
+    } catch (const std::exception&) {  // a limit on threads or memory; letting it out would end the process
+    }
+    for (int thread = static_cast<int>(helpers.size()); thread < threads; ++thread) guarded(thread);
     for (auto& helper : helpers) helper.join();
     if (failure) std::rethrow_exception(failure);
 }

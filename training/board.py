@@ -1,0 +1,74 @@
+"""TensorBoard's files of a run, whose failure does not end the training."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+
+class Board:
+    """Writes scalars and pictures until the disk refuses; then it says so once and writes no more.
+
+    purge_step: TensorBoard ignores what an earlier sitting logged from there on. say: prints the warning.
+    """
+
+    def __init__(self, folder: Path, purge_step: int, say: Callable[[str], None]) -> None:
+        self._folder, self._say = folder, say
+        self._writer: SummaryWriter | None = None
+        self._hook = threading.excepthook
+        threading.excepthook = self._thread_failed
+        self._attempt(lambda: self._open(purge_step))
+
+    def scalars(self, values: Mapping[str, float], iteration: int) -> None:
+        """Add named numbers."""
+        for name, value in values.items():
+            self._attempt(partial(self._add, name, value, iteration))
+
+    def picture(self, name: str, picture: Tensor, iteration: int) -> None:
+        """Add a picture [3,H,W] in [0,1]."""
+        self._attempt(lambda: self._use().add_image(name, picture, iteration))
+
+    def flush(self) -> None:
+        """Bring what was added to the disk."""
+        self._attempt(lambda: self._use().flush())
+
+    def close(self) -> None:
+        """End the file; nothing may be added afterwards."""
+        self._attempt(lambda: self._use().close())
+        self._writer = None
+        threading.excepthook = self._hook
+
+    def _open(self, purge_step: int) -> None:
+        self._writer = SummaryWriter(str(self._folder), purge_step=purge_step)
+
+    def _add(self, name: str, value: float, iteration: int) -> None:
+        self._use().add_scalar(name, value, iteration)
+
+    def _use(self) -> SummaryWriter:
+        if self._writer is None:
+            raise _Closed
+        return self._writer
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except _Closed:
+            pass
+        except Exception as error:  # the library passes on whatever its writing thread met
+            self._writer = None
+            self._say(f"Warning: {self._folder}: TensorBoard's file could not be written ({error!s:.200}); it ends "
+                      "here, training goes on")
+
+    def _thread_failed(self, arguments: threading.ExceptHookArgs) -> None:
+        """The writing thread's error is said by `_attempt`; a traceback on the terminal would say it again."""
+        if type(arguments.thread).__name__ != "_AsyncWriterThread":
+            self._hook(arguments)
+
+
+class _Closed(Exception):
+    """There is no writer any more."""
