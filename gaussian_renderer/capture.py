@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -65,11 +66,15 @@ class CapturedStep(Generic[Result]):
         stream.wait_stream(current)
         # torch.cuda.graph would collect garbage and empty the allocator's cache, which takes longer than the capture.
         with torch.cuda.stream(stream):
+            collects = gc.isenabled()
+            gc.disable()  # garbage may hold an older graph, whose destruction would invalidate this capture
             graph.capture_begin(capture_error_mode="thread_local")
             try:
                 self._result = self._compute()
             finally:
                 graph.capture_end()
+                if collects:
+                    gc.enable()
         current.wait_stream(stream)
         self._graph = graph
         self._room = list_usage(*self._picture)[1]

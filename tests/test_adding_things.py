@@ -71,8 +71,9 @@ def facts(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
     numbers = {name: array for name, array in arrays.items() if array.dtype.kind in "fiub"}
     save_file(numbers, folder / "open_head.safetensors", {"exp_names": names})
     subject = write_subject(folder / "subject", 12, 64)
+    path = os.pathsep.join([str(tree), *filter(None, [os.environ.get("PYTHONPATH")])])
     result = subprocess.run([sys.executable, str(ROOT / "tests" / "adding_run.py"), str(subject), str(folder)],
-                            cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)}, capture_output=True, text=True,
+                            cwd=tree, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True,
                             check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     found: dict[str, Any] = json.loads((folder / "facts.json").read_text())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import math
 from pathlib import Path
 
 import pytest
@@ -128,7 +130,7 @@ def test_attributes_and_networks_train_and_play_in_a_captured_graph(subject, mon
     assert runs[0].captured.captures >= 1
     assert got[:5] == pytest.approx(wanted[:5], rel=2e-2)
     for name, values in runs[0].avatar.extra_parameters().items():
-        moved = float((values - runs[1].avatar.extra_parameters()[name].flatten()[0]).abs().max())
+        moved = float((values.detach() - runs[1].avatar.extra_parameters()[name].flatten()[0]).abs().max())
         assert moved > 1e-3 or "unused" in name, name
     assert int(runs[0].extra_optimizer.state_dict()["attributes.gain.step"]) == 40
     world = runs[0].world
@@ -140,3 +142,19 @@ def test_attributes_and_networks_train_and_play_in_a_captured_graph(subject, mon
     for _ in range(4):
         shown = fast.render(player.codes_of(frames), cameras).image
     assert float((shown - player.render(player.codes_of(frames), cameras).image).abs().max()) < 0.02
+
+
+def test_garbage_that_holds_a_graph_does_not_disturb_a_capture(subject):
+    """Collected within a capture, an older graph's destruction would invalidate it."""
+    trainer = make_trainer(subject)
+    losses_of(trainer, 4)
+    old, threshold = trainer.captured, gc.get_threshold()
+    old.cycle = old  # only the collector frees it
+    renewed = make_trainer(subject)
+    del old, trainer
+    gc.set_threshold(1)
+    try:
+        assert all(math.isfinite(loss) for loss in losses_of(renewed, 6))
+    finally:
+        gc.set_threshold(*threshold)
+    assert renewed.captured.captures == 1
