@@ -137,9 +137,3 @@ def _layout(path: Path) -> tuple[bool, bool]:
 def _some(pictures: Pictures, frames: Sequence[int]) -> Pictures:
     wanted = set(frames)
     return lambda: (picture for index, picture in enumerate(pictures()) if index in wanted)
-
-
-def first_size(pictures: Pictures) -> tuple[int, int]:
-    """Height and width of the pictures."""
-    height, width = next(pictures()).shape[:2]
-    return height, width
