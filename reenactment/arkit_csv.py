@@ -79,13 +79,14 @@ def _table(path: Path) -> tuple[list[str], list[list[str]]]:
     lines = _text(path).splitlines()
     told = re.fullmatch(r'"?sep=(.)"?', lines[0].strip()) if lines else None  # Excel's own first line
     lines = lines[1:] if told else lines
-    first = next((line for line in lines if line.strip()), "")
+    first = next((line for line in lines if re.search(r"\w", line)), "")
     delimiter = told[1] if told else max(",;\t", key=first.count)
     table = [row for row in csv.reader(lines, delimiter=delimiter) if len(row) > 1 or any(cell.strip() for cell in row)]
-    if not table:
+    if not any(cell.strip() for row in table for cell in row):
         raise ValueError(f"{path}: empty; wanted a header with ARKit's blendshape names and a row for each frame")
-    header = table[0]
-    rows = [[*row, *[""] * (len(header) - len(row))] for row in table[1:] if row != header]
+    at = next(number for number, row in enumerate(table) if any(cell.strip() for cell in row))
+    header = table[at]
+    rows = [[*row, *[""] * (len(header) - len(row))] for row in table[at + 1:] if row != header]
     if not rows:
         raise ValueError(f"{path}: a header without rows; wanted a row for each frame")
     if delimiter != ",":  # where a comma does not part cells, it may be a decimal comma
@@ -100,7 +101,8 @@ def _text(path: Path) -> str:
     try:
         return data.decode("utf-16" if marked else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: wanted a CSV in UTF-8 or UTF-16, got other bytes ({error}); save it as UTF-8") from None
+        raise ValueError(f"{path}: wanted a CSV in UTF-8 or UTF-16, got other bytes ({error}); save it as "
+                         "UTF-8") from None
 
 
 def _score_columns(path: Path, header: list[str], keys: list[str]) -> dict[str, int]:
