@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tracking.matte_refine import ByteImage, HeadShape, Mask, Plate, disc, fill_holes, grow, shrink
+from tracking.matte_refine import ByteImage, HeadShape, Mask, Plate, disc, fill_holes, grow
 from tracking.records import Floats
 
 WORK = 256             # pixels a side: where GrabCut works
@@ -71,7 +71,7 @@ class Cutter:
         rough = _full(sample, _is_front(seeds)).astype(np.uint8)
         # what is thinner than hair that hangs together is left to the refinement, which sees its true colours
         thick = cv2.morphologyEx(rough, cv2.MORPH_OPEN, disc(THIN * sample.shape.unit)) > 0
-        return fill_holes(thick | sample.shape.mask, sample.shape, self._wall(sample))
+        return fill_holes(thick | sample.shape.core(0), sample.shape, self._wall(sample))
 
     def _wall(self, sample: Sample) -> Mask | None:
         """Where the picture agrees with the known still background [s,s]."""
@@ -92,7 +92,7 @@ class Cutter:
         if self.clothes is not None:
             seeds[self._clothing(sample) & (distance > 0.02)] = cv2.GC_BGD
         seeds[distance > _reach(shape.mask)] = cv2.GC_BGD
-        seeds[shrink(shape.mask, 0.04 * shape.unit)] = cv2.GC_FGD
+        seeds[shape.core(0.04)] = cv2.GC_FGD
         return np.ascontiguousarray(seeds[:rows])
 
 
