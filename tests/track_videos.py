@@ -68,6 +68,9 @@ class PaintedFaceDetector:
                     faces.append(self._face(centres[i], float(stats[i, cv2.CC_STAT_HEIGHT]), time))
         return faces
 
+    def detect_alone(self, rgb: ByteImage) -> list[Face]:
+        return self.detect(rgb, 0.0)
+
     def _face(self, centre: np.ndarray, height: float, time: float) -> Face:
         points = self.template * height + (*centre, 0)
         scores = np.full(len(BLENDSHAPE_NAMES), 0.05, np.float32)
