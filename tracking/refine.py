@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flame import Head, pose_head
 from flame.rotations import matrix_to_6d
-from tracking.bundle import Progress, State, minimise
+from tracking.bundle import DataTerm, Progress, State, minimise
 from tracking.fit import FitSettings, clip_of, fit_of, measured, state_of
 from tracking.photometric_term import Images, PhotometricTerm, band_pass, face_points, parts
 from tracking.records import Fit, Observations
@@ -65,7 +65,7 @@ def refine_clip(
     clip.landmarks.weight *= settings.landmark_weight / settings.fit.landmark_weight
     points, corners = face_points(head, len(state.shape), settings.points, device)
     term = PhotometricTerm.empty(points)
-    terms = [clip.landmarks, term]
+    terms: list[DataTerm] = [clip.landmarks, term]
     bake = settings.iterations * len(terms) * len(fit)
     work = _Work(progress, len(fit) + len(settings.blurs) * (len(fit) + settings.bakes * bake))
     facing = _facing(head, state, corners, observations.size, work)
