@@ -13,7 +13,7 @@ from tracking.records import Fit, Floats
 from utils.mesh_raster import project, rasterize_mesh
 
 # Landmarks hold the face in place; skull and ears only follow it, and a silhouette has this value there.
-GUESSED = 0.75
+GUESSED = 0.96
 SKULL, EARS = 1, 2
 # Ears, in half widths of the face: beside it from there on, and up to so far above the eyes.
 EAR_BESIDE, EAR_ABOVE = 1.06, 0.15

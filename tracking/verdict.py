@@ -28,7 +28,7 @@ EXPRESSIONS = (8, 3)           # expressions that are used, fewer than
 EMPTY_MATTE = (0.01, 0.2)      # share of pictures whose matte misses much of the head, more than
 
 SKULL_BEYOND = (0.035, 0.10)   # how far the skull of the fitted head reaches beyond the matte, of its width, more than
-EARS_BEYOND = (0.06, 0.15)     # the same of the ears
+EARS_BEYOND = (0.035, 0.10)    # the same of the ears
 
 PROFILE = 45.0                 # degrees of yaw; the far half of the face is out of sight
 BLURRED = 0.038                # `sharpness` below it; sharp web video has 0.06, blurred by 1 pixel 0.045, by 2 0.027
