@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+from types import FrameType
 
 from arguments import parse_flags
 from arguments.track_settings import TrackSettings
@@ -24,13 +26,24 @@ def report(outcome: Outcome) -> None:
     log.info("Look at %s, then: python train.py -s %s -m OUT", outcome.folder / "preview.mp4", outcome.folder)
 
 
+class Stopped(KeyboardInterrupt):
+    """The system asked the program to end (SIGTERM)."""
+
+
+def stop(number: int, frame: FrameType | None) -> None:
+    """Handle SIGTERM like Ctrl-C: files are closed, threads end, and the user is told how to go on."""
+    raise Stopped
+
+
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    signal.signal(signal.SIGTERM, stop)
     try:
         settings = parse_flags(TrackSettings, "track.py")
         report(track_video(settings, resolve_device(settings.device)))
-    except KeyboardInterrupt:
-        sys.exit("\ntrack.py: interrupted; continue with the same command and --resume")
+    except KeyboardInterrupt as error:
+        print("\ntrack.py: interrupted; continue with the same command and --resume", file=sys.stderr)
+        sys.exit(128 + (signal.SIGTERM if isinstance(error, Stopped) else signal.SIGINT))
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"track.py: {error}")
 

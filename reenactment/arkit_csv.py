@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import math
 import re
@@ -52,7 +53,8 @@ def read_arkit_csv(path: Path, head_flip: Sequence[str] = ()) -> Take:
     header, rows = _table(path)
     keys = [score_key(name) for name in header]
     columns = _score_columns(path, header, keys)
-    rows, lost = _tracked_rows(path, rows, columns)
+    angles_at = {keys.index(key) for key in HEAD_ANGLES if key in keys}
+    rows, lost = _tracked_rows(path, rows, columns, {*columns.values(), *angles_at})
     scores = {name: _column(path, rows, column, header[column]) for name, column in columns.items()}
     largest = max(float(values.max()) for values in scores.values())
     if largest > 2:
@@ -70,18 +72,37 @@ def read_arkit_csv(path: Path, head_flip: Sequence[str] = ()) -> Take:
 
 
 def _table(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, empty lines left out."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: wanted a CSV in UTF-8, got other bytes ({error})") from None
-    delimiter = ";" if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(",") else ","
-    lines = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(cell.strip() for cell in row)]
-    if not lines:
+    """Header and rows, empty lines and repetitions of the header left out; every row as long as the header.
+
+    A row of empty cells stays: it is a frame in which the app had lost the face.
+    """
+    lines = _text(path).splitlines()
+    told = re.fullmatch(r'"?sep=(.)"?', lines[0].strip()) if lines else None  # Excel's own first line
+    lines = lines[1:] if told else lines
+    first = next((line for line in lines if re.search(r"\w", line)), "")
+    delimiter = told[1] if told else max(",;\t", key=first.count)
+    table = [row for row in csv.reader(lines, delimiter=delimiter) if len(row) > 1 or any(cell.strip() for cell in row)]
+    if not any(cell.strip() for row in table for cell in row):
         raise ValueError(f"{path}: empty; wanted a header with ARKit's blendshape names and a row for each frame")
-    if len(lines) == 1:
+    at = next(number for number, row in enumerate(table) if any(cell.strip() for cell in row))
+    header = table[at]
+    rows = [[*row, *[""] * (len(header) - len(row))] for row in table[at + 1:] if row != header]
+    if not rows:
         raise ValueError(f"{path}: a header without rows; wanted a row for each frame")
-    return lines[0], lines[1:]
+    if delimiter != ",":  # where a comma does not part cells, it may be a decimal comma
+        rows = [[re.sub(r"^(\s*[-+]?\d*),(\d+(?:[eE][-+]?\d+)?\s*)$", r"\1.\2", cell) for cell in row] for row in rows]
+    return header, rows
+
+
+def _text(path: Path) -> str:
+    """The file's text: UTF-8, or UTF-16 with its mark, as spreadsheets save Unicode."""
+    data = path.read_bytes()
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode("utf-16" if marked else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: wanted a CSV in UTF-8 or UTF-16, got other bytes ({error}); save it as "
+                         "UTF-8") from None
 
 
 def _score_columns(path: Path, header: list[str], keys: list[str]) -> dict[str, int]:
@@ -95,23 +116,28 @@ def _score_columns(path: Path, header: list[str], keys: list[str]) -> dict[str, 
     return columns
 
 
-def _tracked_rows(path: Path, rows: list[list[str]], columns: dict[str, int]) -> tuple[list[list[str]], int]:
-    """Rows with the last tracked scores where the face was lost, and how many; the time of each row stays its own."""
-    found = [any(column < len(row) and row[column].strip() for column in columns.values()) for row in rows]
+def _tracked_rows(
+    path: Path, rows: list[list[str]], columns: dict[str, int], measured: set[int]
+) -> tuple[list[list[str]], int]:
+    """Rows with the last tracked cells of the columns `measured` where the face was lost, and how many those are.
+
+    All other cells, times among them, stay the row's own; rows before the first tracked one take its cells.
+    """
+    found = [any(row[column].strip() for column in columns.values()) for row in rows]
     if not any(found):
         raise ValueError(f"{path}: not one of its {len(rows)} rows has scores; the app never saw a face")
     kept: list[list[str]] = []
     last = rows[found.index(True)]
     for row, tracked in zip(rows, found, strict=True):
-        last = row if tracked else [*row[:1], *last[1:]]
-        kept.append(last)
+        last = row if tracked else last
+        kept.append([last[column] if column in measured else cell for column, cell in enumerate(row)])
     return kept, found.count(False)
 
 
 def _column(path: Path, rows: list[list[str]], column: int, name: str) -> Tensor:
     values = []
     for number, row in enumerate(rows, start=2):  # as editors count, the header being line 1
-        cell = row[column].strip() if column < len(row) else ""
+        cell = row[column].strip()
         try:
             value = float(cell)
         except ValueError:
@@ -134,7 +160,7 @@ def _rate(header: list[str], keys: list[str], rows: list[list[str]]) -> float | 
     times: NDArray[np.float64] | None = None
     for column, name in enumerate(header):
         key = re.sub(r"[^a-z]", "", name.lower())
-        cells = [row[column] for row in rows if column < len(row)]
+        cells = [row[column] for row in rows]
         if key == "timecode":
             times = _timecodes(cells)
         elif key in SECONDS:

@@ -7,7 +7,7 @@ import pytest
 
 from tests import matte_scene
 from tracking.matte_fallback import Cutter, survey
-from tracking.matte_refine import fill_holes, neck_ramp, tidy
+from tracking.matte_refine import HeadShape, fill_holes, neck_ramp, tidy
 from tracking.matting import MatteSettings, Steady, foreground_colours, matte_clip, method_note
 
 
@@ -215,3 +215,14 @@ def test_bad_input(still, change, message):
 def test_missing_networks_are_told_at_once(still, tmp_path, name, error, message):
     with pytest.raises(error, match=message):
         matte_clip(still.rgb.__getitem__, 6, still.head.__getitem__, MatteSettings(tmp_path / name))
+
+
+def test_parts_that_are_a_guess_are_trusted_only_deep_inside():
+    silhouette = np.zeros((160, 160), np.float32)
+    silhouette[20:120, 30:130] = 1
+    silhouette[60:80, 120:145] = 0.96  # an ear that sticks out
+    shape = HeadShape.of(silhouette)
+    assert shape is not None and shape.mask[70, 140]
+    core = shape.core(0.03)
+    assert core[70, 60] and not core[70, 140] and not core[70, 124]
+    assert tidy(np.zeros_like(silhouette), shape)[70, 140] == 0, "the background beside the head stays out"

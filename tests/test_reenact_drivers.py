@@ -105,6 +105,35 @@ def test_rows_without_a_face_hold_the_last_one(tmp_path: Path) -> None:
     assert take.fps == pytest.approx(60, rel=1e-3)  # times are those of the rows
 
 
+@pytest.mark.parametrize("header", [ARKIT, [*ARKIT, "time"], ["time", *ARKIT], ["Frame", "time", *ARKIT]])
+def test_blank_rows_hold_the_last_one_wherever_the_time_stands(tmp_path: Path, header: list[str]) -> None:
+    def row(k: int) -> str:
+        cells = {"Frame": str(k), "time": f"{k / 30:.5f}"}
+        return ",".join(cells.get(name, "" if k in (0, 2, 3) else f"{k / 10}") for name in header)
+
+    path = tmp_path / "blank.csv"
+    path.write_text("\n".join([",".join(header), *map(row, range(6))]) + "\n")
+    take = read_arkit_csv(path)
+    assert take.codes.expression[:, column("jawOpen")].tolist() == pytest.approx([0.1, 0.1, 0.1, 0.1, 0.4, 0.5])
+    assert "3 rows without scores" in take.notes[0]
+    assert take.fps == (pytest.approx(30, rel=1e-3) if "time" in header else None)
+
+
+@pytest.mark.parametrize(("delimiter", "decimal", "encoding", "first"), [
+    (";", ",", "utf-8", ""), ("\t", ",", "utf-8", ""), ("\t", ".", "utf-16", ""), (",", ".", "utf-8", "sep=,\n"),
+    (";", ",", "utf-8-sig", "sep=;\n"),
+])
+def test_tables_as_spreadsheets_save_them(
+    tmp_path: Path, delimiter: str, decimal: str, encoding: str, first: str
+) -> None:
+    rows = [["time", *ARKIT], *([f"{k / 25:.2f}".replace(".", decimal), *[f"0{decimal}25"] * 52] for k in range(4))]
+    path = tmp_path / "sheet.csv"
+    path.write_bytes((first + "\r\n".join(map(delimiter.join, rows))).encode(encoding))
+    take = read_arkit_csv(path)
+    assert take.codes.expression.tolist() == [[0.25] * 52] * 4
+    assert take.fps == pytest.approx(25, rel=1e-3)
+
+
 def test_head_angles_in_degrees_and_flipped(tmp_path: Path) -> None:
     radians = read_arkit_csv(live_link(tmp_path / "r.csv", [{"HeadPitch": math.radians(20)}])).motion
     degrees = read_arkit_csv(live_link(tmp_path / "d.csv", [{"HeadPitch": -20}]), ["pitch"]).motion
@@ -146,7 +175,7 @@ def table(cells: str = "0.1", header: str | None = None, rows: int = 1) -> bytes
     (table() + b"0.1,0.2\n", "row 3, column browInnerUp: wanted a finite number, got ''"),
     (table("40"), r"wanted scores of 0 to 1, got values up to 40; divide them by 100"),
     (("frame," + ",".join(ARKIT) + 3 * ("\n1" + 52 * ",")).encode(), "not one of its 3 rows has scores"),
-    (b"\xff\xfe\x00j\x00a", "wanted a CSV in UTF-8"),
+    (b"Timecode\xe9,jawOpen\n", "wanted a CSV in UTF-8 or UTF-16, got other bytes"),
 ])
 def test_bad_tables_are_refused_by_name(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "bad.csv"

@@ -292,6 +292,19 @@ def test_refinement_brings_the_mesh_to_the_pictures(head, filmed):
     np.testing.assert_allclose(refined.K, shaken.K, rtol=1e-6)
 
 
+def test_refinement_tells_its_progress_in_small_steps(head, filmed):
+    truth, shaken = filmed
+    pictures = [picture(head, truth, index, SMALL) for index in range(FRAMES)]
+    calls = []
+    refine_clip(head, shaken, observe(head, truth, SMALL, noise=0.5), pictures.__getitem__,
+                RefineSettings(points=300, blurs=(3.0, 1.5), bakes=1, iterations=2),
+                progress=lambda done, total: calls.append((done, total)))
+    steps = np.diff([0, *(done for done, _ in calls)])
+    assert (steps >= 0).all() and calls[-1][0] == calls[-1][1]
+    # An iteration goes through landmarks and pictures; no step is longer than both.
+    assert len(calls) > 3 * FRAMES and steps.max() <= 2 * 2 * FRAMES
+
+
 def test_refinement_mends_identity_and_focal_length(head, filmed):
     """A wrong face shape slides over the skin when the head turns; the pictures show it."""
     still = filmed[0]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -30,6 +33,7 @@ from tests.track_videos import (
     write_clip,
 )
 from tracking import pipeline
+from tracking.detector import Face
 from tracking.fit import FitSettings
 from tracking.footage import ByteImage, FootageError
 from tracking.landmarks import NoFaceError
@@ -319,6 +323,33 @@ def test_store_is_complete_only_when_finished(tmp_path: Path) -> None:
 
 
 # The command itself.
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_command_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    program = (
+        "import os, signal, sys, track\n"
+        f"def stopped(*rest): os.kill(os.getpid(), {int(number)}); signal.pause()\n"
+        "track.track_video = stopped\n"
+        f"sys.argv = ['track.py', {str(pictures)!r}, '-o', {str(tmp_path / 'data')!r}]\n"
+        "track.main()\n")
+    done = subprocess.run([sys.executable, "-c", program], cwd=Path(track.__file__).parent, capture_output=True,
+                          text=True, timeout=120)
+    assert done.returncode == 128 + number
+    assert "interrupted; continue with the same command and --resume" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_face_missed_in_the_whole_picture_is_found_in_the_crop(tmp_path: Path) -> None:
+    class ShortSighted(PaintedFaceDetector):
+        def detect(self, rgb: ByteImage, time: float) -> list[Face]:
+            return [] if 0.2 < time < 0.3 else super().detect(rgb, time)
+
+    clip = write_clip(tmp_path / "a.mp4", moving_face(16))
+    outcome = track_video(settings(clip, tmp_path / "data"), CPU, ShortSighted())
+    assert (outcome.frames, outcome.dropped) == (16, 0)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -12,7 +12,8 @@ import pytest
 from flame import Head, load_head
 from tests.track_videos import picture
 from tracking.footage import Dropped
-from tracking.mesh_view import MeshView
+from tracking.mesh_view import EARS, SKULL, MeshView
+from tracking.outline import reach_out
 from tracking.preview import preview_frame, write_error_plot
 from tracking.records import BLENDSHAPE_NAMES, Fit
 from tracking.verdict import Quality, head_yaw, judge, sharpness
@@ -25,7 +26,7 @@ def quality(frames: int = FRAMES) -> Quality:
     full = np.ones(frames, np.float32)
     return Quality(face_pixels=300 * full, sharpness=0.07 * full, yaw=np.linspace(-20, 20, frames, dtype=np.float32),
                    others=np.zeros(frames, np.int64), landmark_error=1.5 * full, matte_area=0.4 * full,
-                   matte_on_face=full)
+                   matte_on_face=full, skull_beyond=0 * full, ears_beyond=np.nan * full)
 
 
 def scores(frames: int = FRAMES, used: int = 20) -> np.ndarray:
@@ -56,6 +57,9 @@ def some(share: float, value: float, rest: float) -> np.ndarray:
     ({"landmark_error": some(1, 8, 0)}, "usable", "misses the landmarks by 8.0 pixels of 512"),
     ({"landmark_error": some(0.1, 6, 1.5)}, "usable", "in 10% of the pictures the fit is much worse than usual"),
     ({"matte_on_face": some(0.5, 0.3, 1)}, "poor", "the matte misses a part of the face in 50%"),
+    ({"skull_beyond": some(1, 0.06, 0)}, "usable", "the skull of the head model reaches 6% of the head's width beyond"),
+    ({"skull_beyond": some(0.9, 0.2, 0)}, "poor", "the skull of the head model reaches 20%"),
+    ({"ears_beyond": some(0.8, 0.08, np.nan)}, "usable", "the ears of the head model reach 8%"),
 ])
 def test_fault_is_named(change: dict[str, np.ndarray], word: str, reason: str) -> None:
     verdict = judge(replace(quality(), **change), scores(), 512, FRAMES, 0, [])
@@ -132,6 +136,31 @@ def test_mesh_lies_where_the_camera_puts_it(head: Head) -> None:
     assert not (drawing.head & (silhouette == 0)).any()
     nose = view.pixels(head.v_template[head.v_template[:, 2].argmax()][None].numpy(), 1)[0][0].astype(int)
     assert drawing.brightness[nose[1], nose[0]] > 0.8, "the tip of the nose looks at the camera"
+
+
+def test_parts_of_the_head(head: Head) -> None:
+    drawing = MeshView(head, still_fit(head, 1, 96), 96).draw(0)
+    rows, columns = np.nonzero(drawing.part == EARS)
+    assert set(columns < 48) == {True, False}, "an ear on either side"
+    skull = np.nonzero(drawing.part == SKULL)[0]
+    assert skull.mean() < rows.mean() < np.nonzero(drawing.head & (drawing.part == 0))[0].max()
+    assert drawing.part[48, 48] == 0, "the face is neither"
+
+
+def test_head_that_reaches_out_of_the_person(head: Head) -> None:
+    drawing = MeshView(head, still_fit(head, 1, 96), 96).draw(0)
+    hair = cv2.dilate(drawing.head.astype(np.uint8), np.ones((7, 7))) > 0
+    assert reach_out(drawing, hair) == (0, 0)
+    top = np.nonzero(drawing.head)[0].min()
+    flat = hair.copy()
+    flat[: top + 10] = False
+    skull, ears = reach_out(drawing, flat)
+    # The highest row of the skull lies 10 rows out; nearly so the 98th percentile, for the crown is blunt.
+    assert 6 < skull * np.sqrt(drawing.head.sum()) < 10.5
+    assert ears == 0
+    shaved = hair & ~(drawing.part == EARS)
+    assert reach_out(drawing, shaved)[1] > 0.01
+    assert np.isnan(reach_out(drawing, np.zeros_like(hair))).all()
 
 
 def test_preview_shows_footage_mesh_and_matte(head: Head) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.track_videos import HEIGHT, WIDTH, moving_face, picture, write_audio, write_clip
+from tracking import video
 from tracking.footage import Dropped, FootageError, Listed, Picture, Span, without_repeats
 from tracking.video import open_footage
 
@@ -59,6 +61,49 @@ def test_rotation_metadata_turns_pictures_upright(tmp_path: Path, rotation: int)
     got = read(write_clip(tmp_path / "a.mp4", lying, rotation=rotation))
     assert got[0].rgb.shape == (HEIGHT, WIDTH, 3)
     assert np.abs(got[0].rgb.astype(int) - upright[0]).mean() < LOSSY
+
+
+@pytest.mark.parametrize(("matrix", "shown"), [
+    ((-1, 0, 0, 1), "GRWB"), ((1, 0, 0, -1), "BWRG"), ((0, 1, 1, 0), "RBGW"), ((0, -1, -1, 0), "WGBR"),
+    ((0, 1, -1, 0), "BRWG"), ((-1, 0, 0, -1), "WBGR"),
+])
+def test_mirrored_display_matrix_is_obeyed(tmp_path: Path, matrix: tuple[int, ...], shown: str) -> None:
+    colours = {"R": (220, 30, 30), "G": (30, 220, 30), "B": (30, 30, 220), "W": (220, 220, 220)}
+    quarters = [np.full((HEIGHT // 2, WIDTH // 2, 3), colours[name], np.uint8) for name in "RGBW"]
+    image = np.vstack([np.hstack(quarters[:2]), np.hstack(quarters[2:])])
+    clip = write_clip(tmp_path / "a.mp4", [image] * 3)
+    data = clip.read_bytes()
+    at = data.index(b"tkhd") + 44  # the matrix in a track's header (ISO 14496-12, section 8.3)
+    a, b, c, d = (int(65536 * value) for value in matrix)
+    clip.write_bytes(data[:at] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[at + 36:])
+    got = read(clip)[0].rgb.astype(int)
+    height, width = got.shape[:2]
+    seen = [got[y, x] for y in (height // 4, 3 * height // 4) for x in (width // 4, 3 * width // 4)]
+    assert "".join(min(colours, key=lambda n: int(np.abs(value - colours[n]).sum())) for value in seen) == shown
+
+
+@pytest.mark.parametrize(("codec", "pixels", "name"), [
+    ("libvpx-vp9", "yuva420p", "a.webm"), ("libvpx", "yuva420p", "a.webm"), ("prores_ks", "yuva444p10le", "a.mov")])
+def test_transparent_video_keeps_its_alpha(tmp_path: Path, codec: str, pixels: str, name: str) -> None:
+    alpha = np.zeros((HEIGHT, WIDTH), np.uint8)
+    alpha[20:90, 30:100] = 255
+    clip = write_clip(tmp_path / name, [np.dstack([image, alpha]) for image in moving_face(6)], codec=codec,
+                      pixels=pixels)
+    got = read(clip)
+    assert [p.time for p in got] == pytest.approx([i / 25 for i in range(6)], abs=2e-3)
+    for one in got:
+        assert one.alpha is not None
+        assert np.abs(one.alpha.astype(int) - alpha).mean() < 4
+
+
+def test_alpha_that_cannot_be_decoded_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alpha = np.full((HEIGHT, WIDTH), 128, np.uint8)
+    clip = write_clip(tmp_path / "a.webm", [np.dstack([image, alpha]) for image in moving_face(3)],
+                      codec="libvpx-vp9", pixels="yuva420p")
+    monkeypatch.setattr(video, "ALPHA_DECODERS", {})
+    footage = open_footage(clip)
+    assert [p.alpha for p in footage.pictures(Span())] == [None] * 3
+    assert any("alpha channel (vp9 in WebM) cannot be decoded here" in note for note in footage.notes)
 
 
 def test_pixels_that_are_not_square_are_made_so(tmp_path: Path) -> None:
@@ -111,6 +156,27 @@ def test_photo_orientation_is_obeyed_in_folders(tmp_path: Path) -> None:
     (tmp_path / "0.jpg").write_bytes(data[:2] + b"\xff\xe1" + (len(block) + 2).to_bytes(2, "big") + block + data[2:])
     got = read(tmp_path)[0].rgb
     assert np.abs(got.astype(int) - np.rot90(image, -1)).mean() < LOSSY
+
+
+def test_folder_keeps_alpha_of_16_bits(tmp_path: Path) -> None:
+    rgba = np.dstack([picture(), np.tile(np.arange(WIDTH, dtype=np.uint8), (HEIGHT, 1))])
+    cv2.imwrite(str(tmp_path / "0.png"), cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA).astype(np.uint16) * 257)
+    got = read(tmp_path)[0]
+    np.testing.assert_array_equal(got.rgb, rgba[..., :3])
+    np.testing.assert_array_equal(got.alpha, rgba[..., 3])
+
+
+def test_folder_of_float_pictures_is_refused(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "0.tif"), np.zeros((8, 8, 3), np.float32))
+    with pytest.raises(FootageError, match=r"0\.tif: 8 or 16 bits per channel expected, got float32"):
+        read(tmp_path)
+
+
+def test_animated_webp_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.webp"
+    path.write_bytes(b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\x12\0\0\0" + bytes(12))
+    with pytest.raises(FootageError, match=r"a\.webp: an animated WebP.* convert it to a video"):
+        open_footage(path)
 
 
 def test_cut_short_file_gives_what_decodes_and_says_so(tmp_path: Path) -> None:

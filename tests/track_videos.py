@@ -68,6 +68,9 @@ class PaintedFaceDetector:
                     faces.append(self._face(centres[i], float(stats[i, cv2.CC_STAT_HEIGHT]), time))
         return faces
 
+    def detect_alone(self, rgb: ByteImage) -> list[Face]:
+        return self.detect(rgb, 0.0)
+
     def _face(self, centre: np.ndarray, height: float, time: float) -> Face:
         points = self.template * height + (*centre, 0)
         scores = np.full(len(BLENDSHAPE_NAMES), 0.05, np.float32)
@@ -78,24 +81,29 @@ class PaintedFaceDetector:
 def write_clip(
     path: Path, pictures: Sequence[ByteImage], fps: int = 25, times: Sequence[float] | None = None, rotation: int = 0,
     codec: str = "libx264", options: dict[str, str] | None = None, aspect: Fraction | None = None,
+    pixels: str | None = None,
 ) -> Path:
     """A video file. times: seconds of each picture, else even. rotation: degrees counter-clockwise for players.
+    pixels: FFmpeg's name of the pixel format; RGBA pictures need one with alpha.
 
     options: of the container. Colours survive well enough for the detector: nearly lossless, full chroma.
     """
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=fps)
         stream.height, stream.width = pictures[0].shape[:2]
-        stream.pix_fmt = "yuv444p" if codec == "libx264" else "yuv420p"
+        stream.pix_fmt = pixels or ("yuv444p" if codec == "libx264" else "yuv420p")
         stream.codec_context.time_base = Fraction(1, 1000)
         if codec == "libx264":
             stream.options = {"crf": "6", "preset": "ultrafast"}
+        elif codec == "libvpx":
+            stream.options = {"auto-alt-ref": "0"}  # as this encoder wants it for pictures with alpha
         if rotation:
             stream.set_display_rotation(rotation)
         if aspect:
             stream.sample_aspect_ratio = aspect
         for index, image in enumerate(pictures):
-            frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            kind = "rgb24" if image.shape[2] == 3 else "rgba"
+            frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), format=kind)
             frame.time_base = Fraction(1, 1000)
             frame.pts = round(1000 * (times[index] if times is not None else index / fps))
             for packet in stream.encode(frame):

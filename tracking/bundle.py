@@ -98,7 +98,7 @@ class Prior:
 @dataclass(frozen=True, eq=False)
 class Problem:
     """What is minimised. center: principal point, pixels. low, high [C]: bounds of the codes. held [6+C], held_shared
-    [S+1]: unknowns that stay as they are.
+    [S+1]: unknowns that stay as they are. passed(frames): called while an iteration works, as it gets through a term.
     """
 
     terms: Sequence[DataTerm]
@@ -108,6 +108,7 @@ class Problem:
     high: Tensor
     held: Tensor
     held_shared: Tensor
+    passed: Callable[[int], None] = lambda frames: None
 
 
 # The blocks are too small for more than one thread of BLAS: with many cores they only wait for each other.
@@ -158,6 +159,7 @@ def normal_equations(problem: Problem, state: State) -> NormalEquations:
     for term in problem.terms:
         for part in _chunks(problem, state, term):
             _add_data(equations, problem, state, term, part)
+            problem.passed(part.stop - part.start)
     _add_prior(equations, problem.prior, state)
     return equations
 

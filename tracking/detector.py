@@ -51,8 +51,15 @@ class Detector(Protocol):
         """All faces in a picture uint8 [H,W,3] at `time` seconds (later than the one before)."""
 
 
+class CloseDetector(Detector, Protocol):
+    """One that also looks at parts of pictures."""
+
+    def detect_alone(self, rgb: ByteImage) -> list[Face]:
+        """All faces in a picture uint8 [H,W,3] of any size, whatever came before; `detect` takes no notice of it."""
+
+
 class MediaPipeDetector:
-    """MediaPipe's FaceLandmarker as a `Detector`; a context manager.
+    """MediaPipe's FaceLandmarker as a `CloseDetector`; a context manager.
 
     model: the user's file, or None for the one in data/mediapipe, which is downloaded when it is missing.
 
@@ -65,17 +72,12 @@ class MediaPipeDetector:
     def __init__(self, model: Path | None = None) -> None:
         mediapipe = _import_mediapipe()
         path = model_path(FACE_MODEL, model)
-        vision = mediapipe.tasks.vision
-        options = vision.FaceLandmarkerOptions(
-            base_options=mediapipe.tasks.BaseOptions(model_asset_path=str(path)),
-            running_mode=vision.RunningMode.VIDEO, num_faces=MAX_FACES,
-            output_face_blendshapes=True, output_facial_transformation_matrixes=True,
-        )
         self._mediapipe = mediapipe
+        self._path = path
         self._time = -1
+        self._alone: Any = None
         try:
-            with _quiet():
-                self._landmarker = vision.FaceLandmarker.create_from_options(options)
+            self._landmarker = self._opened(mediapipe.tasks.vision.RunningMode.VIDEO)
         except OSError as error:  # MediaPipe loads its native library now
             raise DetectorUnavailable(
                 f"the face landmark detector cannot start: {error}. It needs the system's OpenGL ES and EGL libraries, "
@@ -85,6 +87,16 @@ class MediaPipeDetector:
             raise ValueError(
                 f"{path}: a FaceLandmarker model (.task) is expected, MediaPipe refused it: {reason}") from error
 
+    def _opened(self, mode: Any) -> Any:
+        vision = self._mediapipe.tasks.vision
+        options = vision.FaceLandmarkerOptions(
+            base_options=self._mediapipe.tasks.BaseOptions(model_asset_path=str(self._path)),
+            running_mode=mode, num_faces=MAX_FACES,
+            output_face_blendshapes=True, output_facial_transformation_matrixes=True,
+        )
+        with _quiet():
+            return vision.FaceLandmarker.create_from_options(options)
+
     def __enter__(self) -> MediaPipeDetector:
         return self
 
@@ -92,13 +104,28 @@ class MediaPipeDetector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._landmarker.close()
+        if self._alone is not None:
+            self._alone.close()
 
     def detect(self, rgb: ByteImage, time: float) -> list[Face]:
         # MediaPipe wants whole milliseconds that rise strictly, also above 1000 pictures a second.
         self._time = max(self._time + 1, round(time * 1000))
-        image = self._mediapipe.Image(image_format=self._mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(rgb))
         with _quiet():
-            result = self._landmarker.detect_for_video(image, self._time)
+            result = self._landmarker.detect_for_video(self._image(rgb), self._time)
+        return self._faces(result, rgb)
+
+    def detect_alone(self, rgb: ByteImage) -> list[Face]:
+        if self._alone is None:
+            self._alone = self._opened(self._mediapipe.tasks.vision.RunningMode.IMAGE)
+        with _quiet():
+            result = self._alone.detect(self._image(rgb))
+        return self._faces(result, rgb)
+
+    def _image(self, rgb: ByteImage) -> Any:
+        return self._mediapipe.Image(image_format=self._mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(rgb))
+
+    @staticmethod
+    def _faces(result: Any, rgb: ByteImage) -> list[Face]:
         return [_face(*parts, rgb.shape[1], rgb.shape[0]) for parts in zip(
             result.face_landmarks, result.face_blendshapes, result.facial_transformation_matrixes, strict=True)]
 

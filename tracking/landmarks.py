@@ -188,7 +188,7 @@ def _extend_trails(trails: list[dict[int, Face]], sighting: Sighting, last_index
         last = next(reversed(trail))
         limit = MAX_STEP if last == last_index else MAX_STEP_AFTER_GAP
         for f, face in enumerate(sighting.faces):
-            step, growth = _step(trail[last], face)
+            step, growth = step_between(trail[last], face)
             if step < limit and growth < MAX_GROWTH:
                 pairs.append((step, t, f))
     given_trails: set[int] = set()
@@ -201,7 +201,7 @@ def _extend_trails(trails: list[dict[int, Face]], sighting: Sighting, last_index
     trails.extend({sighting.index: face} for f, face in enumerate(sighting.faces) if f not in given_faces)
 
 
-def _step(a: Face, b: Face) -> tuple[float, float]:
+def step_between(a: Face, b: Face) -> tuple[float, float]:
     """How far a face moved, in face sizes, and by which factor its size changed (1 or more)."""
     sizes = float(face_size(a.points)), float(face_size(b.points))
     small, large = max(min(sizes), 1e-3), max(sizes)

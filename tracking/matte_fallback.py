@@ -21,6 +21,7 @@ NEAR = 0.10            # units about the head that are hair unless the colours d
 REACH_TOP, REACH_BOTTOM = 0.5, 1.1  # units about the head beyond which is no hair, at crown and neck
 STILL = 5.0            # 8-bit levels: a background that varies less over the clip stands still
 BINS = 16              # of a colour histogram, per channel
+SEED = 0.04            # units inside the fitted head, where GrabCut need not look
 THIN = 0.02            # units: thinner things beside the head are taken out of the rough mask
 NO_RECTANGLE = (0, 0, 1, 1)  # GrabCut asks for one even where a mask replaces it
 ROUNDS = 3             # of GrabCut while it learns
@@ -65,13 +66,17 @@ class Cutter:
     def cut(self, sample: Sample) -> Mask:
         """Rough mask [s,s] of head, hair and neck."""
         rows, seeds = sample.rows, self._seeds(sample)
+        # The models are learned from the whole fitted head, hair over the ears included; here colours may overrule it.
+        seeds[(seeds == cv2.GC_FGD) & ~sample.shape.core(SEED)[:rows]] = cv2.GC_PR_FGD
         back, front = (m.copy() for m in self.models)
         if _both(seeds):
             cv2.grabCut(sample.image[:rows], seeds, NO_RECTANGLE, back, front, 1, cv2.GC_EVAL_FREEZE_MODEL)
         rough = _full(sample, _is_front(seeds)).astype(np.uint8)
         # what is thinner than hair that hangs together is left to the refinement, which sees its true colours
         thick = cv2.morphologyEx(rough, cv2.MORPH_OPEN, disc(THIN * sample.shape.unit)) > 0
-        return fill_holes(thick | sample.shape.mask, sample.shape, self._wall(sample))
+        # Hair hangs over skull and ears: they close holes between its strands, but where colours deny them they go.
+        filled = fill_holes(thick | sample.shape.mask, sample.shape, self._wall(sample))
+        return filled & (thick | ~sample.shape.mask | sample.shape.core(0))
 
     def _wall(self, sample: Sample) -> Mask | None:
         """Where the picture agrees with the known still background [s,s]."""
@@ -92,7 +97,7 @@ class Cutter:
         if self.clothes is not None:
             seeds[self._clothing(sample) & (distance > 0.02)] = cv2.GC_BGD
         seeds[distance > _reach(shape.mask)] = cv2.GC_BGD
-        seeds[shrink(shape.mask, 0.04 * shape.unit)] = cv2.GC_FGD
+        seeds[shrink(shape.mask, SEED * shape.unit)] = cv2.GC_FGD
         return np.ascontiguousarray(seeds[:rows])
 
 

@@ -15,7 +15,9 @@ Mask = NDArray[np.bool_]
 
 # Lengths are shares of the head's unit: the square root of the area of the fitted head's silhouette.
 BAND_INSIDE, BAND_OUTSIDE = 0.035, 0.07  # how far hair stays uncertain on either side of the rough border
-CORE = 0.03            # the fitted head is trusted so far inside its silhouette
+CORE = 0.03            # the fitted face is trusted so far inside its silhouette
+LOOSE = 0.10           # and skull and ears so much further
+FIRM = 0.98            # of a silhouette: values from which on it is trusted
 NECK_SOFT = 0.05       # height of the ramp of the cut
 CONTRAST = 24.0        # 8-bit levels between hair and background, from which on their mixture tells alpha
 MISFIT = 20.0          # 8-bit levels off every mixture, at which a pixel's own alpha loses against the rough border
@@ -27,19 +29,28 @@ HAZE = 0.05            # alpha below it (above its complement) is noise of the c
 
 @dataclass(frozen=True, eq=False)
 class HeadShape:
-    """What the fitted head says of a picture: its silhouette [S,S], its unit in pixels, the neck's cut (rows [S])."""
+    """What the fitted head says of a picture: its silhouette [S,S], the part of it that landmarks hold in place [S,S],
+    its unit in pixels, the neck's cut (rows [S])."""
 
     mask: Mask
+    firm: Mask
     unit: float
     cut: Floats
 
     @staticmethod
     def of(silhouette: Floats) -> HeadShape | None:
-        """From a silhouette [S,S] in 0 .. 1 that ends at the lower ring of the neck; None where it is empty."""
+        """From a silhouette [S,S] in 0 .. 1 that ends at the lower ring of the neck; None where it is empty.
+
+        Values below FIRM mark parts (skull, ears) that may lie beside the head in the picture.
+        """
         mask = silhouette >= 0.5
         if not mask.any():
             return None
-        return HeadShape(mask, float(np.sqrt(mask.sum())), _neck_line(mask))
+        return HeadShape(mask, silhouette >= FIRM, float(np.sqrt(mask.sum())), _neck_line(mask))
+
+    def core(self, margin: float) -> Mask:
+        """What is head whatever the colours say [S,S]: `margin` units inside, at skull and ears LOOSE more."""
+        return shrink(self.firm, margin * self.unit) | shrink(self.mask, (margin + LOOSE) * self.unit)
 
 
 def _neck_line(mask: Mask) -> Floats:
@@ -104,7 +115,7 @@ def refine_alpha(image: ByteImage, rough: Floats, shape: HeadShape, plate: Plate
     background colour of its surroundings that explains it best: I = a F + (1 - a) B.
     """
     unit, inside = shape.unit, rough >= 0.5
-    sure = shrink(inside, BAND_INSIDE * unit) | shrink(shape.mask, CORE * unit)
+    sure = shrink(inside, BAND_INSIDE * unit) | shape.core(CORE)
     sure_not = ~grow(inside | shape.mask, BAND_OUTSIDE * unit)
     unknown = ~(sure | sure_not)
     if not (sure.any() and sure_not.any() and unknown.any()):
@@ -207,7 +218,7 @@ def _mean(values: Floats, window: tuple[int, int]) -> Floats:
 
 def tidy(alpha: Floats, shape: HeadShape) -> Floats:
     """The fitted head is opaque, what hangs together with it nowhere goes, and the neck is cut softly."""
-    alpha = np.where(shrink(shape.mask, CORE * shape.unit), np.float32(1), alpha)
+    alpha = np.where(shape.core(CORE), np.float32(1), alpha)
     return _without_islands(alpha, shape) * neck_ramp(shape)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -18,14 +18,16 @@ from tqdm import tqdm
 
 from arguments.track_settings import TrackSettings
 from flame import Head, load_head
+from tracking import closer_look
 from tracking.crop import Crop, choose_crop, observe
-from tracking.detector import Detector, MediaPipeDetector
+from tracking.detector import CloseDetector, MediaPipeDetector
 from tracking.fit import FitSettings, fit_clip
 from tracking.footage import ByteImage, Dropped, Footage, Listed, Span, without_repeats
 from tracking.landmarks import NoFaceError, Track, follow_face, look_for_faces
 from tracking.layout import write_data_set, write_rgba
 from tracking.matting import MatteSettings, foreground_colours, matte_clip, method_note
 from tracking.mesh_view import MeshView
+from tracking.outline import reach_out
 from tracking.preview import MAX_PANEL, preview_frame, write_error_plot
 from tracking.records import Fit, Observations, load_record, save_record
 from tracking.refine import refine_clip
@@ -68,7 +70,7 @@ class Run:
     footage: Footage
     head: Head
     workspace: Workspace
-    detector: Detector | None = None
+    detector: CloseDetector | None = None
     dropped: list[Dropped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     looked_at: int = 0
@@ -82,7 +84,7 @@ class Run:
         self.seconds[name] = round(time.perf_counter() - begin, 2)
 
 
-def track_video(settings: TrackSettings, device: torch.device, detector: Detector | None = None) -> Outcome:
+def track_video(settings: TrackSettings, device: torch.device, detector: CloseDetector | None = None) -> Outcome:
     """Write the data set that `settings` ask for. detector: instead of MediaPipe's (tests).
 
     An interrupted run leaves its stage results beside the output for `--resume`; a run refused for its footage leaves
@@ -132,15 +134,16 @@ def find_face(run: Run) -> Track:
 def _detect(run: Run) -> Track:
     settings, repeats = run.settings, list[Dropped]()
     pictures = without_repeats(run.footage.pictures(Span(settings.start, settings.end, settings.fps)), repeats)
-    with tqdm(total=run.footage.expected, desc="Finding the face", unit="picture") as bar:
-        if run.detector is not None:
-            search = look_for_faces(pictures, run.detector, bar.update)
-        else:
-            with MediaPipeDetector(settings.face_model) as detector:
-                search = look_for_faces(pictures, detector, bar.update)
-        bar.total = bar.n
+    with nullcontext(run.detector) if run.detector else MediaPipeDetector(settings.face_model) as detector:
+        with tqdm(total=run.footage.expected, desc="Finding the face", unit="picture") as bar:
+            search = look_for_faces(pictures, detector, bar.update)
+            bar.total = bar.n
+        run.notes += run.footage.notes
+        near = closer_look.wanted(search)
+        if near:
+            again = tqdm(run.footage.pictures(Listed(frozenset(near))), "Looking closer", len(near), unit="picture")
+            closer_look.look_again(search, near, again, detector.detect_alone)
     run.looked_at = len(search.sightings)
-    run.notes += run.footage.notes
     if not search.sightings:
         raise TooFewFramesError(f"{settings.video}: no picture lies between --start {settings.start} and --end "
                                 f"{settings.end} seconds")
@@ -228,7 +231,7 @@ def refine_by_pictures(run: Run, fit: Fit, observations: Observations, pictures:
         return fit
     path = run.workspace.file("refined.npz")
     if not path.is_file():
-        with run.stage("refine"), tqdm(desc="Refining the fit", unit="round") as bar:
+        with run.stage("refine"), tqdm(desc="Refining the fit", unit="picture") as bar:
             refined = refine_clip(run.head, fit, observations, pictures.rgb.rgb, None, run.device, _shown_on(bar))
         save_record(path, refined)
     return load_record(path, Fit)
@@ -279,8 +282,8 @@ def _write_images(
     run: Run, pictures: Pictures, alpha: PictureStore, view: MeshView, observations: Observations,
     show: Callable[[ByteImage], None],
 ) -> np.ndarray:
-    """images/, images.HQ/ and the preview; returns [T,2]: opaque share of the picture, and of the fitted head."""
-    def write(index: int) -> tuple[ByteImage, tuple[float, float]]:
+    """images/, images.HQ/ and the preview; returns [T,4], see `verdict.measure`."""
+    def write(index: int) -> tuple[ByteImage, tuple[float, ...]]:
         rgb, matte, drawing = pictures.rgb.rgb(index), alpha.grey(index), view.draw(index)
         # The background that shows through hair is taken out of its colour; with given alpha that was done or was not.
         colours = (lambda image, _: image) if pictures.given is not None else foreground_colours
@@ -290,7 +293,8 @@ def _write_images(
             large = np.asarray(cv2.resize(matte, full.shape[1::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
             write_rgba(run.workspace.data / "images.HQ", index, colours(full, large), large)
         opaque = cv2.resize(matte, (view.size, view.size), interpolation=cv2.INTER_AREA) >= 128
-        share = opaque.mean(), opaque[drawing.head].mean() if drawing.head.any() else 0.0
+        on_head = opaque[drawing.head].mean() if drawing.head.any() else 0.0
+        share = opaque.mean(), on_head, *reach_out(drawing, opaque)
         return preview_frame(drawing, rgb, matte, observations.landmarks[index]), share
 
     count, shares = len(view.fit), []

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flame import Head, pose_head
 from flame.rotations import matrix_to_6d
-from tracking.bundle import Progress, State, minimise
+from tracking.bundle import DataTerm, Progress, State, minimise
 from tracking.fit import FitSettings, clip_of, fit_of, measured, state_of
 from tracking.photometric_term import Images, PhotometricTerm, band_pass, face_points, parts
 from tracking.records import Fit, Observations
@@ -55,7 +55,8 @@ def refine_clip(
 
     images(i): crop of frame i, uint8 RGB [S,S,3], asked for by several threads. Pose and codes of all frames, identity
     and focal length are solved for, with the fit's priors, smoothness and landmarks. Dense image alignment (Lucas and
-    Kanade 1981) by the solver that fits the landmarks.
+    Kanade 1981) by the solver that fits the landmarks. progress(done, total): called after every few pictures of every
+    step, in pictures.
     """
     settings, device = settings or RefineSettings(), device or torch.device("cpu")
     clip = clip_of(head, observations, settings.fit, device)
@@ -63,30 +64,49 @@ def refine_clip(
     clip.learn_offset(state)
     clip.landmarks.weight *= settings.landmark_weight / settings.fit.landmark_weight
     points, corners = face_points(head, len(state.shape), settings.points, device)
-    facing = _facing(head, state, corners, observations.size)
     term = PhotometricTerm.empty(points)
+    terms: list[DataTerm] = [clip.landmarks, term]
+    bake = settings.iterations * len(terms) * len(fit)
+    work = _Work(progress, len(fit) + len(settings.blurs) * (len(fit) + settings.bakes * bake))
+    facing = _facing(head, state, corners, observations.size, work)
     held = torch.full_like(clip.problem.held_shared, not settings.free_identity)
-    problem = replace(clip.problem, terms=[clip.landmarks, term], held_shared=held)
-    done, total = 0, len(settings.blurs) * settings.bakes
+    problem = replace(clip.problem, terms=terms, held_shared=held, passed=work.add)
     for blur in settings.blurs:
         sigma = blur * observations.size / 512
-        pictures = _band_passed(images, len(fit), sigma)
+        pictures = _band_passed(images, len(fit), sigma, work)
         term.pictures = torch.from_numpy(pictures)[:, None].to(facing.device)
         for _ in range(settings.bakes):
+            planned = work.done + bake
             term.learn(state, facing, settings.weight)
             state = minimise(problem, state, settings.iterations, 1e-4, None)
-            done += 1
-            if progress is not None:
-                progress(done, total)
+            work.add(planned - work.done)  # of iterations that were not needed
     return measured(head, fit_of(head, state, observations.size, settings.fit), observations, device)
 
 
-def _band_passed(images: Images, count: int, sigma: float) -> NDArray[np.float16]:
+@dataclass
+class _Work:
+    """How much of the refinement is done, in pictures that went through one of its steps."""
+
+    progress: Progress | None
+    total: int
+    done: int = 0
+
+    def add(self, pictures: int) -> None:
+        self.done += pictures
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+
+
+def _band_passed(images: Images, count: int, sigma: float, work: _Work) -> NDArray[np.float16]:
     """The brightness of all frames [T,S,S] in a band of spatial frequencies, see `band_pass`."""
-    return np.stack(list(ordered(lambda index: band_pass(images(index), sigma), count)))
+    passed = []
+    for picture in ordered(lambda index: band_pass(images(index), sigma), count):
+        passed.append(picture)
+        work.add(1)
+    return np.stack(passed)
 
 
-def _facing(head: Head, state: State, corners: Tensor, size: int) -> Tensor:
+def _facing(head: Head, state: State, corners: Tensor, size: int, work: _Work) -> Tensor:
     """Cosine [T,L] between each triangle's normal and the view; 0 where the head itself hides its middle."""
     faces = head.faces.numpy()
     K = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]]) * [[RASTER], [RASTER], [1]]
@@ -104,6 +124,7 @@ def _facing(head: Head, state: State, corners: Tensor, size: int) -> Tensor:
             at, own = project(centre, np.eye(3), np.zeros(3), K)
             column, row = np.clip(at.astype(int), 0, RASTER - 1).T
             rows.append(value * torch.from_numpy(own < nearest[row, column] + DEPTH_SLACK).to(value))
+            work.add(1)
     return torch.stack(rows)
 
 

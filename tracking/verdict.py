@@ -27,6 +27,9 @@ ODD_SHARE = (0.03, 0.15)       # share of pictures whose error sticks out, more 
 EXPRESSIONS = (8, 3)           # expressions that are used, fewer than
 EMPTY_MATTE = (0.01, 0.2)      # share of pictures whose matte misses much of the head, more than
 
+SKULL_BEYOND = (0.035, 0.10)   # how far the skull of the fitted head reaches beyond the matte, of its width, more than
+EARS_BEYOND = (0.035, 0.10)    # the same of the ears
+
 PROFILE = 45.0                 # degrees of yaw; the far half of the face is out of sight
 BLURRED = 0.038                # `sharpness` below it; sharp web video has 0.06, blurred by 1 pixel 0.045, by 2 0.027
 LITTLE_TURN = 15.0             # degrees of yaw from side to side; told, but no fault where that is what is wanted
@@ -40,7 +43,8 @@ MISSED = 0.8                   # share of the fitted face that the matte must ho
 class Quality:
     """Per kept picture [T]: face_pixels (forehead to chin, of the footage), sharpness (see `sharpness`), yaw degrees,
     others (further faces), landmark_error (pixels of the crop), matte_area (share of the crop that is opaque),
-    matte_on_face (share of the fitted face that is opaque).
+    matte_on_face (share of the fitted face that is opaque), skull_beyond and ears_beyond (see `outline.reach_out`; NaN
+    where they are not seen).
     """
 
     face_pixels: Floats
@@ -50,6 +54,8 @@ class Quality:
     landmark_error: Floats
     matte_area: Floats
     matte_on_face: Floats
+    skull_beyond: Floats
+    ears_beyond: Floats
 
 
 @dataclass(frozen=True)
@@ -81,9 +87,9 @@ def head_yaw(R: Floats) -> Floats:
 
 
 def measure(track: Track, fit: Fit, sharp: Floats, matte: Floats) -> Quality:
-    """sharp [T]; matte [T,2]: opaque share of the crop, and of the fitted face."""
+    """sharp [T]; matte [T,4]: opaque share of the crop, and of the fitted face; how far skull and ears reach out."""
     return Quality(face_size(track.points).astype(np.float32), sharp, head_yaw(fit.R), track.others,
-                   fit.landmark_error, matte[:, 0], matte[:, 1])
+                   fit.landmark_error, *matte.T)
 
 
 def judge(
@@ -129,7 +135,18 @@ def _grades(
         (_below(used, EXPRESSIONS), f"only {used} of {len(BLENDSHAPE_NAMES) - 1} expressions occur; an avatar learns "
                                     "only what it is shown: speak, smile, frown, raise the brows"),
         (_above(missed, EMPTY_MATTE), f"the matte misses a part of the face in {missed:.0%} of the pictures"),
+        _outline("the skull of the head model reaches", q.skull_beyond, SKULL_BEYOND),
+        _outline("the ears of the head model reach", q.ears_beyond, EARS_BEYOND),
     ]
+
+
+def _outline(part: str, beyond: Floats, limits: tuple[float, float]) -> tuple[int, str]:
+    """Grade of a part of the fitted head that lies beyond the person as cut out. part: with its verb."""
+    seen = beyond[np.isfinite(beyond)]
+    usual = float(np.median(seen)) if len(seen) else 0.0
+    return _above(usual, limits), (
+        f"{part} {usual:.0%} of the head's width beyond the person as cut out: either the fit is off there, or the "
+        "matte lost hair or skin; look at preview.mp4")
 
 
 def _above(value: float, limits: tuple[float, float]) -> int:

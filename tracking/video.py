@@ -1,7 +1,7 @@
 """Reading footage: any video that PyAV's FFmpeg decodes, or a folder of images.
 
-Pictures come upright (rotation metadata and EXIF orientation are obeyed) and with square pixels; times come from the
-time stamps, so a variable frame rate is what it is.
+Pictures come upright (turns and mirrorings that the file notes are obeyed, EXIF orientation too) and with square
+pixels; times come from the time stamps, so a variable frame rate is what it is. An alpha channel is kept.
 """
 
 from __future__ import annotations
@@ -10,23 +10,32 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import cv2
 import numpy as np
+from av.sidedata.sidedata import Type
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
+from numpy.typing import NDArray
 
 from tracking.footage import ByteImage, Footage, FootageError, Picture, Wanted
+from utils.images import read_image
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 FOLDER_FPS = 25.0  # images of a folder carry no times
 HDR_TRANSFERS = {16, 18}  # FFmpeg's numbers of PQ (SMPTE 2084) and HLG (ARIB STD-B67)
 COLORSPACE_UNKNOWN = 2
 HD_HEIGHT = 720  # untagged video is BT.709 from here on and BT.601 below, as players take it
+# WebM keeps alpha as a second VP8 or VP9 stream, which FFmpeg's own decoders pass over and libvpx's decode.
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 CUT_SHORT = 0.5  # seconds: containers state their length more loosely than that only when something is missing
 
 PHOTO = ("{path}: a photo; an avatar is learnt from a video. Film 10 seconds or more of the moving, speaking face, or "
          "give a folder of images in order")
+ANIMATED_WEBP = ("{path}: an animated WebP, which cannot be decoded here; convert it to a video (MP4, WebM), an APNG "
+                 "or a folder of PNG files")
 
 
 def open_footage(path: Path, fps: float | None = None) -> Footage:
@@ -42,6 +51,8 @@ def open_footage(path: Path, fps: float | None = None) -> Footage:
         return ImageFolder(path, fps or FOLDER_FPS)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file or folder; a video file or a folder of images is expected")
+    if _is_animated_webp(path):
+        raise FootageError(ANIMATED_WEBP.format(path=path))
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise FootageError(PHOTO.format(path=path))
     return VideoFile(path)
@@ -108,8 +119,10 @@ class ImageFolder:
         self.files = sorted((p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "."),
                             key=_natural)
         if not self.files:
+            others = [p.suffix.lower() for p in path.iterdir()]
+            kinds = ", ".join(sorted(set(others) - {""})[:5])
             raise FootageError(f"{path}: a folder of images is expected ({', '.join(sorted(IMAGE_SUFFIXES))}), got "
-                               f"{sum(1 for _ in path.iterdir())} other files")
+                               f"{len(others)} other files{f' ({kinds})' if kinds else ''}")
         self.expected: int | None = len(self.files)
 
     def pictures(self, wanted: Wanted) -> Iterator[Picture]:
@@ -132,15 +145,19 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
 
 
 def _read_image(path: Path) -> tuple[ByteImage, ByteImage | None]:
-    data = np.frombuffer(path.read_bytes(), np.uint8)
-    stored = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-    if stored is None:
-        raise FootageError(f"{path}: not a readable image, or damaged ({data.size} bytes); replace or remove it")
-    if stored.ndim == 3 and stored.shape[2] == 4 and stored.dtype == np.uint8:
-        return np.asarray(cv2.cvtColor(stored, cv2.COLOR_BGRA2RGB), np.uint8), np.ascontiguousarray(stored[:, :, 3])
-    # Decoded again because only this way OpenCV obeys the orientation that a camera noted, and makes 8-bit RGB of all.
-    upright = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
-    return np.asarray(cv2.cvtColor(upright, cv2.COLOR_BGR2RGB), np.uint8), None
+    """RGB [H,W,3], upright, and alpha [H,W] where the file has any."""
+    try:
+        image = read_image(path)
+    except ValueError as error:
+        raise FootageError(f"{error}; replace or remove it") from error
+    return image.rgb, image.alpha
+
+
+def _is_animated_webp(path: Path) -> bool:
+    with open(path, "rb") as file:
+        start = file.read(21)
+    # A WebP in the extended format says in the flags of its first chunk whether it is animated.
+    return start[:4] == b"RIFF" and start[8:16] == b"WEBPVP8X" and bool(start[20] & 2)
 
 
 def _video_stream(container: av.container.InputContainer, path: Path) -> av.video.stream.VideoStream:
@@ -163,16 +180,32 @@ def _duration(container: av.container.InputContainer, stream: av.video.stream.Vi
     return container.duration / av.time_base if container.duration else None
 
 
+def _decoder(stream: av.video.stream.VideoStream, notes: list[str]) -> VideoCodecContext:
+    """The stream's own decoder, or the one that also decodes the alpha of a WebM; a note where there is none."""
+    if stream.metadata.get("alpha_mode") != "1":
+        return stream.codec_context
+    name = ALPHA_DECODERS.get(stream.codec_context.name)
+    if name is None or name not in av.codecs_available:
+        notes.append(f"the video's alpha channel ({stream.codec_context.name} in WebM) cannot be decoded here and was "
+                     "passed over; convert it to ProRes 4444 or to a folder of PNG files to keep it")
+        return stream.codec_context
+    decoder = av.codec.CodecContext.create(name, "r")
+    assert isinstance(decoder, VideoCodecContext)
+    decoder.extradata = stream.codec_context.extradata
+    return decoder
+
+
 def _decoded(
     container: av.container.InputContainer, stream: av.video.stream.VideoStream, notes: list[str]
 ) -> Iterator[VideoFrame]:
     """The frames that can be decoded; what cannot is noted and passed over."""
     damaged = 0
+    decoder = _decoder(stream, notes)
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
-            frames = packet.decode() if packet is not None else []
+            frames = decoder.decode(packet) if packet is not None else []
         except av.error.FFmpegError:
             damaged += 1
             frames = []
@@ -199,5 +232,19 @@ def _pixels(frame: VideoFrame, aspect: Fraction | None, notes: list[str]) -> tup
         frame.to_ndarray(format="rgba" if has_alpha else "rgb24", src_colorspace=source), np.uint8)
     if aspect and abs(aspect - 1) > 0.01:  # pixels that are not square: widen or narrow the picture
         image = np.asarray(cv2.resize(image, (round(frame.width * float(aspect)), frame.height)), np.uint8)
-    image = np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90) % 4))
+    image = np.ascontiguousarray(_upright(image, frame))
     return np.ascontiguousarray(image[:, :, :3]), np.ascontiguousarray(image[:, :, 3]) if has_alpha else None
+
+
+def _upright(image: ByteImage, frame: VideoFrame) -> ByteImage:
+    """The picture turned by quarters and mirrored as the frame's display matrix says, which some cameras write."""
+    stored = frame.side_data.get(Type.DISPLAYMATRIX.name)
+    if stored is None:
+        return image
+    # Its upper left part says where a step to the right and a step down lead on the display: (a, b) and (c, d).
+    matrix: NDArray[np.int64] = np.frombuffer(memoryview(cast(bytes, stored)), np.int32).astype(np.int64)
+    a, b, c, d = matrix[[0, 1, 3, 4]]
+    right, down = a, d
+    if abs(a) + abs(d) < abs(b) + abs(c):
+        image, right, down = image.swapaxes(0, 1), c, b
+    return image[::-1 if down < 0 else 1, ::-1 if right < 0 else 1]

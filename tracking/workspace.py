@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import shutil
@@ -105,7 +106,7 @@ def load_table(path: Path) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """NumPy scalars and arrays, paths and tuples as JSON knows them; floats with 6 significant digits."""
+    """NumPy scalars and arrays, paths and tuples as JSON knows them; floats with 6 digits, None for NaN."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -115,7 +116,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return plain(value.item())
     if isinstance(value, float):
-        return float(f"{value:.6g}")
+        return float(f"{value:.6g}") if math.isfinite(value) else None
     return str(value) if isinstance(value, Path) else value
 
 
