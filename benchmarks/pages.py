@@ -283,10 +283,12 @@ def demo(rows: Rows) -> str:
 
 
 def install(rows: Rows) -> str:
-    """Disk and time."""
+    """Download, disk and time."""
+    library = "pip install . into an empty environment, torch with CUDA"
     lines = [[label, shown(rows.values(name, setting), form) + unit] for label, name, setting, form, unit in (
-        ("`.venv` on disk, where torch is the CPU build (with CUDA libraries it is larger)", "install_disk",
-         "make env, torch for the CPU", ".1f", " GB"),
+        ("download, with torch's CUDA libraries", "install_download", library, ".1f", " GB"),
+        ("on disk, with torch's CUDA libraries", "install_disk", library, ".1f", " GB"),
+        ("on disk, where torch is the CPU build", "install_disk", "make env, torch for the CPU", ".1f", " GB"),
         ("`make demo` after the installation, two CPU cores", "demo_seconds", "make demo, after the installation",
          ".0f", " s"))]
     return table(("what it takes", ""), lines, rows.sources())
