@@ -171,7 +171,7 @@ class RefinementSettings:
     refine_prior: float = 1e-4
     """Weight of the mean squared correction in (mm of surface motion)^2, summed over pose and codes."""
     refine_calibrate: bool = True
-    """Correct held-out frames too, by what their tracked pose and codes tell of the errors in training frames."""
+    """Correct held-out frames too: predict their corrections from their tracked pose and codes."""
 
     def __post_init__(self) -> None:
         for name in ("refine_from_iter", "refine_pose_lr", "refine_expression_lr", "refine_joint_lr", "refine_prior"):

@@ -118,7 +118,7 @@ def agreement(ours: Picture, theirs: Picture, quats: Tensor, setting: str, resul
     """Store how well the two agree; returns what is not good enough, in words."""
     decibels = psnr(ours.image, theirs.image)
     results.add("agreement_image_psnr", f"ours and gsplat, {setting}", decibels, "dB")
-    # What the caps of alpha do shows here most, and no gradient of colours hangs on it: told, not judged.
+    # Stored but not judged: the two caps of alpha differ most here, and no gradient of colours depends on it.
     results.add("agreement_alpha_psnr", f"ours and gsplat, {setting}", psnr(ours.alpha, theirs.alpha), "dB")
     missed = [] if decibels >= IMAGE_DB else [f"image, {setting}: wanted at least {IMAGE_DB:g} dB, got {decibels:.2f}"]
     for name, error in relative_errors(ours, theirs, quats).items():

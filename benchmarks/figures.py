@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.pages import renew
-from benchmarks.results import RESULTS, append_rows
+from benchmarks.results import RESULTS, append_rows, begin
 
 ROOT = Path(__file__).resolve().parents[1]
 SUBJECTS = {"clip 1": ("clip1", 100), "clip 2": ("clip2", 100), "demo subject": ("demo", 350)}  # flag, held out
@@ -174,6 +174,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
+    begin(args.results)
     if args.merge:
         print(f"{append_rows(args.merge, args.results)} rows appended to {args.results}")
     failed = run([job for part in args.part for job in jobs_of(part, args)], args)

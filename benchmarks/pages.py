@@ -195,15 +195,18 @@ PEER_CLIPS = ("clip 1", "clip 2", "a clip that no default of ours was chosen on"
 
 def peers(rows: Rows) -> str:
     """RGBAvatar and ours side by side; the better of each score is bold."""
-    lines = []
-    for clip in PEER_CLIPS:
-        scores = [[rows.values(f"quality_{s}", f"peer table, {who}, {clip}") for s in SCORES[:3]]
-                  for who in ("RGBAvatar", "ours")]
-        rest = [_speed(rows, who, clip) for who in ("RGBAvatar", "ours")]
-        cells = [" / ".join(_better(mine, other, name) for mine, other, name in zip(a, b, SCORES[:3], strict=True))
-                 for a, b in (scores, scores[::-1])]
-        lines.append([clip, *("; ".join(filter(None, pair)) for pair in zip(cells, rest, strict=True))])
+    lines = [_peer_line(rows, clip, clip, "ours") for clip in PEER_CLIPS]
+    lines.append(_peer_line(rows, "the same, ours with `--refine_tracking False`", PEER_CLIPS[-1], "ours not refined"))
     return table(("PSNR / SSIM / LPIPS (AlexNet)", "RGBAvatar", "ours"), lines, rows.sources())
+
+
+def _peer_line(rows: Rows, label: str, clip: str, ours: str) -> list[str]:
+    both = ("RGBAvatar", ours)
+    scores = [[rows.values(f"quality_{s}", f"peer table, {who}, {clip}") for s in SCORES[:3]] for who in both]
+    cells = [" / ".join(_better(mine, other, name) for mine, other, name in zip(a, b, SCORES[:3], strict=True))
+             for a, b in (scores, scores[::-1])]
+    rest = [_speed(rows, who, clip) for who in both]
+    return [label, *("; ".join(filter(None, pair)) for pair in zip(cells, rest, strict=True))]
 
 
 def _better(mine: Sequence[float], other: Sequence[float], name: str) -> str:
@@ -283,10 +286,12 @@ def demo(rows: Rows) -> str:
 
 
 def install(rows: Rows) -> str:
-    """Disk and time."""
+    """Download, disk and time."""
+    library = "pip install . into an empty environment, torch with CUDA"
     lines = [[label, shown(rows.values(name, setting), form) + unit] for label, name, setting, form, unit in (
-        ("`.venv` on disk, where torch is the CPU build (with CUDA libraries it is larger)", "install_disk",
-         "make env, torch for the CPU", ".1f", " GB"),
+        ("download, with torch's CUDA libraries", "install_download", library, ".1f", " GB"),
+        ("on disk, with torch's CUDA libraries", "install_disk", library, ".1f", " GB"),
+        ("on disk, where torch is the CPU build", "install_disk", "make env, torch for the CPU", ".1f", " GB"),
         ("`make demo` after the installation, two CPU cores", "demo_seconds", "make demo, after the installation",
          ".0f", " s"))]
     return table(("what it takes", ""), lines, rows.sources())

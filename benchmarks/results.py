@@ -51,6 +51,12 @@ class Results:
             writer.writerow((date, self._commit, gpu_name(), name, setting, f"{value:.4g}", unit))
 
 
+def begin(path: Path) -> None:
+    """Write the columns of a file that is not there yet: before several processes append to it."""
+    if not path.exists():
+        path.write_text(",".join(COLUMNS) + "\n")
+
+
 def append_rows(source: Path, path: Path) -> int:
     """Append the rows of `source`, a file of this kind, to those of `path`; how many. ValueError for another file."""
     lines = source.read_text().splitlines(keepends=True)

@@ -39,7 +39,7 @@ def settings_of(
 
 
 def measure(trainer: Trainer, kind: str, args: argparse.Namespace, results: Results) -> None:
-    """Time one setting; `kind` tells the rows of one way of training from those of another."""
+    """Time one setting; `kind` distinguishes the rows of different ways of training."""
     device, world, batch = trainer.device, trainer.world, trainer.settings.optimization.batch_size
     for _ in range(args.warm_up):
         trainer.step()

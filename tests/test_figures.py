@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import figures
 from benchmarks.pages import BLOCK, PAGES, TABLES, Row, Rows, renewed
-from benchmarks.results import COLUMNS, RESULTS, append_rows
+from benchmarks.results import COLUMNS, RESULTS, Results, append_rows, begin
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMBER = r"(?<![\w.,])[\d][\d,.]*"
@@ -101,6 +101,14 @@ def test_rows_of_another_machine_are_appended(tmp_path):
     more.write_text("<html>")
     with pytest.raises(ValueError, match=r"more\.csv: wanted rows under date,commit"):
         append_rows(more, path)
+
+
+def test_a_file_of_several_processes_has_its_columns_once(tmp_path):
+    path = tmp_path / "rows.csv"
+    begin(path)
+    Results(path, "c").add("n", "s", 1.0, "1/s")
+    begin(path)
+    assert path.read_text().count(",".join(COLUMNS)) == 1 and len(path.read_text().splitlines()) == 2
 
 
 def parse(monkeypatch, *flags):

@@ -1,4 +1,4 @@
-"""What of the corrections the tracker's own output tells: learnt on training frames, predicted for held-out ones.
+"""Predicts the corrections of held-out frames from their tracked pose and codes.
 
 A tracker's errors are partly systematic: the head is placed too far when the jaw opens, turned when it looks aside.
 Such errors are a function of the tracked pose and codes, so a ridge regression from those to the corrections of

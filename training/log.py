@@ -1,4 +1,4 @@
-"""What a run tells: progress bar, training.csv and TensorBoard."""
+"""The log of a run: progress bar, training.csv and TensorBoard."""
 
 from __future__ import annotations
 

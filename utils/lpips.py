@@ -1,8 +1,8 @@
 """LPIPS (Zhang et al., CVPR 2018), the learned perceptual distance, in its published version 0.1.
 
 The networks are written out here: the `lpips` package imports torchvision, whose builds do not load beside another
-build of torch (CPU and CUDA), and the slope of its normalisation is infinite where all features are zero, so that as a
-training loss it gives NaN on black. Its linear heads, the small part that is LPIPS's own, are `lpips_heads.npz` (see
+build of torch (CPU and CUDA), and the slope of its normalisation is infinite where all features are zero, so that a
+training loss can become NaN there. Its linear heads, the small part that is LPIPS's own, are `lpips_heads.npz` (see
 NOTICE); the convolutions come from a folder or from torchvision's standard download.
 """
 

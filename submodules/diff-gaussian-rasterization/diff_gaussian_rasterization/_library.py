@@ -39,7 +39,7 @@ def constants() -> RasterConstants:
 
 @dataclass(frozen=True)
 class DensifyStats:
-    """What adaptive density control wants to know, summed over frames; updated in place by every backward pass.
+    """Densification statistics, summed over frames; updated in place by every backward pass.
 
     All three are float32 [N] on the Gaussians' device. `grad_sum`: norms of the gradient with respect to the 2D mean in
     NDC scale (pixels times 0.5 W, 0.5 H), without the part that comes through the alpha output. `count`: frames in
