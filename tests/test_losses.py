@@ -30,7 +30,7 @@ def context(output: RenderOutput, target: torch.Tensor, background: torch.Tensor
             **more: Any) -> LossContext:
     """A context for losses that look at neither posed Gaussians nor drive."""
     unused = cast(Any, None)
-    given = {"avatar": small_avatar(), "cylinder": CYLINDER, "settings": OptimizationSettings()} | more
+    given: dict[str, Any] = {"avatar": small_avatar(), "cylinder": CYLINDER, "settings": OptimizationSettings()} | more
     return LossContext(torch.arange(len(target)), output, unused, unused, target, background, whole, **given)
 
 
