@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from utils.arrays import read_npy, read_npz
 def test_arrays_come_back(tmp_path: Path) -> None:
     arrays = {"a": np.arange(6.0).reshape(2, 3), "f": np.asfortranarray(np.ones((3, 2), np.float32)),
               "t": np.array(["x", "yz"]), "s": np.array(3), "e": np.zeros((0, 4))}
-    for save in (np.savez, np.savez_compressed):
-        save(tmp_path / "x.npz", **arrays)  # type: ignore[operator]
+    saves: list[Any] = [np.savez, np.savez_compressed]
+    for save in saves:
+        save(tmp_path / "x.npz", **arrays)
         got = read_npz(tmp_path / "x.npz")
         assert got.keys() == arrays.keys()
         for name, array in arrays.items():

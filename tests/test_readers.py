@@ -128,7 +128,7 @@ MALFORMED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "text for numbers": ("insta", edit(1, "flame", "exp", "smile"), r"00001\.frame: flame\.exp is not an array"),
     "wrong axes": ("insta", edit(1, "flame", "exp", np.zeros((2, 100))), r"00001\.frame: flame\.exp: 1 axes"),
     "other count": ("insta", edit(1, "flame", "exp", np.zeros((1, 50))), r"00001\.frame: 100 expression codes.*got 50"),
-    "jaw size": ("insta", edit(1, "flame", "jaw", np.zeros((1, 3))), r"00001\.frame: flame\.jaw: 3 numbers, which are axis-angle"),
+    "jaw size": ("insta", edit(1, "flame", "jaw", np.zeros((1, 5))), r"00001\.frame: jaw: shape \[6\] expected"),
     "nan": ("insta", edit(3, "flame", "exp", NAN_CODES), r"00003\.frame: expression: 100 of 100 numbers"),
     "no rotation": ("insta", edit(3, "opencv", "R", SKEWED), r"00003\.frame: R: a rotation is expected"),
     "mirror": ("insta", edit(3, "opencv", "R", np.diag([1.0, 1, -1])[None]), r"00003\.frame: R: a rotation.*-1"),
