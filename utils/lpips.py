@@ -179,7 +179,8 @@ def _backbone(network: _Network, folder: Path | None) -> tuple[str, Mapping[str,
     for file in (folder / name for name in network.files):
         if file.is_file():
             return str(file), _read(file)
-    raise MetricUnavailable(f"{folder}: holds none of {', '.join(network.files)} ({network.name} weights for LPIPS)")
+    raise MetricUnavailable(f"{folder}: holds none of {', '.join(network.files)} ({network.name} weights for LPIPS); "
+                            "--lpips_weights names the folder that has them")
 
 
 def _download(network: _Network) -> tuple[str, Mapping[str, Tensor]]:
