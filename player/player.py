@@ -19,7 +19,7 @@ from flame import Head, load_head
 from gaussian_renderer import Cameras, RenderOutput, render
 from player.reference_model import load_reference_model, reference_iterations, reference_rig
 from scene.avatar import Avatar
-from scene.checkpoint import Checkpoint, CheckpointError, check_fits, newest_checkpoint
+from scene.checkpoint import STATE_FILE, Checkpoint, CheckpointError, check_fits, newest_checkpoint
 from scene.clip import CLIP_FILE, Clip, choose_head, clip_of, load_clip, open_data, open_dataset
 from scene.rig import Codes, Rig
 
@@ -162,7 +162,8 @@ def _assemble(subject: _Subject, checkpoint: Checkpoint, device: torch.device, m
     head, where = subject.head, f"{model_path}: checkpoint of iteration {checkpoint.iteration}"
     made_with = checkpoint.state.get("head")
     if made_with != head.name:
-        raise CheckpointError(f"{where}: made with head {str(made_with)[:60]!r}, but {CLIP_FILE} is of {head.name!r}")
+        raise CheckpointError(f"{where}: {STATE_FILE}: made with head {str(made_with)[:60]!r}, but {CLIP_FILE} is of "
+                              f"{head.name!r}")
     degree, expressions = check_fits(checkpoint, head, where)
     codes = subject.clip.codes
     for name, got, size in (("shape", codes.shape.shape[0], head.n_shape),

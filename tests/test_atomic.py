@@ -113,3 +113,55 @@ def test_the_temporary_file_keeps_the_suffix(tmp_path: Path) -> None:
     with atomic.replacing(tmp_path / "video.mp4") as temporary:
         assert temporary.suffix == ".mp4" and temporary.parent == tmp_path
         temporary.write_bytes(b"x")
+
+
+LIMITED = (
+    "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    "from pathlib import Path; folder = Path(sys.argv[1])\n"
+    "limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+)
+
+
+def run_limited(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run `script` in a process whose files may grow to 4 KiB once it called limit()."""
+    pytest.importorskip("resource")
+    root = Path(__file__).resolve().parent.parent
+    command = [sys.executable, "-c", LIMITED + script, str(folder)]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True)
+
+
+def test_safetensors_on_a_full_disk_is_a_write_error_that_names_the_file(tmp_path: Path) -> None:
+    done = run_limited("import torch; from safetensors.torch import save_file; from utils import atomic; limit()\n"
+                       "try: atomic.write_with(folder / 'clip.safetensors', "
+                       "lambda p: save_file({'a': torch.zeros(9999)}, p))\n"
+                       "except atomic.WriteError as error: print(error)\n", tmp_path)
+    assert "clip.safetensors: could not be written" in done.stdout, done.stderr
+    assert names(tmp_path) == []
+
+
+def test_tensorboard_on_a_full_disk_warns_once_and_goes_on(tmp_path: Path) -> None:
+    done = run_limited("from training.board import Board; board = Board(folder, 0, print); limit()\n"
+                       "for i in range(400): board.scalars({'a': i}, i)\n"
+                       "board.flush(); board.scalars({'a': 1}, 400); board.close(); print('end')\n", tmp_path)
+    assert done.stdout.count("Warning") == 1 and "training goes on" in done.stdout, done.stderr
+    assert done.stdout.endswith("end\n") and "Traceback" not in done.stderr
+
+
+def test_a_file_that_another_program_reads_has_the_usual_rights(tmp_path: Path) -> None:
+    with atomic.replacing(tmp_path / "x.safetensors") as temporary:
+        temporary.write_bytes(b"x")
+        temporary.chmod(0o600)
+    assert (tmp_path / "x.safetensors").stat().st_mode & 0o777 == 0o666 & ~atomic._UMASK
+
+
+def test_an_error_about_another_file_keeps_its_own_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="other"), atomic.replacing(tmp_path / "x.txt"):
+        (tmp_path / "other").read_bytes()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM")
+def test_a_terminated_program_leaves_no_temporary_file(tmp_path: Path) -> None:
+    done = run_limited("import os; from utils import atomic; atomic.terminate_as_exit()\n"
+                       "with atomic.replacing(folder / 'sweep.mp4') as temporary:\n"
+                       "    temporary.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGTERM)\n", tmp_path)
+    assert done.returncode == 143 and names(tmp_path) == []

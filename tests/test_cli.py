@@ -88,6 +88,31 @@ def test_config_errors_name_the_file_and_the_settings(tmp_path: Path) -> None:
         load_config(TrainSettings, tmp_path)
 
 
+@pytest.mark.parametrize(("group", "name", "value", "message"), [
+    ("optimization", "iterations", "many", r"iterations: wanted a whole number, got str 'many'"),
+    ("optimization", "iterations", 1.5, r"iterations: wanted a whole number, got float"),
+    ("data", "source_path", 3, r"source_path: wanted a text, got int '3'"),
+    ("data", "use_HR", "yes", r"use_HR: wanted true or false, got str"),
+    (None, "data", [1], r"data: wanted settings in braces \{ \}, got list"),
+])
+def test_wrong_types_in_the_config_are_named(
+        tmp_path: Path, group: str | None, name: str, value: object, message: str) -> None:
+    save_config(parse(), tmp_path)
+    path = tmp_path / "config.json"
+    plain = json.loads(path.read_text())
+    (plain[group] if group else plain)[name] = value
+    path.write_text(json.dumps(plain))
+    with pytest.raises(ValueError, match=rf"config\.json: .*{message}"):
+        load_config(TrainSettings, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[1]", "\udcff"])
+def test_a_config_that_is_no_config_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=r"config\.json: (not valid JSON|wanted settings)"):
+        load_config(TrainSettings, tmp_path)
+
+
 def test_settings_that_came_later_than_the_config_take_their_defaults(tmp_path: Path) -> None:
     save_config(parse("--sh_degree", "1"), tmp_path)
     path = tmp_path / "config.json"

@@ -173,7 +173,7 @@ def test_what_is_missing_is_named(alone: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("entry", "value", "message"), [
     ("head", "other", "made with head 'other', but clip.safetensors is of 'open_head'"),
-    ("sh_degree", None, "state.json: wanted .'expressions', 'sh_degree'., got"),
+    ("sh_degree", None, "state.json: sh_degree: wanted a whole number from 0 to 3, got 'None'"),
 ])
 def test_a_checkpoint_that_does_not_fit_is_refused(alone, tmp_path, entry, value, message) -> None:
     folder = tmp_path / "run"

@@ -210,8 +210,8 @@ def _indices(array: Any) -> NDArray[Any]:
 
 def _outer(pointer: NDArray[Any], count: int, entries: int) -> NDArray[Any]:
     """The column of each entry of a compressed matrix of `count` columns (or rows), from where each column starts."""
-    ends = pointer.astype(np.int64)
-    steps = ends[1:] - ends[:-1]
+    starts = pointer.astype(np.int64)
+    steps = starts[1:] - starts[:-1]
     if len(pointer) != count + 1 or pointer[0] != 0 or (steps < 0).any() or pointer[-1] != entries:
         raise ValueError(f"indptr: wanted {count + 1} numbers rising from 0 to {entries}")
     return np.repeat(np.arange(count), steps)

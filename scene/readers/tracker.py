@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from scene.frame import Camera, FloatArray, Frame, Tracking, read_only
@@ -34,6 +35,8 @@ RECORD_KEYS = {
     ("flame", "shape"): 1, ("flame", "exp"): 1, ("flame", "jaw"): 1, ("flame", "eyes"): 1, ("flame", "eyelids"): 1,
     ("opencv", "R"): 2, ("opencv", "t"): 1, ("opencv", "K"): 2,
 }
+
+_ROTATIONS = {"jaw": 6, "eyes": 12}  # numbers of the 6D rotations in a record
 
 
 @dataclass(frozen=True)
@@ -127,17 +130,32 @@ def _value(record: dict[str, Any], key: tuple[str, str], path: Path) -> FloatArr
     name = ".".join(key)
     group = record.get(key[0])
     if not isinstance(group, dict) or key[1] not in group:
-        raise ValueError(f"{path}: {name} is missing")
+        raise ValueError(f"{path}: {name} is missing; {_missing(record, key)}")
+    stored = group[key[1]]
     try:
-        array = np.asarray(group[key[1]], dtype=np.float32)
+        array = np.asarray(stored.float() if isinstance(stored, torch.Tensor) else stored, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {name} is not an array of numbers ({type(group[key[1]]).__name__})") from error
     if array.ndim == RECORD_KEYS[key] + 1 and array.shape[0] == 1:
         array = array[0]
+    if array.size == _ROTATIONS.get(key[1], 0) // 2 > 0:
+        raise ValueError(f"{path}: {name}: {array.size} numbers, which are axis-angle; 6D rotations are expected, the "
+                         "first two rows of the matrix")
     if array.ndim != RECORD_KEYS[key]:
         raise ValueError(f"{path}: {name}: {RECORD_KEYS[key]} axes after a batch axis of 1 expected, "
                          f"got shape {list(np.shape(group[key[1]]))}")
     return array
+
+
+def _missing(record: dict[str, Any], key: tuple[str, str]) -> str:
+    """What there is in place of a key, and what a converter should write."""
+    group = record.get(key[0])
+    there = f"{key[0]} holds {', '.join(map(str, list(group)[:12]))}" if isinstance(group, dict) else f"no {key[0]}"
+    advice = {"eyelids": "a tracker without eyelids stores zeros [1, 2]",
+              "eyes": "at rest: twice 1, 0, 0, 0, 1, 0", "jaw": "at rest: 1, 0, 0, 0, 1, 0"}.get(key[1], "")
+    if key[0] == "opencv":
+        advice = "R, t and K are the camera in OpenCV's axes, world to camera, K in pixels"
+    return there + (f"; {advice}" if advice else "")
 
 
 def _tracked_size(record: dict[str, Any], K: FloatArray, image: PngHeader, layout: Mode) -> tuple[int, int]:
