@@ -159,7 +159,10 @@ def test_half_arguments_are_checked() -> None:
     arguments = (scene.neutral, half, scene.binding, scene.drive, 3)
     with pytest.raises(TypeError, match="neutral: wanted torch.float32"):
         blend_pose_color_half(scene.neutral.double(), *arguments[1:])
-    with pytest.raises(ValueError, match="differences: wanted 23 Gaussians, got 22"):
+    one_more = torch.cat([half.offsets, half.offsets[-1:]])
+    with pytest.raises(ValueError, match="differences: wanted 23 Gaussians, got 24"):
+        blend_pose_color_half(scene.neutral, dataclasses.replace(half, offsets=one_more), *arguments[2:])
+    with pytest.raises(ValueError, match="offsets: wanted numbers that rise from 0"):
         blend_pose_color_half(scene.neutral, dataclasses.replace(half, offsets=half.offsets[1:]), *arguments[2:])
     with pytest.raises(ValueError, match=r"values: wanted shape \[any, 64\]"):
         blend_pose_color_half(scene.neutral, dataclasses.replace(half, values=half.values[:, :60]), *arguments[2:])
