@@ -30,7 +30,7 @@ def test_nothing_is_written_of_no_gaussians(tmp_path: Path, write: Any) -> None:
 
 
 def test_an_empty_avatar_is_not_exported_in_any_format(tmp_path: Path) -> None:
-    empty = lively_player()
+    empty = copy(lively_player())  # which other tests share
     empty.avatar = copy(empty.avatar)
     empty.avatar.select_rows(torch.zeros(0, dtype=torch.long), empty.avatar.neutral.detach()[:0])
     for name in FORMATS:
