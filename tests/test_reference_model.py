@@ -242,7 +242,8 @@ def test_malicious_files_run_nothing(folder: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     model = broken(folder, tmp_path)
     torch.save(((*[Malicious()] * 19,), 40_000), model / "fix_chkpnt40000.pth")
-    with pytest.raises(UnsafePickleError, match=r"fix_chkpnt40000\.pth: entry 0: refused the global (posix|nt)\.system"):
+    refused = r"fix_chkpnt40000\.pth: entry 0: refused the global (posix|nt)\.system"
+    with pytest.raises(UnsafePickleError, match=refused):
         open_player(model, CPU)
     shutil.copy(folder / "fix_chkpnt40000.pth", model)
     np.save(model / "acc40000.npy", {"W": Malicious()}, allow_pickle=True)  # type: ignore[arg-type]
