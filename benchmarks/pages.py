@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/performance.md")
 BLOCK = re.compile(r"<!-- figures: (?P<name>[\w ]+) -->\n(?P<body>.*?)<!-- end of figures -->", re.DOTALL)
 MISSING = "–"
+MISSING_SCORES = " / ".join([MISSING] * 3)
 CLIPS = ("clip 1", "clip 2")
 SUBJECTS = (*CLIPS, "demo subject")
 SCORES = ("psnr", "ssim", "lpips_alex", "lpips_vgg")
@@ -108,6 +109,11 @@ def score(values: Sequence[float], name: str) -> str:
     return text if name.endswith("psnr") else re.sub(r"\b0\.", ".", text)
 
 
+def seeded(label: str, values: Sequence[float]) -> str:
+    """The label of a row, with the number of seeds where it is a mean of several."""
+    return label if len(values) < 2 else f"{label}, {len(values)} seeds"
+
+
 def table(head: Sequence[str], lines: Iterable[Sequence[str]], note: str = "") -> str:
     """Markdown."""
     rows = [head, ["---"] * len(head), *lines]
@@ -118,7 +124,7 @@ def table(head: Sequence[str], lines: Iterable[Sequence[str]], note: str = "") -
 # Quality -------------------------------------------------------------------------------------------------------------
 
 WAYS = (
-    ("our default, tracking refined, three seeds", r"default, seed \d+"),
+    ("our default, tracking refined", r"default, seed \d+"),
     ("our default, not refined", "default, not refined"),
     ("our code with the published method's settings and 40,000 steps, refined", "method's settings, refined"),
     ("the same, not refined", "method's settings, not refined"),
@@ -133,7 +139,9 @@ def quality(rows: Rows) -> str:
     for subject in SUBJECTS:
         for label, way in WAYS:
             pattern = rf"{subject}, {way}, 512x512, \d+ held-out frames"
-            lines.append([subject, label, *(score(rows.values(f"quality_{s}", pattern), s) for s in SCORES)])
+            found = [rows.values(f"quality_{s}", pattern) for s in SCORES]
+            if any(found):
+                lines.append([subject, seeded(label, found[0]), *map(score, found, SCORES)])
         if subject in CLIPS:
             own = OWN_PROGRAM.format(subject=subject)
             lines.append([subject, OWN_LABEL, *(score(rows.values(f"quality_{s}", own), s) for s in SCORES)])
@@ -144,13 +152,15 @@ def headline(rows: Rows) -> str:
     """The README's excerpt: the default and the method, not refined and refined, on the two clips."""
     lines = []
     for label, way in WAYS:
-        cells = []
+        cells: list[str] = []
+        found: list[list[float]] = [[]]
         for subject in CLIPS:
             pattern = rf"{subject}, {way}, 512x512, \d+ held-out frames"
             found = [rows.values(f"quality_{s}", pattern) for s in SCORES[:3]]
             cells.append(" / ".join(score(_mean(v), s) for v, s in zip(found, SCORES[:3], strict=True)))
         seconds = [rows.values("run_seconds", rf"{subject}, {way}, 512x512") for subject in CLIPS]
-        lines.append([label, *cells, ", ".join(shown(_mean(v), ".0f") for v in seconds)])
+        if any(cell != MISSING_SCORES for cell in cells):
+            lines.append([seeded(label, found[0]), *cells, ", ".join(shown(_mean(v), ".0f") for v in seconds)])
     own = [OWN_PROGRAM.format(subject=subject) for subject in CLIPS]
     cells = [" / ".join(score(rows.values(f"quality_{s}", p), s) for s in SCORES[:3]) for p in own]
     lines.append([f"{OWN_LABEL} (15,000 and 5,000 steps)", *cells,
@@ -168,8 +178,10 @@ def whole_runs(rows: Rows) -> str:
     for subject in SUBJECTS:
         for label, way in WAYS:
             pattern = rf"{subject}, {way}, 512x512"
-            lines.append([subject, label, *(shown(rows.values(f"run_{name}", pattern), form) for name, form in (
-                ("seconds", ".1f"), ("images_per_s", ",.0f"), ("gaussians", ",.0f"), ("gpu_memory", ".1f")))])
+            columns = (("seconds", ".1f"), ("images_per_s", ",.0f"), ("gaussians", ",.0f"), ("gpu_memory", ".1f"))
+            found = [(rows.values(f"run_{name}", pattern), form) for name, form in columns]
+            if any(values for values, _ in found):
+                lines.append([subject, label, *(shown(values, form) for values, form in found)])
     head = ("subject", "avatar", "whole command, s", "images/s, average", "Gaussians at the end", "GPU memory, GiB")
     return table(head, lines, rows.sources())
 
