@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from typing import NamedTuple
 
@@ -45,8 +46,9 @@ class FastRenderer:
         self.batch, self._as_bytes, self._player, self._device = batch, as_bytes, player, player.device
         # Held here: a graph reads these tables where they lay at its capture.
         self._avatar, self._sh_degree = player.avatar, player.sh_degree
-        self._tables = drive_tables(player.rig, player.avatar)
-        self._half = HalfDifferences.of(player.avatar.differences) if half else None
+        with self._on_its_device():
+            self._tables = drive_tables(player.rig, player.avatar)
+            self._half = HalfDifferences.of(player.avatar.differences) if half else None
         neck = player.neutral_codes().to("cpu").neck
         assert neck is not None
         self._defaults = {device.type: (neck.to(device), torch.zeros(1, 3, device=device))
@@ -87,10 +89,15 @@ class FastRenderer:
         at. Raises ValueError naming what does not fit.
         """
         count = len(codes)
-        self._send(self._packed(codes, cameras, background))
-        frames = self._compute() if self._captured is None else self._captured.run(None)
+        with self._on_its_device():
+            self._send(self._packed(codes, cameras, background))
+            frames = self._compute() if self._captured is None else self._captured.run(None)
         pictures = None if frames.bytes is None else frames.bytes[:count]
         return FastFrames(frames.image[:count], frames.alpha[:count], pictures)
+
+    def _on_its_device(self) -> AbstractContextManager[object]:
+        """Inside, the player's GPU is torch's current one; on a CPU nothing."""
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
     def _packed(self, codes: Codes, cameras: Cameras, background: Tensor | None) -> list[Tensor]:
         """The inputs one after another, each [batch, ...], checked; frames that are missing repeat the last one."""
