@@ -150,7 +150,7 @@ def whole_expression(head: Head, codes: Fit | Codes) -> np.ndarray:
 def test_fit_on_landmarks_is_near_the_truth(tracked: Tracked) -> None:
     errors = errors_of(tracked, tracked.fit)
     assert errors.pixels < 2.6          # measured 2.0 of 256 pixels; the detector's own idea of the mesh is in it
-    # Measured 5.5 degrees. The subject smiles a little in every picture, and a fit takes what never changes for identity.
+    # Measured 5.5 degrees. The subject smiles a little in every picture: what never changes, a fit takes for identity.
     assert errors.rotation < 7.5
     assert errors.depth < 0.010         # measured 0.0068
     assert errors.expression < 0.125    # measured 0.096
