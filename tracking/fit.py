@@ -49,7 +49,7 @@ class FitSettings:
 
     focal: float | None = None
     focal_guess: float = 2.0
-    focal_sigma: float = 0.12
+    focal_sigma: float = 0.04
     shape_codes: int = 100
     size_sigma: float = 0.01
     independent_frames: float = 10.0
