@@ -91,17 +91,17 @@ def film(path: Path, seed: int, frames: int, size: int, still: bool) -> Placed:
     kept = Codes(codes.shape, *(getattr(codes, n)[chosen] for n in ("expression", "jaw", "eyes", "eyelids")))
     vertices, background = posed_vertices(head, kept), layout.make_background(size, seed)
     rng = np.random.default_rng(seed)
-    image: ByteImage | None = None
+    image: NDArray[np.float64] = np.zeros(0)
     with write_video(path, fps=25 / STRIDE) as show:
         for posed, index in zip(vertices, chosen, strict=True):
-            if image is None or not still:
+            if not image.size or not still:
                 rgba = render(subject, posed, motion.expression[index], motion.R[index], motion.t[index],
                               motion.turn[index], size)
                 alpha = rgba[..., 3:] / 255
                 image = rgba[..., :3] * alpha + background * (1 - alpha)
             show(np.clip(np.rint(image + NOISE * rng.standard_normal(image.shape)), 0, 255).astype(np.uint8))
     camera = np.einsum("tvc,tdc->tvd", vertices, motion.R[chosen]) + motion.t[chosen][:, None]
-    return Placed(camera, intrinsics(size))
+    return Placed(camera, intrinsics(size).astype(np.float64))
 
 
 def of_crop(true: Placed, crop: Crop) -> Placed:
@@ -158,9 +158,9 @@ def data_set(args: argparse.Namespace, folder: Path, results: Results) -> None:
             show(np.ascontiguousarray(rgba[..., :3]))
     tracked = track(video, folder / "data", args.size, args.face_model, matte=True)
     kept = tracked.track.index
-    codes = [getattr(clip.codes, name)[kept].numpy() for name in ("expression", "jaw", "eyes", "eyelids")]
-    given = Fit(clip.codes.shape.numpy(), *codes, clip.R[kept].numpy(), clip.t[kept].numpy(), clip.K[0].numpy(),
-                np.zeros(len(kept), np.float32))
+    codes = {name: getattr(clip.codes, name)[kept].numpy() for name in ("expression", "jaw", "eyes", "eyelids")}
+    given = Fit(shape=clip.codes.shape.numpy(), R=clip.R[kept].numpy(), t=clip.t[kept].numpy(), K=clip.K[0].numpy(),
+                landmark_error=np.zeros(len(kept), np.float32), **codes)
     quiet = quiet_frames(np.stack([cv2.cvtColor(pictures[i][..., :3], cv2.COLOR_RGB2GRAY) for i in kept]))
     whole = Crop(0, 0, dataset.width, dataset.width)
     setting = f"{args.name}, first {count} pictures of {dataset.width}x{dataset.height}"
