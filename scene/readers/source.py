@@ -19,6 +19,17 @@ class MeshCounts:
 
 
 @dataclass(frozen=True, eq=False)
+class RootPose:
+    """The pose of the head model's root in the world of the cameras: x = R (v - J) + J + t, metres.
+
+    J: the root joint of the posed identity before posing, which the head model gives. R [3,3], t [3]: float64.
+    """
+
+    R: NDArray[np.float64]
+    t: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
 class Source:
     """A data set on disk, opened and checked, its images not yet decoded.
 
@@ -31,6 +42,11 @@ class Source:
     head: name of the head model that the codes belong to, where the data set says so; None means not said (trackers
         of FLAME never say).
     teeth_offset: [3] metres from offset.txt, None where there is none.
+    roots: one a frame where the layout lets the head model's root move; the cameras of `frames` are then those of the
+        file, and `scene.readers.roots.placed` puts the motion into them, which takes the head model. None: done, or
+        the head stands still.
+    static_offset: [V,3] metres, what the identity adds to the head model's template besides its shape
+        codes; None: nothing.
     """
 
     frames: tuple[Frame, ...]
@@ -39,3 +55,5 @@ class Source:
     mesh: MeshCounts | None = None
     head: str | None = None
     teeth_offset: FloatArray | None = None
+    roots: tuple[RootPose, ...] | None = None
+    static_offset: FloatArray | None = None
