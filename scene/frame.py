@@ -83,9 +83,11 @@ class Tracking:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One frame: its place in the clip, its camera at the size of its image, its codes and its files.
+    """One picture: its place in the data set, its camera at the size of its image, its codes and its files.
 
-    mask_path is None where the image's own alpha channel is the mask.
+    mask_path is None where the image's own alpha channel is the mask. time: the number of the moment; the pictures that
+    several cameras took at one moment share it, and with it their tracking (-1, the default: a moment of its own, the
+    index). view: the name of the camera, "" where there is only one.
     """
 
     index: int
@@ -93,6 +95,12 @@ class Frame:
     tracking: Tracking
     image_path: Path
     mask_path: Path | None = None
+    time: int = -1
+    view: str = ""
+
+    def __post_init__(self) -> None:
+        if self.time < 0:
+            object.__setattr__(self, "time", self.index)
 
 
 def read_only(array: ArrayLike) -> FloatArray:
