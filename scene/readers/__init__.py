@@ -12,6 +12,7 @@ from pathlib import Path
 
 from scene.readers.source import MeshCounts, Source
 from scene.readers.tracker import looks_like, read_tracker
+from scene.readers.vhap import looks_like_vhap, read_vhap
 
 __all__ = ["AUTO", "READERS", "MeshCounts", "Reader", "Source", "open_source"]
 
@@ -31,8 +32,9 @@ class Reader:
 
 
 READERS: dict[str, Reader] = {
-    name: Reader(partial(read_tracker, mode=name), partial(looks_like, mode=name), flag)
-    for name, flag in (("insta", None), ("nerfbs", "use_nerfBS"), ("hr", "use_HR"))
+    **{name: Reader(partial(read_tracker, mode=name), partial(looks_like, mode=name), flag)
+       for name, flag in (("insta", None), ("nerfbs", "use_nerfBS"), ("hr", "use_HR"))},
+    "vhap": Reader(read_vhap, looks_like_vhap),
 }
 """Layouts by name. `auto` takes the first that recognises the folder."""
 

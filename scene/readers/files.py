@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from scene.frame import Frame
+from scene import conventions
+from scene.frame import Camera, Frame, Tracking, read_only
 from utils.images import PictureHeader, read_picture_header
 from utils.plain_json import read_json
 
 Floats = NDArray[np.float64]
 
+HEAD_FILE = "head.json"
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg")
 
 
@@ -60,6 +63,31 @@ def numbers(values: dict[str, Any], key: str, shape: tuple[int, ...], where: str
         raise ValueError(f"{where}: {key}: {np.count_nonzero(~np.isfinite(array))} of {array.size} numbers are not "
                          "finite")
     return array
+
+
+@contextmanager
+def at(where: str) -> Iterator[None]:
+    """Inside, a ValueError that does not begin with `where` (file and place in it) is raised again with it in front."""
+    try:
+        yield
+    except ValueError as error:
+        if str(error).startswith(where):
+            raise
+        raise ValueError(f"{where}: {error}") from error
+
+
+def camera_of(R: ArrayLike, t: ArrayLike, K: ArrayLike, width: int, height: int) -> Camera:
+    """A camera of numbers of any type. Raises as `Camera` does."""
+    return Camera(read_only(R), read_only(t), read_only(K), width, height)
+
+
+def tracking_of(shape: Floats, expression: Floats, jaw: Floats, eyes: Floats, eyelids: Floats | None = None,
+                neck: Floats | None = None) -> Tracking:
+    """Codes with rotations as axis-angle vectors: jaw [3], eyes [6], neck [3] (None: not tracked). No eyelids: open."""
+    lids = np.zeros(2) if eyelids is None else eyelids
+    jaw, eyes = conventions.six_of_turns(jaw), conventions.six_of_turns(eyes)
+    return Tracking(read_only(shape), read_only(expression), read_only(jaw), read_only(eyes), read_only(lids),
+                    None if neck is None else read_only(conventions.six_of_turns(neck)))
 
 
 def text(values: dict[str, Any], key: str, where: str) -> str:
@@ -129,7 +157,7 @@ def check_alike(frames: Sequence[Frame], place: Callable[[Frame], str]) -> None:
 
 def read_head_name(folder: Path) -> str | None:
     """The head model that head.json in `folder` names, None where there is no such file."""
-    path = folder / "head.json"
+    path = folder / HEAD_FILE
     if not path.is_file():
         return None
     try:

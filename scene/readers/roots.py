@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +9,8 @@ from numpy.typing import NDArray
 
 from flame import Head
 from flame.codes import fit_code
-from scene.frame import Camera, Frame
+from scene.frame import Frame
+from scene.readers.files import camera_of
 from scene.readers.source import RootPose, Source
 
 Floats = NDArray[np.float64]
@@ -46,16 +46,21 @@ def placed(source: Source, head: Head) -> Source:
         camera, J = frame.camera, joint.of(frame)
         R = camera.R.astype(np.float64)
         t = R @ (J - root.R @ J + root.t) + camera.t
-        return replace(frame, camera=Camera(R @ root.R, t, camera.K, camera.width, camera.height))
+        return replace(frame, camera=camera_of(R @ root.R, t, camera.K, camera.width, camera.height))
 
     return replace(source, frames=tuple(map(seen, source.frames, source.roots)), roots=None)
 
 
-def root_poses(frames: Iterable[Frame], cameras: Iterable[tuple[Floats, Floats]], head: Head) -> list[RootPose]:
-    """The inverse of `placed`: the root pose that shows each frame's head to a camera (R [3,3], t [3]) as frames do."""
-    joint = RootJoint(head)
-    poses = []
-    for frame, (R, t) in zip(frames, cameras, strict=True):
-        turn, J = R.T @ frame.camera.R, joint.of(frame)
-        poses.append(RootPose(turn, R.T @ (frame.camera.t - t) - J + turn @ J))
-    return poses
+def root_seen(frame: Frame, R: Floats, t: Floats, J: Floats) -> RootPose:
+    """The root pose that shows the head of `frame` (of a `placed` source) to a camera R [3,3], t [3] as it is seen.
+
+    J: the frame's root joint.
+    """
+    turn = R.T @ frame.camera.R
+    return RootPose(turn, R.T @ (frame.camera.t - t) - J + turn @ J)
+
+
+def camera_before(frame: Frame, root: RootPose, J: Floats) -> tuple[Floats, Floats]:
+    """The camera R, t that sees the head in root pose `root` as `frame` (of a `placed` source) does."""
+    R = frame.camera.R @ root.R.T
+    return R, frame.camera.t - R @ (J - root.R @ J + root.t)
