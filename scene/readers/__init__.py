@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from scene.readers.imavatar import looks_like_imavatar, read_imavatar
 from scene.readers.source import MeshCounts, Source
 from scene.readers.tracker import looks_like, read_tracker
 from scene.readers.vhap import looks_like_vhap, read_vhap
@@ -35,6 +36,7 @@ READERS: dict[str, Reader] = {
     **{name: Reader(partial(read_tracker, mode=name), partial(looks_like, mode=name), flag)
        for name, flag in (("insta", None), ("nerfbs", "use_nerfBS"), ("hr", "use_HR"))},
     "vhap": Reader(read_vhap, looks_like_vhap),
+    "imavatar": Reader(read_imavatar, looks_like_imavatar),
 }
 """Layouts by name. `auto` takes the first that recognises the folder."""
 

@@ -106,6 +106,25 @@ def whole(values: dict[str, Any], key: str, where: str) -> int:
     return found
 
 
+def lens_of(entry: dict[str, Any], image: Path, header: PictureHeader, where: str) -> Floats:
+    """K [3,3] from the keys of NeRF's transforms files: fl_x, fl_y, cx, cy in pixels of w x h, or camera_angle_x.
+
+    What is missing follows from the rest: square pixels, the principal point in the middle, the picture's own size.
+    """
+    size = {"w": header.width, "h": header.height}
+    width, height = (float(numbers(size | entry, key, (), where)) for key in size)
+    if (width, height) != (header.width, header.height):
+        raise ValueError(f"{where}: w and h are {width:g} x {height:g} pixels, but {image} has {header.width} x "
+                         f"{header.height}")
+    guessed = {"cx": width / 2, "cy": height / 2}
+    if "fl_x" not in entry:
+        angle = float(numbers(entry, "camera_angle_x", (), where))
+        guessed["fl_x"] = width / (2 * np.tan(angle / 2)) if 0 < angle < np.pi else 0.0
+    known = guessed | entry
+    known.setdefault("fl_y", known["fl_x"])
+    return conventions.pinhole(*(float(numbers(known, key, (), where)) for key in ("fl_x", "fl_y", "cx", "cy")))
+
+
 def picture_path(path: Path, where: str) -> Path:
     """`path`, or the picture of that name with an ending. FileNotFoundError naming `where`, which asks for it."""
     if path.is_file():

@@ -57,10 +57,10 @@ MODES = {
 
 
 def looks_like(path: Path, mode: str) -> bool:
-    """Whether the folder's first image lies where `mode` has it, with alpha, or without and with masks beside it."""
+    """Whether there are records, and the first image lies where `mode` has it, with alpha, or without and with masks."""
     layout = MODES[mode]
     first = path / layout.images / "00000.png"
-    if layout.whole_photograph and not (path / "image_mask").is_dir():
+    if not (path / "checkpoint").is_dir() or (layout.whole_photograph and not (path / "image_mask").is_dir()):
         return False
     try:
         return read_png_header(first).has_alpha != layout.whole_photograph

@@ -2,7 +2,7 @@
 
     transforms_{train,val,test}.json   pictures with their cameras; all three are read, or transforms.json alone
     images/TTTTT_CC.png                the photograph           fg_masks/TTTTT_CC.png   the head
-    flame_param/TTTTT.npz              codes and pose of the head model at one time, static offset
+    flame_param/TTTTT.npz              codes and pose of the head model at one time, static offset; eyelids (ours)
     head.json                          optional, ours: {"head": NAME}; else FLAME 2023
 
 Cameras are camera-to-world with OpenGL's axes, rotations are axis-angle, the root turns about its joint and is then
@@ -25,6 +25,7 @@ from scene.readers.files import (
     at,
     camera_of,
     check_alike,
+    lens_of,
     masked_picture,
     numbers,
     object_list,
@@ -118,7 +119,8 @@ def moment_of(values: dict[str, Any], where: str) -> Moment:
     if np.any(values.get("dynamic_offset", 0)):
         _log.warning("%s: dynamic_offset is not used: differences of expressions learn what it says", where)
     shape, expression = (numbers(values, name, (-1,), where) for name in ("shape", "expr"))
-    tracking = tracking_of(shape, expression, turns["jaw_pose"], turns["eyes_pose"], neck=turns["neck_pose"])
+    eyelids = numbers(values, "eyelids", (2,), where) if "eyelids" in values else None
+    tracking = tracking_of(shape, expression, turns["jaw_pose"], turns["eyes_pose"], eyelids, turns["neck_pose"])
     root = RootPose(conventions.matrix_of_turn(turns["rotation"]), numbers(values, "translation", (3,), where))
     offset = numbers(values, "static_offset", (-1, 3), where) if "static_offset" in values else None
     return Moment(tracking, root, offset)
@@ -153,12 +155,8 @@ def _frame(path: Path, index: int, picture: _Picture, moment: Moment, time: int,
         mask = picture_path(path / text(entry, "fg_mask_path", where), where)
     header = masked_picture(image, mask)
     matrix = numbers(entry, "transform_matrix", (4, 4), where)
-    width, height = (int(numbers(entry, key, (), where)) for key in ("w", "h"))
-    lens = conventions.pinhole(*(float(numbers(entry, key, (), where)) for key in ("fl_x", "fl_y", "cx", "cy")))
+    lens = lens_of(entry, image, header, where)
     with at(where):
-        camera = camera_of(*conventions.from_camera_to_world(matrix, "opengl"), lens, width, height)
-    if (width, height) != (header.width, header.height):
-        raise ValueError(f"{where}: w and h are {width} x {height} pixels, but {image} has {header.width} x "
-                         f"{header.height}")
+        camera = camera_of(*conventions.from_camera_to_world(matrix, "opengl"), lens, header.width, header.height)
     view = str(entry.get("camera_id", picture.view)) if several else ""
     return Frame(index, camera, moment.tracking, image, mask, time, view)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from flame import Head
 from scene.readers import Source
+from scene.writers.imavatar import write_imavatar
 from scene.writers.vhap import write_vhap
 
-__all__ = ["WRITERS", "Writer", "write_vhap"]
+__all__ = ["WRITERS", "Writer", "write_imavatar", "write_vhap"]
 
 Writer = Callable[[Path, Source, Head], None]
 """folder: fresh. source: its head stands still (`scene.readers.roots.placed`). head: the model of the tracking."""
 
-WRITERS: dict[str, Writer] = {"vhap": write_vhap}
+WRITERS: dict[str, Writer] = {"vhap": write_vhap, "imavatar": write_imavatar}

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from flame import Head
 from scene.frame import Frame
 from scene.readers.files import HEAD_FILE
 from scene.readers.source import Source
 from utils.atomic import write_json
 from utils.images import ByteImage, encode_image, read_mask, read_rgb, read_rgba
 from utils.parallel import ordered
+
+_log = logging.getLogger(__name__)
 
 
 def picture_of(frame: Frame) -> tuple[ByteImage, ByteImage]:
@@ -49,3 +54,25 @@ def write_head_name(folder: Path, source: Source) -> None:
     """head.json, our own addition to every layout; nothing where the data set does not say its head model."""
     if source.head is not None:
         write_json(folder / HEAD_FILE, {"head": source.head})
+
+
+def refuse_several_views(source: Source, layout: str) -> None:
+    """ValueError for a source of several cameras, or of lenses that differ, where a layout has room for one."""
+    views = sorted({frame.view for frame in source.frames})
+    if len(views) > 1:
+        raise ValueError(f"layout {layout} has room for one camera, the data set has {len(views)}: "
+                         f"{', '.join(views[:5])}")
+    lens = source.frames[0].camera.K
+    for frame in source.frames:
+        if not np.allclose(frame.camera.K, lens, rtol=1e-6):
+            raise ValueError(f"layout {layout} has room for one lens, but K of {frame.image_path.name} differs from "
+                             f"that of {source.frames[0].image_path.name}")
+
+
+def without_offset(head: Head, source: Source) -> Head:
+    """The head model as a layout without static offsets has it, from the one with the offset of `source`."""
+    if source.static_offset is None:
+        return head
+    if source.static_offset.any():
+        _log.warning("the static offset of the head model has no place in this layout; it is left out")
+    return head.with_offset(-torch.from_numpy(source.static_offset.copy()))

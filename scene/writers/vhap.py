@@ -28,7 +28,8 @@ def write_vhap(folder: Path, source: Source, head: Head) -> None:
 
     The cameras stand still and the head moves, as far as that is so: what a camera moves against the others goes into
     its own matrices. `head`: the model of the tracking, its static offset applied; it says where the root joint lies.
-    Eyelids have no place in this layout. Raises utils.atomic.WriteError, OSError, and ValueError naming a picture.
+    Eyelids, which VHAP does not track, become an array of ours that other programs do not ask for. Raises
+    utils.atomic.WriteError, OSError, and ValueError naming a picture.
     """
     views = sorted({frame.view for frame in source.frames})
     joint = RootJoint(head)
@@ -76,6 +77,8 @@ def _codes(frame: Frame, root: RootPose, source: Source, head: Head) -> dict[str
     arrays = {"translation": root.t, "rotation": conventions.turn_of_matrix(root.R), "neck_pose": neck,
               **{name: conventions.turns_of_six(six) for name, six in turns.items()},
               "expr": tracking.expression, "static_offset": offset}
+    if tracking.eyelids.any():
+        arrays["eyelids"] = tracking.eyelids
     return {"shape": tracking.shape} | {name: np.asarray(array, np.float32)[None] for name, array in arrays.items()}
 
 
