@@ -22,7 +22,6 @@ from flame.codes import fit_code
 from flame.load import LOADERS
 from scene.dataset import Dataset
 from scene.readers import AUTO, READERS, Source, open_source
-from scene.readers.roots import placed
 from scene.rig import Codes
 from scene.split import Split
 from utils.atomic import write_with
@@ -58,16 +57,16 @@ class Clip:
 
 
 def open_data(data: DataSettings) -> Source:
-    """The data set that the settings name, its head standing still. Errors name the file or flag.
+    """The data set that the settings name, complete. Errors name the file or flag.
 
-    The head model is loaded only where the layout lets the head move (see `scene.readers.roots.placed`).
+    The head model is loaded only where the layout cannot be read without it.
     """
     flags = {f"--{reader.flag}": name for name, reader in READERS.items() if reader.flag and getattr(data, reader.flag)}
     asked = flags if data.layout == AUTO else flags | {f"--layout {data.layout}": data.layout}
     if len(set(asked.values())) > 1:
         raise ValueError(f"{' and '.join(asked)}: a data set has one layout, choose one")
     source = open_source(data.source_path, next(iter(asked.values()), AUTO))
-    return source if source.roots is None else placed(source, choose_head(data.head, source))
+    return source if source.pending is None else source.completed(choose_head(data.head, source))
 
 
 def open_dataset(data: DataSettings, source: Source) -> Dataset:

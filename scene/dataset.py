@@ -44,15 +44,15 @@ class Dataset:
 
     Raises:
         ValueError: a damaged or unsuitable image (named), a split without training frames, an impossible resolution,
-            a source whose head still moves (see `Source.roots`).
+            a source that is not complete (see `Source.completed`).
     """
 
     def __init__(
         self, source: Source, split: Split | None = None, resolution: int = -1,
         cache: Literal["auto", "ram", "stream"] = "auto", workers: int | None = None, progress: bool = True,
     ) -> None:
-        if source.roots is not None:
-            raise ValueError("the source's head moves: scene.readers.roots.placed puts its motion into the cameras")
+        if source.pending is not None:
+            raise ValueError("the source is not complete: Source.completed takes the head model")
         self.frames = source.frames
         self.frame_count = len(source.frames)
         self.train_indices, self.test_indices = (split or Split()).indices(

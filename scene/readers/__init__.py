@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from scene.readers.imavatar import looks_like_imavatar, read_imavatar
+from scene.readers.insta_transforms import looks_like_insta_transforms, read_insta_transforms
 from scene.readers.source import MeshCounts, Source
 from scene.readers.tracker import looks_like, read_tracker
 from scene.readers.vhap import looks_like_vhap, read_vhap
@@ -37,6 +38,7 @@ READERS: dict[str, Reader] = {
        for name, flag in (("insta", None), ("nerfbs", "use_nerfBS"), ("hr", "use_HR"))},
     "vhap": Reader(read_vhap, looks_like_vhap),
     "imavatar": Reader(read_imavatar, looks_like_imavatar),
+    "insta_transforms": Reader(read_insta_transforms, looks_like_insta_transforms),
 }
 """Layouts by name. `auto` takes the first that recognises the folder."""
 

@@ -12,6 +12,7 @@ with a minus sign that undoes the camera's backward z. scene/writers/imavatar.py
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from scene.readers.files import (
     text,
     tracking_of,
 )
+from scene.readers.roots import placed
 from scene.readers.source import RootPose, Source
 
 FILE = "flame_params.json"
@@ -65,7 +67,7 @@ def read_imavatar(path: Path) -> Source:
             frames.append(frame)
             roots.append(root)
     check_alike(frames, lambda frame: places[frame.index])
-    return Source(tuple(frames), None, TIMES_HELD_OUT, head=read_head_name(path), roots=tuple(roots))
+    return Source(tuple(frames), None, TIMES_HELD_OUT, head=read_head_name(path), pending=partial(placed, roots=roots))
 
 
 def _frame(folder: Path, index: int, entry: dict[str, Any], shape: Floats, lens: Floats,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -32,14 +33,12 @@ class RootJoint:
         return np.asarray(self._rest + self._shape @ codes[0] + self._expression @ codes[1])
 
 
-def placed(source: Source, head: Head) -> Source:
-    """`source` with a head that stands still (`roots` None); itself where it already does.
+def placed(source: Source, head: Head, roots: Sequence[RootPose]) -> Source:
+    """`source` with a head that stands still, from one whose root moves: what readers leave as `Source.pending`.
 
     With x = Rr (v - J) + J + tr in the world and c = R x + t in a camera, head space v is seen by R Rr and
-    R (J - Rr J + tr) + t. `head`: the model of the tracking, its static offset applied (`scene.clip.choose_head`).
+    R (J - Rr J + tr) + t. roots: one a frame.
     """
-    if source.roots is None:
-        return source
     joint = RootJoint(head)
 
     def seen(frame: Frame, root: RootPose) -> Frame:
@@ -48,11 +47,11 @@ def placed(source: Source, head: Head) -> Source:
         t = R @ (J - root.R @ J + root.t) + camera.t
         return replace(frame, camera=camera_of(R @ root.R, t, camera.K, camera.width, camera.height))
 
-    return replace(source, frames=tuple(map(seen, source.frames, source.roots)), roots=None)
+    return replace(source, frames=tuple(map(seen, source.frames, roots)))
 
 
 def root_seen(frame: Frame, R: Floats, t: Floats, J: Floats) -> RootPose:
-    """The root pose that shows the head of `frame` (of a `placed` source) to a camera R [3,3], t [3] as it is seen.
+    """The root pose that shows the head of `frame` (of a source with nothing pending) to a camera R [3,3], t [3] as it is seen.
 
     J: the frame's root joint.
     """
@@ -61,6 +60,6 @@ def root_seen(frame: Frame, R: Floats, t: Floats, J: Floats) -> RootPose:
 
 
 def camera_before(frame: Frame, root: RootPose, J: Floats) -> tuple[Floats, Floats]:
-    """The camera R, t that sees the head in root pose `root` as `frame` (of a `placed` source) does."""
+    """The camera R, t that sees the head in root pose `root` as `frame` (of a source with nothing pending) does."""
     R = frame.camera.R @ root.R.T
     return R, frame.camera.t - R @ (J - root.R @ J + root.t)

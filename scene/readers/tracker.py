@@ -57,7 +57,7 @@ MODES = {
 
 
 def looks_like(path: Path, mode: str) -> bool:
-    """Whether there are records, and the first image lies where `mode` has it, with alpha, or without and with masks."""
+    """Whether there are records, and the first image lies where `mode` has it, with alpha, or masks beside it."""
     layout = MODES[mode]
     first = path / layout.images / "00000.png"
     if not (path / "checkpoint").is_dir() or (layout.whole_photograph and not (path / "image_mask").is_dir()):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from scene.readers.files import (
     tracking_of,
     whole,
 )
+from scene.readers.roots import placed
 from scene.readers.source import RootPose, Source
 from utils.arrays import read_npz
 
@@ -102,7 +104,7 @@ def read_vhap(path: Path) -> Source:
     check_alike(frames, lambda frame: str(files[pictures[frame.index].time]))
     return Source(
         tuple(frames), None, TIMES_HELD_OUT, head=read_head_name(path) or HEAD,
-        roots=tuple(moments[picture.time].root for picture in pictures),
+        pending=partial(placed, roots=[moments[picture.time].root for picture in pictures]),
         static_offset=None if offset is None else read_only(offset),
     )
 

@@ -11,11 +11,14 @@ from pathlib import Path
 from flame import Head
 from scene.readers import Source
 from scene.writers.imavatar import write_imavatar
+from scene.writers.insta_transforms import write_insta_transforms
 from scene.writers.vhap import write_vhap
 
-__all__ = ["WRITERS", "Writer", "write_imavatar", "write_vhap"]
+__all__ = ["WRITERS", "Writer", "write_imavatar", "write_insta_transforms", "write_vhap"]
 
 Writer = Callable[[Path, Source, Head], None]
-"""folder: fresh. source: its head stands still (`scene.readers.roots.placed`). head: the model of the tracking."""
+"""folder: fresh. source: complete (`Source.completed`). head: the model of the tracking."""
 
-WRITERS: dict[str, Writer] = {"vhap": write_vhap, "imavatar": write_imavatar}
+WRITERS: dict[str, Writer] = {
+    "vhap": write_vhap, "imavatar": write_imavatar, "insta_transforms": write_insta_transforms,
+}

@@ -76,3 +76,10 @@ def without_offset(head: Head, source: Source) -> Head:
     if source.static_offset.any():
         _log.warning("the static offset of the head model has no place in this layout; it is left out")
     return head.with_offset(-torch.from_numpy(source.static_offset.copy()))
+
+
+def refuse_neck(source: Source, layout: str) -> None:
+    """ValueError for a source whose neck moves, where a layout has no place for it."""
+    for frame in source.frames:
+        if frame.tracking.neck is not None and not np.allclose(frame.tracking.neck, (1, 0, 0, 0, 1, 0), atol=1e-6):
+            raise ValueError(f"layout {layout} has no place for the neck, which is turned in {frame.image_path.name}")

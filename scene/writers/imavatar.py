@@ -20,10 +20,11 @@ AXES = np.diag([1.0, -1.0, -1.0])  # of a camera that looks along -z
 
 
 def write_imavatar(folder: Path, source: Source, head: Head) -> None:
-    """Write `source`, whose head stands still, into `folder`: the camera is only shifted, the head turns before it.
+    """Write `source`, which is complete, into `folder`: the camera is only shifted, the head turns before it.
 
     head: the model of the tracking; it says where the root joint lies. A static offset has no place in this layout, and
-    eyelids are an addition of ours. Raises utils.atomic.WriteError, OSError, and ValueError for several cameras, or naming a picture.
+    eyelids are an addition of ours. Raises utils.atomic.WriteError, OSError, and ValueError for several cameras, or
+    naming a picture.
     """
     refuse_several_views(source, "imavatar")
     joint = RootJoint(without_offset(head, source))

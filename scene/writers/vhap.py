@@ -24,7 +24,7 @@ VALIDATION_VIEW = 8
 
 
 def write_vhap(folder: Path, source: Source, head: Head) -> None:
-    """Write `source`, whose head stands still (`scene.readers.roots.placed`), into `folder` as VHAP exports.
+    """Write `source`, which is complete (`Source.completed`), into `folder` as VHAP exports.
 
     The cameras stand still and the head moves, as far as that is so: what a camera moves against the others goes into
     its own matrices. `head`: the model of the tracking, its static offset applied; it says where the root joint lies.
