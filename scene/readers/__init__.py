@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from scene.readers.codes import looks_like_codes, read_codes
 from scene.readers.imavatar import looks_like_imavatar, read_imavatar
 from scene.readers.insta_transforms import looks_like_insta_transforms, read_insta_transforms
 from scene.readers.source import MeshCounts, Source
@@ -39,6 +40,7 @@ READERS: dict[str, Reader] = {
     "vhap": Reader(read_vhap, looks_like_vhap),
     "imavatar": Reader(read_imavatar, looks_like_imavatar),
     "insta_transforms": Reader(read_insta_transforms, looks_like_insta_transforms),
+    "codes": Reader(read_codes, looks_like_codes),
 }
 """Layouts by name. `auto` takes the first that recognises the folder."""
 

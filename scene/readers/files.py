@@ -81,8 +81,8 @@ def camera_of(R: ArrayLike, t: ArrayLike, K: ArrayLike, width: int, height: int)
     return Camera(read_only(R), read_only(t), read_only(K), width, height)
 
 
-def tracking_of(shape: Floats, expression: Floats, jaw: Floats, eyes: Floats, eyelids: Floats | None = None,
-                neck: Floats | None = None) -> Tracking:
+def tracking_of(shape: ArrayLike, expression: ArrayLike, jaw: ArrayLike, eyes: ArrayLike,
+                eyelids: ArrayLike | None = None, neck: ArrayLike | None = None) -> Tracking:
     """Codes with rotations as axis-angle vectors: jaw [3], eyes [6], neck [3] (None: not tracked). No eyelids: open."""
     lids = np.zeros(2) if eyelids is None else eyelids
     jaw, eyes = conventions.six_of_turns(jaw), conventions.six_of_turns(eyes)

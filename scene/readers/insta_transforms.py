@@ -6,7 +6,8 @@
     meshes/NNNNN.obj         the tracker's mesh; identity, jaw, eyes and eyelids are fitted to it (mesh_codes.py)
     head.json                optional, ours: {"head": NAME}
 
-Cameras are camera-to-world with OpenCV's axes, unlike other transforms.json. scene/writers/insta_transforms.py writes it.
+Cameras are camera-to-world with OpenCV's axes, unlike those of other transforms.json. scene/writers/insta_transforms.py
+writes it.
 """
 
 from __future__ import annotations

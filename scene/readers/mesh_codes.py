@@ -6,25 +6,29 @@ rounding, so Gauss-Newton from rest ends at the codes themselves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from flame import Head, pose_head
+from flame import Head, Joints, pose_feature, posed_vertices
 from flame.codes import fit_code
 from flame.rotations import matrix_from_axis_angle, matrix_to_6d
 from scene.frame import Frame
 from scene.readers.files import Floats, tracking_of
 from scene.readers.source import Source
 
-STEPS = 6  # of Gauss-Newton; the error falls by more than ten times in each
-DELTA = 1e-4  # of forward differences, radians or shares of a closed lid
+STEPS = 8  # of Gauss-Newton at most
+FINISHED = 1e-7  # a step without a larger change is the last: radians, shares of a closed lid
+DELTA = 1e-5  # of forward differences, radians or shares of a closed lid
 TURNS, LIDS = 9, 2  # jaw and both eyes as axis-angle vectors; eyelids
-CHUNK = 16  # frames solved at once: 16 x 3 V x 11 numbers of 8 bytes are 21 MB for FLAME
+CHUNK = 32  # frames solved at once
+POINTS = 250  # vertices of jaw, of each eye and of the lids that a frame is fitted to; far more than its 11 codes
+SPREAD = 1000  # vertices over the whole head, for the identity
 WORST = 1e-3  # metres, root mean square: a mesh of another head model
 
 
@@ -65,10 +69,18 @@ def fitted_to_meshes(source: Source, head: Head, meshes: Sequence[Path]) -> Sour
 
 
 class _Fit:
-    """The head model in double precision."""
+    """The head model in double precision, cut down to the vertices that are looked at."""
 
     def __init__(self, head: Head) -> None:
         self.head = head.to(dtype=torch.float64)
+        regressor = self.head.joint_regressor
+        self.joints = Joints.of(self.head, self.head.v_template)
+        self.joint_dirs = torch.einsum("jv,vck->jck", regressor, self.head.shape_dirs)
+        moved = [*self.head.weights[:, 2:].T, self.head.eyelids.norm(dim=2).sum(dim=0)]
+        most = torch.cat([amount.topk(min(POINTS, len(amount))).indices for amount in moved])
+        self.moving = torch.unique(most)  # what jaw, eyes and lids move
+        spread = torch.arange(0, head.n_vertices, max(1, head.n_vertices // SPREAD))
+        self.everywhere = torch.unique(torch.cat([most, spread]))
 
     def vertices(self, path: Path) -> Tensor:
         """[V,3] of a file with as many vertices as the head."""
@@ -86,36 +98,58 @@ class _Fit:
             for frame, file in zip(frames, files, strict=True)]))
 
     def identity(self, target: Tensor, expression: Tensor) -> Tensor:
-        """Shape codes [S], from the mesh of one frame, whose other codes are found with them."""
-        shape, motion = torch.zeros(self.head.n_shape, dtype=torch.float64), torch.zeros(1, TURNS + LIDS).double()
+        """Shape codes [S], from the mesh [V,3] of one frame, whose other codes are found with them."""
+        shape = torch.zeros(self.head.n_shape, dtype=torch.float64)
+        motion = torch.zeros(1, TURNS + LIDS, dtype=torch.float64)
+        pose, wanted = self._poser(expression, self.everywhere), target[self.everywhere].flatten()
         for _ in range(STEPS):
-            here = self._posed(shape, expression, motion)
-            units = torch.eye(len(shape), dtype=torch.float64)
-            columns = [self._posed(shape + unit, expression, motion)[0] - here[0] for unit in units]
-            jacobian = torch.cat([torch.stack(columns, dim=1), self._slopes(shape, expression, motion, here)[0]], dim=1)
-            step = _least_squares(jacobian[None], (target.flatten() - here[0])[None])[0]
-            shape, motion = shape + step[:len(shape)], motion + step[len(shape):]
+            here = pose(shape, motion)
+            columns = [pose(shape + unit, motion)[0] - here[0] for unit in torch.eye(len(shape), dtype=torch.float64)]
+            slopes = _slopes(lambda moved, shape=shape: pose(shape, moved), motion, here)[0]  # type: ignore[misc]
+            jacobian = torch.cat([torch.stack(columns, dim=1), slopes], dim=1)
+            step = _least_squares(jacobian[None], (wanted - here[0])[None])
+            shape, motion = shape + step[0, :len(shape)], motion + step[0, len(shape):]
+            if float(step.abs().max()) < FINISHED:
+                break
         return shape
 
     def motion(self, targets: Tensor, shape: Tensor, expression: Tensor) -> tuple[Tensor, Tensor]:
         """Jaw, eyes and lids [T,11] of meshes [T,V,3], and what remains [T]: metres, root mean square."""
         motion = torch.zeros(len(targets), TURNS + LIDS, dtype=torch.float64)
+        pose = partial(self._poser(expression, self.moving), shape)
+        wanted = targets[:, self.moving].flatten(1)
         for _ in range(STEPS):
-            here = self._posed(shape, expression, motion)
-            motion = motion + _least_squares(self._slopes(shape, expression, motion, here), targets.flatten(1) - here)
-        rest = (targets.flatten(1) - self._posed(shape, expression, motion)).unflatten(1, (-1, 3))
-        return motion, rest.square().sum(dim=2).mean(dim=1).sqrt()
+            here = pose(motion)
+            step = _least_squares(_slopes(pose, motion, here), wanted - here)
+            motion = motion + step
+            if float(step.abs().max()) < FINISHED:
+                break
+        return motion, (wanted - pose(motion)).unflatten(1, (-1, 3)).square().sum(dim=2).mean(dim=1).sqrt()
 
-    def _posed(self, shape: Tensor, expression: Tensor, motion: Tensor) -> Tensor:
-        """Vertices [T,3V] for motion [T,11]."""
-        six = matrix_to_6d(matrix_from_axis_angle(motion[:, :TURNS].unflatten(1, (3, 3)))).flatten(1)
-        return pose_head(self.head, shape, expression, six[:, :6], six[:, 6:], motion[:, TURNS:]).vertices.flatten(1)
+    def _poser(self, expression: Tensor, points: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """From shape [S] and motion [T,11] to vertices `points`, [T,3P]."""
+        part = {name: getattr(self.head, name)[points]
+                for name in ("v_template", "shape_dirs", "expression_dirs", "pose_dirs", "weights")}
+        head = replace(self.head, **part, eyelids=self.head.eyelids[:, points], faces=self.head.faces[:0], regions={},
+                       joint_regressor=self.head.joint_regressor[:, points])
+        rest = torch.zeros(len(expression), 3, dtype=torch.float64)
 
-    def _slopes(self, shape: Tensor, expression: Tensor, motion: Tensor, here: Tensor) -> Tensor:
-        """Derivative [T,3V,11] of `_posed` by the motion; here: its value."""
-        steps = DELTA * torch.eye(TURNS + LIDS, dtype=torch.float64)
-        moved = [(self._posed(shape, expression, motion + step) - here) / DELTA for step in steps]
-        return torch.stack(moved, dim=2)
+        def pose(shape: Tensor, motion: Tensor) -> Tensor:
+            joints = replace(self.joints, rest=self.joints.rest + self.joint_dirs @ shape)
+            turns = matrix_from_axis_angle(torch.cat([rest, motion[:, :TURNS]], dim=1).unflatten(1, (4, 3)))
+            neck, jaw, *eyes = matrix_to_6d(turns).unbind(1)
+            rotations, _, transforms = joints.pose(expression, neck, jaw, torch.cat(eyes, dim=1))
+            neutral = head.v_template + head.shape_dirs @ shape
+            return posed_vertices(head, neutral, expression, pose_feature(rotations), transforms,
+                                  motion[:, TURNS:]).flatten(1)
+
+        return pose
+
+
+def _slopes(pose: Callable[[Tensor], Tensor], motion: Tensor, here: Tensor) -> Tensor:
+    """Derivative [T,3P,11] of `pose` by the motion; here: its value."""
+    steps = DELTA * torch.eye(TURNS + LIDS, dtype=torch.float64)
+    return torch.stack([(pose(motion + step) - here) / DELTA for step in steps], dim=2)
 
 
 def _least_squares(jacobian: Tensor, rest: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ def placed(source: Source, head: Head, roots: Sequence[RootPose]) -> Source:
 
 
 def root_seen(frame: Frame, R: Floats, t: Floats, J: Floats) -> RootPose:
-    """The root pose that shows the head of `frame` (of a source with nothing pending) to a camera R [3,3], t [3] as it is seen.
+    """The root pose that shows the head to a camera R [3,3], t [3] as `frame` of a complete source sees it.
 
     J: the frame's root joint.
     """
@@ -60,6 +60,6 @@ def root_seen(frame: Frame, R: Floats, t: Floats, J: Floats) -> RootPose:
 
 
 def camera_before(frame: Frame, root: RootPose, J: Floats) -> tuple[Floats, Floats]:
-    """The camera R, t that sees the head in root pose `root` as `frame` (of a source with nothing pending) does."""
+    """The camera R, t that sees the head in root pose `root` as `frame` of a complete source does."""
     R = frame.camera.R @ root.R.T
     return R, frame.camera.t - R @ (J - root.R @ J + root.t)

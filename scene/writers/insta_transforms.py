@@ -52,7 +52,8 @@ def _mesh(frame: Frame, source: Source, head: Head) -> conventions.Floats:
     tracking, where = frame.tracking, str(frame.image_path)
     shape = fit_code(source.frames[0].tracking.shape, head.n_shape, "shape", where)
     expression = fit_code(tracking.expression, head.n_expression, "expression", where)
-    posed = pose_head(head, row(shape)[0], row(expression), row(tracking.jaw), row(tracking.eyes), row(tracking.eyelids))
+    turns = (row(code) for code in (tracking.jaw, tracking.eyes, tracking.eyelids))
+    posed = pose_head(head, row(shape)[0], row(expression), *turns)
     return posed.vertices[0].numpy()
 
 
