@@ -1,6 +1,7 @@
 """What a run keeps of its data set, so that the avatar plays without it: codes, cameras and split of all frames.
 
-    OUT/clip.safetensors    codes.*, R, t, K, train, test; in the header: format version, head model, picture size
+    OUT/clip.safetensors    codes.*, R, t, K, train, test, static_offset (where the identity has one); in the header:
+                            format version, head model, picture size
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Clip:
 
     codes: float32, fitted to the head. R [T,3,3], t [T,3], K [T,3,3]: float32 cameras at width x height pixels.
     train, test: int64 frame numbers, ascending. head: the head model that the codes belong to, as `load_head` takes it.
+    static_offset: [V,3] metres that the identity adds to its template, or None.
     """
 
     codes: Codes
@@ -48,18 +50,23 @@ class Clip:
     train: Tensor
     test: Tensor
     head: str
+    static_offset: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.R)
 
 
 def open_data(data: DataSettings) -> Source:
-    """The data set that the settings name. Errors name the file or flag."""
+    """The data set that the settings name, complete. Errors name the file or flag.
+
+    The head model is loaded only where the layout cannot be read without it.
+    """
     flags = {f"--{reader.flag}": name for name, reader in READERS.items() if reader.flag and getattr(data, reader.flag)}
     asked = flags if data.layout == AUTO else flags | {f"--layout {data.layout}": data.layout}
     if len(set(asked.values())) > 1:
         raise ValueError(f"{' and '.join(asked)}: a data set has one layout, choose one")
-    return open_source(data.source_path, next(iter(asked.values()), AUTO))
+    source = open_source(data.source_path, next(iter(asked.values()), AUTO))
+    return source if source.pending is None else source.completed(choose_head(data.head, source))
 
 
 def open_dataset(data: DataSettings, source: Source) -> Dataset:
@@ -75,11 +82,20 @@ def head_name(name: str, source: Source) -> str:
 
 
 def choose_head(name: str, source: Source) -> Head:
-    """The head model the data was tracked with (see `head_name`). ValueError when its mesh does not fit the data's."""
+    """The head model the data was tracked with (see `head_name`), with the identity's static offset.
+
+    ValueError when its mesh does not fit the data's.
+    """
     head = load_head(head_name(name, source))
     if source.mesh is not None:
         check_head_matches(head, source.mesh.vertices, source.mesh.triangles, "canonical.obj of the data set")
-    return head
+    return head if source.static_offset is None else head.with_offset(torch.from_numpy(source.static_offset.copy()))
+
+
+def head_of(clip: Clip) -> Head:
+    """The head model that a clip belongs to, with its static offset. Raises as `load_head` does."""
+    head = load_head(clip.head)
+    return head if clip.static_offset is None else head.with_offset(clip.static_offset)
 
 
 def clip_of(data: DataSettings, source: Source, head: Head, dataset: Dataset) -> Clip:
@@ -93,10 +109,11 @@ def clip_of(data: DataSettings, source: Source, head: Head, dataset: Dataset) ->
 
     codes = Codes(shape=fitted(dataset.shape[0], head.n_shape, "shape"),
                   expression=fitted(dataset.expression, head.n_expression, "expression"),
-                  jaw=dataset.jaw, eyes=dataset.eyes, eyelids=dataset.eyelids)
+                  jaw=dataset.jaw, eyes=dataset.eyes, eyelids=dataset.eyelids, neck=dataset.neck)
+    offset = source.static_offset
     return Clip(codes, dataset.R, dataset.t, dataset.K, dataset.width, dataset.height,
                 torch.from_numpy(dataset.train_indices), torch.from_numpy(dataset.test_indices),
-                head_name(data.head, source))
+                head_name(data.head, source), None if offset is None else torch.from_numpy(offset.copy()))
 
 
 def save_clip(clip: Clip, folder: Path) -> None:
@@ -104,6 +121,8 @@ def save_clip(clip: Clip, folder: Path) -> None:
     codes = {f"codes.{item.name}": getattr(clip.codes, item.name) for item in fields(Codes)}
     tensors = {name: value for name, value in codes.items() if value is not None}
     tensors |= {name: getattr(clip, name) for name in ("R", "t", "K", "train", "test")}
+    if clip.static_offset is not None:
+        tensors["static_offset"] = clip.static_offset
     header = {"format_version": FORMAT_VERSION, "head": clip.head, "width": clip.width, "height": clip.height}
     write_with(folder / CLIP_FILE, lambda path: save_file(
         {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path,
@@ -124,7 +143,7 @@ def load_clip(folder: Path) -> Clip:
     _check_tensors(tensors, path)
     codes = Codes(**{item.name: tensors.get(f"codes.{item.name}") for item in fields(Codes)})  # type: ignore[arg-type]
     cameras = {name: tensors[name] for name in ("R", "t", "K", "train", "test")}
-    return Clip(codes=codes, **cameras, **size)
+    return Clip(codes=codes, **cameras, **size, static_offset=tensors.get("static_offset"))
 
 
 def _read_header(header: dict[str, str] | None, path: Path) -> dict[str, Any]:
@@ -145,8 +164,9 @@ def _read_header(header: dict[str, str] | None, path: Path) -> dict[str, Any]:
 def _check_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     wanted: dict[str, list[int | None]] = {"codes.shape": [None], "R": [None, 3, 3], "t": [None, 3], "K": [None, 3, 3]}
     wanted |= {f"codes.{name}": [None, width] for name, width in _CODE_WIDTHS.items()}
-    wanted |= {"train": [None], "test": [None]}
-    missing, unexpected = sorted(wanted.keys() - {"codes.neck"} - tensors.keys()), sorted(tensors.keys() - wanted)
+    wanted |= {"train": [None], "test": [None], "static_offset": [None, 3]}
+    optional = {"codes.neck", "static_offset"}
+    missing, unexpected = sorted(wanted.keys() - optional - tensors.keys()), sorted(tensors.keys() - wanted)
     if missing or unexpected:
         raise ValueError(f"{path}: missing {missing or 'nothing'}, unexpected {unexpected or 'nothing'}")
     frames = tensors["R"].shape[:1]
@@ -158,7 +178,7 @@ def _check_tensors(tensors: dict[str, Tensor], path: Path) -> None:
             raise ValueError(f"{path}: {name}: wanted {dtype} {shape}, got {tensor.dtype} {list(tensor.shape)}")
         if indices and tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) < frames[0]:
             raise ValueError(f"{path}: {name}: wanted frames 0 to {frames[0] - 1}, got others")
-        if not indices and name != "codes.shape" and tensor.shape[:1] != frames:
+        if not indices and name not in ("codes.shape", "static_offset") and tensor.shape[:1] != frames:
             raise ValueError(f"{path}: {name}: wanted {frames[0]} frames as R has, got {len(tensor)}")
         if not indices and not torch.isfinite(tensor).all():
             raise ValueError(f"{path}: {name}: holds a number that is not finite")

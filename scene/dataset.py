@@ -40,15 +40,19 @@ class Dataset:
         background: uint8 [H,W,3] at working size, or None (see Source).
         R [N,3,3], t [N,3], K [N,3,3]: float32, cameras at working size.
         shape [N,S], expression [N,E], jaw [N,6], eyes [N,12], eyelids [N,2]: float32, codes of all frames.
+        neck: float32 [N,6], or None where the data set tracks none.
 
     Raises:
-        ValueError: a damaged or unsuitable image (named), a split without training frames, an impossible resolution.
+        ValueError: a damaged or unsuitable image (named), a split without training frames, an impossible resolution,
+            a source that is not complete (see `Source.completed`).
     """
 
     def __init__(
         self, source: Source, split: Split | None = None, resolution: int = -1,
         cache: Literal["auto", "ram", "stream"] = "auto", workers: int | None = None, progress: bool = True,
     ) -> None:
+        if source.pending is not None:
+            raise ValueError("the source is not complete: Source.completed takes the head model")
         self.frames = source.frames
         self.frame_count = len(source.frames)
         self.train_indices, self.test_indices = (split or Split()).indices(
@@ -112,6 +116,7 @@ class Dataset:
         self.R, self.t, self.K = (_stacked(cameras, name) for name in ("R", "t", "K"))
         self.shape, self.expression = _stacked(codes, "shape"), _stacked(codes, "expression")
         self.jaw, self.eyes, self.eyelids = (_stacked(codes, name) for name in ("jaw", "eyes", "eyelids"))
+        self.neck = None if codes[0].neck is None else _stacked(codes, "neck")
 
     def _fits_in_ram(self) -> bool:
         return self.frame_count * self.height * self.width * 4 <= RAM_SHARE * _physical_memory()
@@ -132,12 +137,13 @@ class Dataset:
         frame = self.frames[index]
         if frame.mask_path is None:
             rgba = read_rgba(frame.image_path)
-            _check_size(rgba, frame)
-            return rgba if self._is_full(rgba) else resize_rgba(rgba, self.width, self.height)
-        # The target is the whole photograph: colour outside the mask counts, so it is not weighted by alpha.
-        rgba = np.dstack([read_rgb(frame.image_path), read_mask(frame.mask_path)])
+        else:
+            rgba = np.dstack([read_rgb(frame.image_path), read_mask(frame.mask_path)])
         _check_size(rgba, frame)
-        return self._fitted(rgba)
+        if self._is_full(rgba):
+            return rgba
+        # Where the target is the whole photograph, colour outside the mask counts: it is not weighted by alpha.
+        return resize_rgba(rgba, self.width, self.height) if self.background is None else self._fitted(rgba)
 
     def _fitted(self, image: ByteImage) -> ByteImage:
         return image if self._is_full(image) else resize_area(image, self.width, self.height)

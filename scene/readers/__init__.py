@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from scene.readers.codes import looks_like_codes, read_codes
+from scene.readers.imavatar import looks_like_imavatar, read_imavatar
+from scene.readers.insta_transforms import looks_like_insta_transforms, read_insta_transforms
 from scene.readers.source import MeshCounts, Source
 from scene.readers.tracker import looks_like, read_tracker
+from scene.readers.vhap import looks_like_vhap, read_vhap
 
 __all__ = ["AUTO", "READERS", "MeshCounts", "Reader", "Source", "open_source"]
 
@@ -31,8 +35,12 @@ class Reader:
 
 
 READERS: dict[str, Reader] = {
-    name: Reader(partial(read_tracker, mode=name), partial(looks_like, mode=name), flag)
-    for name, flag in (("insta", None), ("nerfbs", "use_nerfBS"), ("hr", "use_HR"))
+    **{name: Reader(partial(read_tracker, mode=name), partial(looks_like, mode=name), flag)
+       for name, flag in (("insta", None), ("nerfbs", "use_nerfBS"), ("hr", "use_HR"))},
+    "vhap": Reader(read_vhap, looks_like_vhap),
+    "imavatar": Reader(read_imavatar, looks_like_imavatar),
+    "insta_transforms": Reader(read_insta_transforms, looks_like_insta_transforms),
+    "codes": Reader(read_codes, looks_like_codes),
 }
 """Layouts by name. `auto` takes the first that recognises the folder."""
 
