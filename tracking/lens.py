@@ -81,11 +81,11 @@ class Lens:
 class Straight:
     """Footage whose pictures are freed of the lens's distortion; see `tracking.footage.Footage`.
 
-    path: of the calibration, for messages.
+    where: the calibration comes from, for messages.
     """
 
-    def __init__(self, footage: Footage, lens: Lens, path: Path) -> None:
-        self._footage, self._lens, self._file = footage, lens, path
+    def __init__(self, footage: Footage, lens: Lens, where: str) -> None:
+        self._footage, self._lens, self._where = footage, lens, where
         self._maps: tuple[np.ndarray, np.ndarray] | None = None
         self.lens: Lens | None = None
 
@@ -106,9 +106,9 @@ class Straight:
         for picture in self._footage.pictures(wanted):
             height, width = picture.rgb.shape[:2]
             if self.lens is None:
-                self.lens = self._lens.resized(width, height, str(self._file))
+                self.lens = self._lens.resized(width, height, self._where)
                 if not self.lens.is_straight:
-                    self._maps = cv2.initUndistortRectifyMap(  # type: ignore[call-overload]
+                    self._maps = cv2.initUndistortRectifyMap(
                         self.lens.K, self.lens.distortion, None, self.lens.straight, (width, height), cv2.CV_16SC2)
             if self._maps is None:
                 yield picture
@@ -121,12 +121,12 @@ class Straight:
         return np.asarray(cv2.remap(image, *self._maps, cv2.INTER_LINEAR, borderMode=border), np.uint8)
 
 
-def straight(footage: Footage, lens: Lens, path: Path) -> Straight:
+def straight(footage: Footage, lens: Lens, where: str) -> Straight:
     """`footage` without distortion; one picture is read to see that the calibration is for it.
 
     Raises CalibrationError, and FootageError where nothing can be read.
     """
-    freed = Straight(footage, lens, path)
+    freed = Straight(footage, lens, where)
     if next(freed.pictures(_First()), None) is None:
         raise FootageError(f"{footage.path}: not one picture could be read")
     return freed
@@ -240,6 +240,7 @@ def _lens(content: Any, where: str) -> Lens:
 def _numbers(content: dict[str, Any], key: str, where: str, shape: tuple[int, ...] | None) -> Doubles:
     """An array out of nested lists, or of {rows, cols, data}, as OpenCV stores matrices."""
     value = content.get(key)
+    found: Doubles
     try:
         if isinstance(value, dict):
             found = np.array(value["data"], np.float64).reshape(int(value["rows"]), int(value["cols"]))
