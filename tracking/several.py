@@ -62,8 +62,9 @@ def track_cameras(
     head = load_head(settings.head)
     workspace = Workspace(settings.output, job_of(settings), settings.resume, settings.overwrite)
     shelf = workspace.data / "cameras"
-    runs = [Run(replace(settings, video=path, camera=(), calibration=None), device, film, head, workspace.shelf(name, shelf / name), detector)
-            for path, film, name in zip(paths, footage, names, strict=True)]
+    alone = [replace(settings, video=path, camera=(), calibration=None) for path in paths]
+    runs = [Run(own, device, film, head, workspace.shelf(name, shelf / name), detector)
+            for own, film, name in zip(alone, footage, names, strict=True)]
     try:
         tracks = find_moments(runs, [find_face(run) for run in runs])
     except Exception:
