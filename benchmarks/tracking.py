@@ -147,9 +147,9 @@ def _add_errors(results: Results, setting: str, errors: dict[str, float]) -> Non
 
 def data_set(args: argparse.Namespace, folder: Path, results: Results) -> None:
     """Rows of a data set: its own tracking, and ours of the same pictures."""
-    data = DataSettings(args.data)
+    data = DataSettings(args.data, head=args.head)
     source = open_data(data)
-    head, dataset = choose_head("auto", source), open_dataset(data, source)
+    head, dataset = choose_head(args.head, source), open_dataset(data, source)
     clip, count = clip_of(data, source, head, dataset), min(args.frames, dataset.frame_count)
     pictures = [dataset.rgba(i) for i in range(count)]
     video = folder / "film.mp4"
@@ -213,6 +213,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subjects", type=int, default=5, help="demo subjects; 0 leaves out the demo")
     parser.add_argument("--data", type=Path, help="a tracked data set")
+    parser.add_argument("--head", default="auto", help="head model of its tracking, as in train.py")
     parser.add_argument("--name", default="data set", help="of the data set, for the rows")
     parser.add_argument("--frames", type=int, default=60, help="pictures of a film, and of a data set at most")
     parser.add_argument("--size", type=int, default=384, help="side of the pictures in pixels")
