@@ -162,7 +162,7 @@ def test_crop_knows_the_lens() -> None:
 def test_other_resolution_and_other_shape() -> None:
     lens = Lens(np.array(K), np.zeros(5), 320, 240)
     half = lens.resized(160, 120, "file")
-    np.testing.assert_allclose(half.K, [[250, 0, 79.5], [0, 260, 59.5], [0, 0, 1]])
+    np.testing.assert_allclose(half.K, np.array([[250, 0, 79.5], [0, 260, 59.5], [0, 0, 1]]))
     with pytest.raises(CalibrationError, match="calibrated for pictures of 320 x 240, the video has 240 x 320.*turned"):
         straight(Film(np.zeros((320, 240, 3), np.uint8)), lens, "file")
     with pytest.raises(CalibrationError, match="the video has 320 x 320"):
