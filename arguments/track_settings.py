@@ -37,6 +37,8 @@ class TrackSettings:
     """Refine the fit by the pictures themselves after the landmarks; False is faster."""
     intrinsics: Path | None = None
     """Calibration of the lens (JSON, OpenCV's YAML; docs/tracking.md): distortion is taken out, K stays as it says."""
+    alpha: Path | None = None
+    """Mattes that exist: a folder of images, or a video, with one for every picture of VIDEO; None = cut out here."""
     camera: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
     """A further video of the same time by another camera; repeat the flag for more. All start at the same moment."""
     calibration: Path | None = None
@@ -62,6 +64,8 @@ class TrackSettings:
             raise ValueError(f"--size: 64 to 4096 pixels expected, got {self.size}")
         if self.intrinsics is not None and (self.camera or self.calibration is not None):
             raise ValueError("--intrinsics is for one camera; give --calibration for those of --camera")
+        if self.alpha is not None and self.camera:
+            raise ValueError("--alpha is for one camera; videos of several may have alpha channels of their own")
         if self.calibration is not None and not self.camera:
             raise ValueError("--calibration is for several cameras (--camera); give --intrinsics for one")
         names = [path.stem for path in (self.video, *self.camera)]

@@ -23,12 +23,14 @@ from tests.tracked_head import write_tracked_head
 from tracking import pipeline, several
 from tracking.bundle import POSE, normal_equations, total_cost
 from tracking.fit import FitSettings, clip_of, fit_views
+from tracking.footage import FootageError
 from tracking.lens import CalibrationError
 from tracking.pipeline import TooFewFramesError, track_video
 from tracking.records import Observations, Rig
 from tracking.refine import RefineSettings, refine_views
 from tracking.several import matching, together, track_cameras
 from tracking.verdict import Verdict
+from utils.images import encode_image, read_rgba
 
 SIZE, FRAMES = 512, 14
 CPU = torch.device("cpu")
@@ -237,6 +239,28 @@ def test_known_lens_of_one_camera(quick: None, tmp_path: Path) -> None:
         np.testing.assert_allclose(frame.camera.K, np.array(wanted), rtol=1e-5)
 
 
+def test_mattes_that_exist(quick: None, tmp_path: Path) -> None:
+    """They are taken as they are, wherever the pictures left out lie; one too few is told."""
+    mattes = tmp_path / "mattes"
+    mattes.mkdir()
+    for index in range(13):
+        image = np.full((120, 160, 3), 40, np.uint8)
+        image[40:80, 60:100] = 200 + index
+        (mattes / f"{index}.png").write_bytes(encode_image(image, ".png"))
+    settings = TrackSettings(clips(tmp_path)[1], tmp_path / "data", size=64, alpha=mattes, refine=False)
+    outcome = track_video(settings, CPU, PaintedFaceDetector())
+    alphas = [read_rgba(frame.image_path)[..., 3] for frame in open_source(outcome.folder).frames]
+    # Pictures 5 and 6 show no face. In the middle of the face the matte is flat, so resizing keeps its value.
+    assert [alpha.max() for alpha in alphas] == [200 + index for index in range(13) if index not in (5, 6)]
+    (mattes / "12.png").unlink()
+    again = replace(settings, output=tmp_path / "again")
+    with pytest.raises(FootageError, match="mattes: no matte of picture 12 of side.mp4"):
+        track_video(again, CPU, PaintedFaceDetector())
+    (mattes / "3.png").write_bytes(encode_image(np.zeros((60, 80, 3), np.uint8), ".png"))
+    with pytest.raises(FootageError, match="80 x 60|got 80 x 60|160 x 120"):
+        track_video(again, CPU, PaintedFaceDetector())
+
+
 def test_what_is_wrong_with_several_cameras(quick: None, tmp_path: Path) -> None:
     (tmp_path / "rig.json").write_text("{}")
     with pytest.raises(CalibrationError, match='"cameras"'):
@@ -256,6 +280,7 @@ def test_what_is_wrong_with_several_cameras(quick: None, tmp_path: Path) -> None
 @pytest.mark.parametrize("changes, message", [
     ({"camera": (Path("b/a.mp4"),)}, "cameras are named after their files, whose names must differ; got a, a"),
     ({"calibration": Path("rig.json")}, "--calibration is for several cameras"),
+    ({"camera": (Path("b.mp4"),), "alpha": Path("mattes")}, "--alpha is for one camera"),
     ({"camera": (Path("b.mp4"),), "intrinsics": Path("lens.json")}, "--intrinsics is for one camera"),
 ])
 def test_flags_that_do_not_go_together(changes: dict[str, Any], message: str) -> None:

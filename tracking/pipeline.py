@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from tracking.crop import Crop, choose_crop, observe
 from tracking.detector import CloseDetector, MediaPipeDetector
 from tracking.fit import FitSettings, fit_clip
 from tracking.footage import ByteImage, Dropped, Footage, Listed, Span, without_repeats
+from tracking.given_alpha import WithAlpha
 from tracking.landmarks import NoFaceError, Track, follow_face, look_for_faces
 from tracking.lens import Straight, read_lens, straight
 from tracking.matting import MatteSettings, matte_clip, method_note
@@ -50,7 +50,7 @@ def track_video(
     Raises ValueError, OSError or RuntimeError (their own subclasses) with a sentence for the user.
     """
     Span(settings.start, settings.end, settings.fps)  # flags that make no sense are told before anything is read
-    footage = open_straight(settings.video, settings.fps, settings.intrinsics)
+    footage = open_given(settings)
     head = load_head(settings.head)
     workspace = Workspace(settings.output, job_of(settings), settings.resume, settings.overwrite)
     run = Run(settings, device, footage, head, workspace, detector)
@@ -67,10 +67,13 @@ def track_video(
     return write_all(run, workspace, finish, Found(track, crop, observations, fit, pictures, alpha))
 
 
-def open_straight(path: Path, fps: float | None, intrinsics: Path | None) -> Footage:
-    """Footage, without the distortion of its lens where a calibration is given."""
-    footage = open_footage(path, fps)
-    return footage if intrinsics is None else straight(footage, read_lens(intrinsics), str(intrinsics))
+def open_given(settings: TrackSettings) -> Footage:
+    """The footage of one camera, with mattes and without the distortion of its lens where those are given."""
+    footage = open_footage(settings.video, settings.fps)
+    if settings.alpha is not None:
+        footage = WithAlpha(footage, open_footage(settings.alpha, settings.fps))
+    lens = settings.intrinsics
+    return footage if lens is None else straight(footage, read_lens(lens), str(lens))
 
 
 def lens_of(run: Run, crop: Crop) -> tuple[float, tuple[float, float]] | tuple[None, None]:
@@ -205,7 +208,8 @@ def cut_out_head(run: Run, fit: Fit, pictures: Pictures, crop: Crop, track: Trac
     with run.stage("matte"):
         if pictures.given is not None:
             mattes: Iterator[ByteImage] = map(pictures.given.grey, range(len(fit)))
-            run.notes.append("the footage has its own alpha channel, which was kept")
+            run.notes.append("the footage has its own alpha channel, which was kept" if run.settings.alpha is None else
+                             f"the mattes are those of {run.settings.alpha.name}")
         else:
             view = MeshView(run.head, fit, crop.size)
             settings = MatteSettings(run.settings.matting_model, run.settings.parsing_model)
