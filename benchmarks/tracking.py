@@ -6,7 +6,8 @@ last. Then films one person who does not move at all, which tells the jitter.
 
 **Data sets** (`--data`, tracked by whatever program): tracks the pictures anew, without their alpha, and compares both
 trackings by one measure: landmarks, how far skull and ears reach out of the data set's alpha, unsteadiness where the
-picture hardly changes; and our matte with the data set's.
+picture hardly changes; and our matte with the data set's. `--film` names the film with the same pictures that the data
+set was made from; without it the colours beyond the data set's alpha, which may be of no scene, are part of the film.
 
 On the CPU; about a minute per subject and two per data set of 100 pictures.
 """
@@ -36,7 +37,7 @@ from flame import Head, load_head
 from scene.clip import choose_head, clip_of, open_data, open_dataset
 from tracking.crop import Crop, choose_crop, observe
 from tracking.fit import landmark_errors
-from tracking.footage import ByteImage
+from tracking.footage import ByteImage, Listed
 from tracking.landmark_embedding import LOOSE_SPREAD, landmark_embedding
 from tracking.landmarks import Track
 from tracking.mesh_view import SKULL, MeshView, parts_of
@@ -154,8 +155,8 @@ def data_set(args: argparse.Namespace, folder: Path, results: Results) -> None:
     pictures = [dataset.rgba(i) for i in range(count)]
     video = folder / "film.mp4"
     with write_video(video, fps=25, crf=6) as show:
-        for rgba in pictures:
-            show(np.ascontiguousarray(rgba[..., :3]))
+        for picture in _pictures_of(args.film, pictures):
+            show(picture)
     tracked = track(video, folder / "data", args.size, args.face_model, matte=True)
     kept = tracked.track.index
     codes = {name: getattr(clip.codes, name)[kept].numpy() for name in ("expression", "jaw", "eyes", "eyelids")}
@@ -168,6 +169,18 @@ def data_set(args: argparse.Namespace, folder: Path, results: Results) -> None:
         _compare(results, f"{setting}, {label}", head, tracked.track, fit, crop, quiet,
                  [pictures[i][..., 3] for i in kept])
     _add_mattes(results, setting, tracked, [pictures[i][..., 3] for i in kept])
+
+
+def _pictures_of(film: Path | None, pictures: list[ByteImage]) -> list[ByteImage]:
+    """RGB of the film where it is given, else of the data set. ValueError where they have not the same pictures."""
+    if film is None:
+        return [np.ascontiguousarray(rgba[..., :3]) for rgba in pictures]
+    filmed = [p.rgb for p in open_footage(film).pictures(Listed(frozenset(range(len(pictures)))))]
+    sizes = {rgb.shape[:2] for rgb in filmed} | {rgba.shape[:2] for rgba in pictures}
+    if len(filmed) != len(pictures) or len(sizes) > 1:
+        raise ValueError(f"{film}: the pictures of the data set expected, got {len(filmed)} of {len(pictures)} and "
+                         f"sizes {sorted(sizes)}")
+    return filmed
 
 
 def _compare(
@@ -213,6 +226,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subjects", type=int, default=5, help="demo subjects; 0 leaves out the demo")
     parser.add_argument("--data", type=Path, help="a tracked data set")
+    parser.add_argument("--film", type=Path, help="that the data set was made from, picture by picture")
     parser.add_argument("--head", default="auto", help="head model of its tracking, as in train.py")
     parser.add_argument("--name", default="data set", help="of the data set, for the rows")
     parser.add_argument("--frames", type=int, default=60, help="pictures of a film, and of a data set at most")
