@@ -23,6 +23,7 @@ STILL = 5.0            # 8-bit levels: a background that varies less over the cl
 BINS = 16              # of a colour histogram, per channel
 FAR = 0.4              # units about the head beyond which there is background
 GAP = 0.02             # units: narrower gaps in the changing border of a head do not let the background in
+SWAY = 0.03            # units that a head must move for its border to show
 LOW, COLLAR = 0.35, 0.25  # units above the neck's cut: how high a shirt of hair's colours reaches, and a collar
 SEED = 0.04            # units inside the fitted head, where GrabCut need not look
 THIN = 0.02            # units: thinner things beside the head are taken out of the rough mask
@@ -203,25 +204,38 @@ def estimate_plate(samples: Sequence[Sample], heads: Sequence[Mask]) -> Plate | 
 
 
 def still_surroundings(samples: Sequence[Sample]) -> Plate | None:
-    """The background that never moves and hangs together with what lies far from the head; None where there is none.
+    """The background that hardly ever moves and hangs together with the border, or with what lies far from the
+    head; None where there is none.
 
-    Nobody's head is so still that a closed border of changing colours does not part its hair from such a background.
+    Where a head moves, a closed border of changing colours parts its hair from such a background; of one that keeps
+    still nothing is said.
     """
+    if len(samples) < 4 or not _moves([s.shape for s in samples]):
+        return None
     stack = np.stack([s.image for s in samples]).astype(np.float32)
     median = np.median(stack, axis=0).astype(np.float32)
-    change = np.quantile(np.abs(stack - median).max(axis=3), 0.9, axis=0)
+    change = np.quantile(np.abs(stack - median).max(axis=3), 0.7, axis=0)
     shapes = [s.shape for s in samples]
     far = ~np.any([grow(s.mask, FAR * s.unit) for s in shapes], axis=0)
-    far &= np.all([np.arange(len(median))[:, None] < s.cut for s in shapes], axis=0)
-    if len(samples) < 4 or far.sum() < 0.002 * far.size or np.quantile(change[far], 0.9) > STILL:
+    above = np.all([np.arange(len(median))[:, None] < s.cut for s in shapes], axis=0)
+    far &= above
+    if far.sum() < 0.002 * far.size or np.quantile(change[far], 0.9) > STILL:
         return None
     noise = float(max(1.5, np.median(change[far])))
-    still = change <= max(2 * noise, 0.6 * STILL)
+    still = above & (change <= max(2.5 * noise, 0.6 * STILL))
     still &= ~np.any([s.core(SEED) for s in shapes], axis=0)
-    still &= np.all([np.arange(len(median))[:, None] < s.cut for s in shapes], axis=0)
     # a gap in the border is narrower than this
     opened = cv2.morphologyEx(still.astype(np.uint8), cv2.MORPH_OPEN, disc(GAP * shapes[0].unit)) > 0
-    return Plate(median, _linked(opened, opened & far), noise)
+    border = np.ones_like(far)
+    border[1:, 1:-1] = False
+    border &= np.all([np.arange(len(median))[:, None] < s.cut - LOW * s.unit for s in shapes], axis=0)
+    return Plate(median, _linked(opened, opened & (far | border)), noise)
+
+
+def _moves(shapes: Sequence[HeadShape]) -> bool:
+    """Whether a head goes from one place to another, at least SWAY units."""
+    middles = np.array([np.argwhere(shape.mask).mean(axis=0) for shape in shapes])
+    return bool(np.ptp(np.quantile(middles, (0.1, 0.9), axis=0), axis=0).max() > SWAY * shapes[0].unit)
 
 
 def _both_plates(first: Plate | None, second: Plate | None) -> Plate | None:

@@ -174,7 +174,7 @@ class _GrabCut:
         rough, clothes = (cv2.resize(mask.astype(np.float32), silhouette.shape[::-1])
                           for mask in (self.cutter.cut(sample), self.cutter.clothing(sample)))
         shape = shape.without(clothes >= 0.5)
-        return refine_alpha(image, np.asarray(rough, np.float32), shape, self.plate), shape
+        return refine_alpha(image, np.asarray(rough, np.float32), shape, self.plate) * (1 - clothes), shape
 
 
 def _resized(plate: Plate | None, size: int) -> Plate | None:
