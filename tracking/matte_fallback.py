@@ -214,7 +214,8 @@ def still_surroundings(samples: Sequence[Sample]) -> Plate | None:
         return None
     stack = np.stack([s.image for s in samples]).astype(np.float32)
     median = np.median(stack, axis=0).astype(np.float32)
-    change = np.quantile(np.abs(stack - median).max(axis=3), 0.7, axis=0)
+    # the higher the share, the wider the border that sways, which parts a head from the wall
+    change = np.quantile(np.abs(stack - median).max(axis=3), 0.9, axis=0)
     shapes = [s.shape for s in samples]
     far = ~np.any([grow(s.mask, FAR * s.unit) for s in shapes], axis=0)
     above = np.all([np.arange(len(median))[:, None] < s.cut for s in shapes], axis=0)
