@@ -4,6 +4,9 @@
 camera noise, H.264), tracks the films as track.py does, and compares with the truth: rows of each subject, the medians
 last. Then films one person who does not move at all, which tells the jitter.
 
+**Cameras** (`--cameras`). Films one demo subject from the front and both sides at once, and tracks the front alone, the
+front with its lens known, all three with lenses and places known, and all three with nothing known.
+
 **Data sets** (`--data`, tracked by whatever program): tracks the pictures anew, without their alpha, and compares both
 trackings by one measure: landmarks, how far skull and ears reach out of the data set's alpha, unsteadiness where the
 picture hardly changes; and our matte with the data set's. `--film` names the film with the same pictures that the data
@@ -19,11 +22,13 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from arguments import DataSettings
 from arguments.track_settings import TrackSettings
@@ -31,9 +36,10 @@ from benchmarks.results import RESULTS, Results
 from benchmarks.tracking_errors import Errors, Placed, errors_of, jitter_at_rest, quiet_frames, unsteadiness
 from data.demo import layout
 from data.demo.generate import Settings, plan
+from data.demo.motion import DISTANCE
 from data.demo.render import intrinsics, render
 from data.demo.subject import Codes, posed_vertices
-from flame import Head, load_head
+from flame import Head, load_head, pose_head
 from scene.clip import choose_head, clip_of, open_data, open_dataset
 from tracking.crop import Crop, choose_crop, observe
 from tracking.fit import landmark_errors
@@ -42,13 +48,17 @@ from tracking.landmark_embedding import LOOSE_SPREAD, landmark_embedding
 from tracking.landmarks import Track
 from tracking.mesh_view import SKULL, MeshView, parts_of
 from tracking.outline import reach_out
-from tracking.pipeline import Run, cut_out_head, cut_pictures, find_face, fit_landmarks, refine_by_pictures
+from tracking.pipeline import cut_out_head, cut_pictures, find_face, fit_landmarks, refine_by_pictures, track_video
 from tracking.records import Fit
+from tracking.run import Run
+from tracking.several import track_cameras
 from tracking.video import open_footage
-from tracking.workspace import PictureStore, Workspace
+from tracking.workspace import MARK, PictureStore, Workspace, load_table
+from utils.atomic import write_json
 from utils.video import write_video
 
 NOISE = 2.0     # levels of 255 of the films' camera noise
+YAWS = {"front": 0.0, "left": 28.0, "right": -33.0}  # degrees of the cameras of --cameras
 STRIDE = 3      # frames of the motion from one filmed picture to the next: more of it in fewer pictures
 UNITS = {"vertex": "mm", "skull": "mm", "rotation": "degrees", "across": "mm", "along": "mm", "distance": "1",
          "pixels": "px"}
@@ -85,8 +95,11 @@ def placed(head: Head, fit: Fit) -> Placed:
     return Placed(vertices.astype(np.float64), fit.K.astype(np.float64))
 
 
-def film(path: Path, seed: int, frames: int, size: int, still: bool) -> Placed:
-    """Write a film of the person of `seed`; the truth. still: the first picture of an open face, again and again."""
+def film(path: Path, seed: int, frames: int, size: int, still: bool, yaw: float = 0.0) -> Placed:
+    """Write a film of the person of `seed`; the truth. still: the first picture of an open face, again and again. yaw:
+    degrees by which the camera stands to the side, see `side`.
+    """
+    turn, shift = side(yaw)
     head, subject, motion, codes = plan(Settings(frames * STRIDE, size, seed))
     chosen = np.full(frames, 4 * STRIDE) if still else np.arange(frames) * STRIDE
     kept = Codes(codes.shape, *(getattr(codes, n)[chosen] for n in ("expression", "jaw", "eyes", "eyelids")))
@@ -96,13 +109,21 @@ def film(path: Path, seed: int, frames: int, size: int, still: bool) -> Placed:
     with write_video(path, fps=25 / STRIDE) as show:
         for posed, index in zip(vertices, chosen, strict=True):
             if not image.size or not still:
-                rgba = render(subject, posed, motion.expression[index], motion.R[index], motion.t[index],
-                              motion.turn[index], size)
+                rgba = render(subject, posed, motion.expression[index], turn @ motion.R[index],
+                              turn @ motion.t[index] + shift, motion.turn[index], size)
                 alpha = rgba[..., 3:] / 255
                 image = rgba[..., :3] * alpha + background * (1 - alpha)
             show(np.clip(np.rint(image + NOISE * rng.standard_normal(image.shape)), 0, 255).astype(np.uint8))
-    camera = np.einsum("tvc,tdc->tvd", vertices, motion.R[chosen]) + motion.t[chosen][:, None]
+    camera = np.einsum("tvc,tdc->tvd", vertices, turn @ motion.R[chosen])
+    camera += (motion.t[chosen] @ turn.T + shift)[:, None]
     return Placed(camera, intrinsics(size).astype(np.float64))
+
+
+def side(yaw: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """From the front camera to one that stands `yaw` degrees to the side and looks at the head: R [3,3], t [3]."""
+    turn = Rotation.from_euler("y", yaw, degrees=True).as_matrix()
+    head = np.array([0, 0, DISTANCE])
+    return turn, head - turn @ head
 
 
 def of_crop(true: Placed, crop: Crop) -> Placed:
@@ -144,6 +165,52 @@ def demo(args: argparse.Namespace, folder: Path, results: Results) -> None:
 def _add_errors(results: Results, setting: str, errors: dict[str, float]) -> None:
     for name, unit in UNITS.items():
         results.add(f"track_{name}", setting, errors[name], unit)
+
+
+def cameras(args: argparse.Namespace, folder: Path, results: Results) -> None:
+    """Rows of one subject before one and three cameras, known and not."""
+    truth = {name: film(folder / f"{name}.mp4", 1, args.frames, args.size, False, yaw) for name, yaw in YAWS.items()}
+    K = intrinsics(args.size) - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])  # as OpenCV counts pixels
+    lens = {"camera_matrix": K.tolist(), "image_width": args.size, "image_height": args.size}
+    places = {name: dict(zip(("R", "t"), (part.tolist() for part in side(yaw)), strict=True))
+              for name, yaw in YAWS.items()}
+    write_json(folder / "lens.json", lens)
+    write_json(folder / "rig.json", {"cameras": {name: lens | place for name, place in places.items()}})
+    front, others = folder / "front.mp4", tuple(folder / f"{name}.mp4" for name in YAWS if name != "front")
+    ways: dict[str, dict[str, Any]] = {
+        "the front alone": {}, "the front alone, --intrinsics": {"intrinsics": folder / "lens.json"},
+        "three cameras": {"camera": others},
+        "three cameras, --calibration": {"camera": others, "calibration": folder / "rig.json"},
+    }
+    for way, flags in ways.items():
+        settings = TrackSettings(front, folder / "data", size=args.size, face_model=args.face_model, overwrite=True,
+                                 **flags)
+        outcome = (track_cameras if flags.get("camera") else track_video)(settings, torch.device("cpu"))
+        setting = f"demo subject 1, {args.frames} pictures of {args.size}x{args.size}, {way}"
+        _add_errors(results, setting, asdict(_front_errors(outcome.folder, truth["front"])))
+        if flags.get("camera"):
+            _add_places(results, setting, outcome.folder)
+
+
+def _front_errors(folder: Path, truth: Placed) -> Errors:
+    """Those of the front camera's pictures of a data set."""
+    said = load_table(folder / MARK)
+    said, folder = (said["cameras"]["front"], folder / "cameras" / "front") if "cameras" in said else (said, folder)
+    head, dataset = load_head("open"), open_dataset(DataSettings(folder), open_data(DataSettings(folder)))
+    codes = (dataset.expression[:, :head.n_expression], dataset.jaw, dataset.eyes, dataset.eyelids)
+    vertices = pose_head(head, dataset.shape[0, :head.n_shape], *codes).vertices.double().numpy()
+    ours = np.einsum("tvc,tdc->tvd", vertices, dataset.R.numpy()) + dataset.t.numpy()[:, None]
+    kept = [frame["source_frame"] for frame in said["frames"]]
+    true = of_crop(Placed(truth.vertices[kept], truth.K), Crop(**said["crop"]))
+    return errors_of(Placed(ours, dataset.K[0].double().numpy()), true, *points_of(head))
+
+
+def _add_places(results: Results, setting: str, folder: Path) -> None:
+    """How far the side cameras' directions are off."""
+    found = np.array(load_table(folder / MARK)["rig"]["R"])
+    wanted = np.stack([side(yaw)[0] for yaw in YAWS.values()])
+    off = Rotation.from_matrix(found @ wanted.transpose(0, 2, 1)).magnitude()
+    results.add("track_camera_direction", setting, float(np.degrees(off.max())), "degrees")
 
 
 def data_set(args: argparse.Namespace, folder: Path, results: Results) -> None:
@@ -225,6 +292,7 @@ def _add_mattes(results: Results, setting: str, tracked: Tracked, alpha: list[By
 def main(arguments: Iterable[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subjects", type=int, default=5, help="demo subjects; 0 leaves out the demo")
+    parser.add_argument("--cameras", action="store_true", help="one demo subject before one and three cameras")
     parser.add_argument("--data", type=Path, help="a tracked data set")
     parser.add_argument("--film", type=Path, help="that the data set was made from, picture by picture")
     parser.add_argument("--head", default="auto", help="head model of its tracking, as in train.py")
@@ -239,6 +307,8 @@ def main(arguments: Iterable[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         if args.subjects:
             demo(args, Path(temporary), results)
+        if args.cameras:
+            cameras(args, Path(temporary), results)
         if args.data is not None:
             data_set(args, Path(temporary), results)
 
