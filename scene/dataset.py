@@ -18,6 +18,7 @@ from scene.readers.source import Source
 from scene.split import IndexArray, Split
 from utils.images import ByteImage, read_mask, read_rgb, read_rgba, resize_area, resize_rgba
 from utils.parallel import ordered
+from utils.processes import local_count
 
 RAM_SHARE = 0.5  # of the machine's memory: what is left must hold the model, its optimiser and the system
 DIVISORS = (1, 2, 4, 8)
@@ -60,7 +61,7 @@ class Dataset:
             self._fitted(source.background.copy())
         )
         self._stack_tensors()
-        workers = workers or os.cpu_count() or 1
+        workers = workers or max(1, (os.cpu_count() or 1) // local_count())
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._pending: dict[int, Future[ByteImage]] = {}
         self._facts: dict[int, PictureFacts] = {}
@@ -114,7 +115,7 @@ class Dataset:
         self.jaw, self.eyes, self.eyelids = (_stacked(codes, name) for name in ("jaw", "eyes", "eyelids"))
 
     def _fits_in_ram(self) -> bool:
-        return self.frame_count * self.height * self.width * 4 <= RAM_SHARE * _physical_memory()
+        return self.frame_count * self.height * self.width * 4 <= RAM_SHARE * _physical_memory() / local_count()
 
     def _decode_all(self, workers: int, progress: bool) -> ByteImage:
         images = np.empty((self.frame_count, self.height, self.width, 4), np.uint8)

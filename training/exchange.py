@@ -36,6 +36,10 @@ class Exchange:
         """The part in the batch's loss of a loss that is a mean over this process's frames, or depends on none."""
         return loss if self.team.size == 1 else loss * self.share.weight
 
+    def average(self, values: Tensor) -> Tensor:
+        """Means over the frames of the batch, from those over this process's frames."""
+        return self.team.sum(self.weighted(values))
+
     def gradients(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Gradients of parameters that all processes have, summed over the batch."""
         return [None if each is None else self.team.sum(each) for each in gradients]

@@ -134,6 +134,11 @@ class Team:
             raise TeamError(f"the processes disagree on {what} ({lines}). They must run one version of this program "
                             "with the same flags, data and output folder, on GPUs of one kind")
 
+    def leave(self) -> None:
+        """The work is done. Graphs that captured a collective must be gone."""
+        if self.size > 1:
+            dist.destroy_process_group()
+
     def _reduce(self, tensor: Tensor, operation: Any) -> Tensor:
         if self.size > 1:
             with _peers():

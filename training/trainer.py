@@ -250,6 +250,12 @@ class Trainer:
                  "expressions": self.world.rig.num_expressions, "sh_degree": self.sh_degree}
         save_checkpoint(folder, Checkpoint(self.iteration, self.avatar, training, state), keep)
 
+    def close(self) -> None:
+        """No more steps."""
+        if self.captured is not None:
+            self.captured.drop()
+        self.exchange.team.leave()
+
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint, exactly as if never interrupted; CheckpointError when it does not fit."""
         where = f"checkpoint of iteration {checkpoint.iteration}"
