@@ -83,6 +83,7 @@ def gathered(own: Factors, rows: Tensor, share: Share, team: Team) -> Factors:
     adds nothing to a gradient.
     """
     def send(values: Tensor, rows: Tensor | None) -> Tensor:
+        values = values.detach()  # codes that are refined belong to the graph of this process's frames
         picked = values if rows is None else values.index_select(1, rows)
         if share.count < share.largest:
             picked = torch.cat([picked, picked.new_zeros(share.largest - share.count, *picked.shape[1:])])

@@ -19,6 +19,8 @@ from torch import Tensor
 from utils.processes import process_count, process_rank
 
 Result = TypeVar("Result")
+# The name before torch 2.13 is deprecated there.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 PATIENCE = timedelta(minutes=30)  # that the others wait while rank 0 scores pictures or writes a checkpoint
 
 
@@ -84,7 +86,7 @@ class Team:
             return tensor
         everything = tensor.new_empty(self.size * len(tensor), *tensor.shape[1:])
         with _peers():
-            dist.all_gather_into_tensor(everything, tensor.contiguous())
+            _all_gather(everything, tensor.contiguous())
         return everything
 
     def tell(self, thing: Any) -> list[Any]:

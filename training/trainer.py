@@ -220,8 +220,7 @@ class Trainer:
         optimization, triangle = self.settings.optimization, self.avatar.binding.triangle
         share, team = self.exchange.share, self.exchange.team
         some = frames[team.rank::team.size] if len(frames) >= team.size else frames
-        shown = most_shown(lambda batch: self._pose(batch, self.avatar, limited=False), some, share.count)
-        team.largest(shown)
+        shown = team.largest(most_shown(lambda batch: self._pose(batch, self.avatar, False), some, share.count).clone())
         back = faces_backwards(self.world.rig.posed.neutral.to(self.device), self.world.head.faces.to(self.device))
         is_back = (triangle >= 0) & back[triangle.clamp(min=0).long()]
         rows = keep_only(self.avatar, (shown >= optimization.prune_unseen) | is_back)
