@@ -8,10 +8,12 @@ import io
 import logging
 import signal
 import sys
+import time
 import traceback
 import zlib
-from contextlib import nullcontext, redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -35,6 +37,7 @@ from utils.processes import local_rank, process_rank
 from utils.seeding import seed_everything
 
 log = logging.getLogger("train")
+RANK_0_SPEAKS = 30.0  # seconds that others leave rank 0 to come to the same error and report it
 
 
 class StopRequest:
@@ -136,6 +139,7 @@ def prepare(given: TrainSettings, team: Team) -> Trainer:
     """The trainer of a run, new or resumed; rank 0 writes config.json and clip.safetensors."""
     with team.together():
         settings = settings_of_run(given)
+        team.share(settings.optimization.batch_size)
         device = resolve_device(settings.run.device, local_rank() if team.size > 1 else None)
     run = settings.run
     team.require_equal("the settings (their checksum)", zlib.crc32(repr(settings).encode()))
@@ -174,7 +178,8 @@ def train(given: TrainSettings, team: Team = ALONE) -> None:
                 break
     trainer.close()
     if trainer.iteration < total:
-        raise SystemExit(f"train.py: stopped after iteration {trainer.iteration}; continue with --resume")
+        message = f"train.py: stopped after iteration {trainer.iteration}; continue with --resume"
+        raise SystemExit(message if team.leads else 1)
     log.info("Done: %d Gaussians, %.0f s of training; %s", trainer.avatar.count, run_log.seconds, run.model_path)
     log.info("Next: python test.py -m %s", run.model_path)
 
@@ -188,11 +193,27 @@ def how_to_go_on(folder: Path) -> str:
             "as you like")
 
 
+def leave_the_word_to_rank_0() -> NoReturn:
+    """End because of an error that rank 0 reports: after it, since torchrun kills all others when one has failed."""
+    time.sleep(RANK_0_SPEAKS)
+    sys.exit(1)
+
+
+def parse_quietly() -> TrainSettings:
+    """The flags, in a process that is not rank 0: what is wrong with them, or their list, is shown once."""
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            return parse_flags(TrainSettings, "train.py")
+    except SystemExit as end:
+        if not end.code:
+            raise
+        leave_the_word_to_rank_0()
+
+
 def main() -> None:
     leads = process_rank() == 0
     logging.basicConfig(level=logging.INFO if leads else logging.ERROR, format="%(message)s")
-    with nullcontext() if leads else redirect_stderr(io.StringIO()):  # a wrong flag is reported once
-        settings = parse_flags(TrainSettings, "train.py")
+    settings = parse_flags(TrainSettings, "train.py") if leads else parse_quietly()
     team, watch = ALONE, Watch(ALONE, str)
     try:
         if settings.run.check_only:
@@ -207,7 +228,9 @@ def main() -> None:
         watch.wait_for_the_end()
         sys.exit(f"train.py: {error}")
     except TeamError as error:
-        sys.exit(f"train.py: {error}" if leads else 1)
+        if leads:
+            sys.exit(f"train.py: {error}")
+        leave_the_word_to_rank_0()
     except (ValueError, OSError, FloatingPointError, CheckpointError) as error:
         if team.size > 1:
             watch.fail(str(error))
