@@ -29,7 +29,8 @@ from utils.devices import resolve_device
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
 SMALL = ["--test_frames", "3", "--num_face_gaussians", "300", "--num_teeth_gaussians", "20", "--batch_size", "2",
-         "--iterations", "60", "--checkpoint_interval", "5", "--test_views", "1", "--device", "cpu"]
+         "--iterations", "60", "--checkpoint_interval", "5", "--test_views", "1", "--densify", "False",
+         "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +164,7 @@ def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def wait_for_checkpoint(out: Path, after: int, process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while not any(int(path.name[10:]) > after for path in out.glob("checkpoints/iteration_*[0-9]")):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < end
@@ -188,7 +189,7 @@ def test_stopped_killed_and_resumed_on_another_number(subject: Path, tmp_path: P
     process = launch(*command)
     wait_for_checkpoint(tmp_path, 0, process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the launcher and to both processes
-    text = process.communicate(timeout=60)[0]
+    text = process.communicate(timeout=300)[0]
     stopped = newest(tmp_path)
     assert 5 <= stopped < 60
     assert text.count(f"train.py: stopped after iteration {stopped}; continue with --resume") == 1, text
@@ -197,7 +198,7 @@ def test_stopped_killed_and_resumed_on_another_number(subject: Path, tmp_path: P
     process = launch(*command, "--resume")
     wait_for_checkpoint(tmp_path, stopped, process)
     os.kill(dict(workers(process.pid))[1], signal.SIGKILL)
-    text = process.communicate(timeout=60)[0]
+    text = process.communicate(timeout=300)[0]
     assert process.returncode != 0
     assert f"Resuming after iteration {stopped}" in text
     assert len(re.findall(r"train\.py: rank 1 of 2: process \d+ of \S+ ended unexpectedly", text)) == 1, text
@@ -205,7 +206,8 @@ def test_stopped_killed_and_resumed_on_another_number(subject: Path, tmp_path: P
     assert f"the newest checkpoint is {tmp_path}/checkpoints/iteration_{saved:08d}; continue from it with --resume" in \
         text
 
-    result = subprocess.run([sys.executable, *command, "--resume"], cwd=ROOT, capture_output=True, text=True, check=True)
+    alone = [sys.executable, *command, "--resume"]
+    result = subprocess.run(alone, cwd=ROOT, capture_output=True, text=True, check=True)
     assert f"Resuming after iteration {saved}" in result.stderr
     rows = [line.split(",") for line in (tmp_path / "training.csv").read_text().splitlines()[1:]]
     assert [int(row[0]) for row in rows] == [10, 20, 30, 40, 50, 60]
@@ -219,7 +221,7 @@ def test_stopped_killed_and_resumed_on_another_number(subject: Path, tmp_path: P
 ])
 def test_what_the_user_got_wrong_is_said_once(tmp_path: Path, flags: list[str], message: str) -> None:
     process = launch("train.py", "-s", str(tmp_path), "-m", str(tmp_path / "out"), *SMALL, *flags)
-    text = process.communicate(timeout=60)[0]
+    text = process.communicate(timeout=300)[0]
     assert process.returncode != 0
     assert text.count(message) == 1, text
     assert 'train.py", line' not in text, "no traceback of ours"
