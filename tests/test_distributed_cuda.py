@@ -24,6 +24,8 @@ pytestmark = [
 ]
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
+SMALL = ["--test_frames", "3", "--num_face_gaussians", "2000", "--num_teeth_gaussians", "50", "--batch_size", "4"]
+
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory):
@@ -57,8 +59,8 @@ def test_two_gpus_train_as_one(team_results, subject, case):
 
 def test_a_whole_run_ends_and_resumes_on_one_gpu(subject, tmp_path):
     """The process that leaves last must not wait for the other's graphs; a checkpoint of two GPUs goes on in one."""
-    command = ["train.py", "-s", str(subject), "-m", str(tmp_path), "--test_frames", "3", "--num_face_gaussians", "2000",
-               "--num_teeth_gaussians", "50", "--iterations", "200", "--batch_size", "4", "--checkpoint_interval", "150"]
+    command = ["train.py", "-s", str(subject), "-m", str(tmp_path), *SMALL, "--iterations", "200",
+               "--checkpoint_interval", "150"]
     done = subprocess.run([*LAUNCH, *command], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Done: " in done.stderr
@@ -71,9 +73,10 @@ def test_a_whole_run_ends_and_resumes_on_one_gpu(subject, tmp_path):
 
 
 def test_a_killed_process_ends_the_run_though_the_other_waits_on_its_gpu(subject, tmp_path):
-    command = ["train.py", "-s", str(subject), "-m", str(tmp_path), "--test_frames", "3", "--num_face_gaussians", "2000",
-               "--iterations", "1000000", "--batch_size", "4", "--checkpoint_interval", "50", "--densify", "False"]
-    process = subprocess.Popen([*LAUNCH, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = ["train.py", "-s", str(subject), "-m", str(tmp_path), *SMALL, "--iterations", "1000000",
+               "--checkpoint_interval", "50", "--densify", "False"]
+    process = subprocess.Popen([*LAUNCH, *command], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT)
     end = time.monotonic() + 120
     while not list(tmp_path.glob("checkpoints/iteration_*")):
         assert process.poll() is None and time.monotonic() < end

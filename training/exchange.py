@@ -42,7 +42,11 @@ class Exchange:
 
     def gradients(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Gradients of parameters that all processes have, summed over the batch."""
-        return [None if each is None else self.team.sum(each) for each in gradients]
+        if self.team.size == 1:
+            return list(gradients)
+        # Copies: two gradients of one backward pass may share memory, or repeat one number.
+        copies = [None if each is None else each.clone(memory_format=torch.contiguous_format) for each in gradients]
+        return [None if each is None else self.team.sum(each) for each in copies]
 
     def rows(self, own: Tensor) -> Tensor:
         """Rows [B,...] for all frames of the batch, from those [b,...] of each process's frames."""

@@ -6,6 +6,7 @@ Every process has the whole avatar and a share of each batch. What they tell eac
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -177,6 +178,8 @@ def join() -> Team:
     """The team that torchrun made this process part of; alone without torchrun."""
     if process_count() == 1:
         return ALONE
+    # What a graph replays may then lie anywhere, and capturing needs no agreement within NCCL.
+    os.environ.setdefault("NCCL_GRAPH_REGISTER", "0")
     backend = "cpu:gloo,cuda:nccl" if dist.is_nccl_available() else "gloo"
     with _peers():
         dist.init_process_group(backend, timeout=PATIENCE)

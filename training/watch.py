@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch.distributed as dist
@@ -21,7 +22,32 @@ import torch.distributed as dist
 from training.team import Team
 
 BEAT = 1.0  # seconds
+RANK_0_FIRST = 5.0  # seconds that others leave it to report what may be everyone's error
 SILENCE = 60.0  # seconds without a beat after which a process of another host is taken for dead: a stalled network
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a process runs."""
+
+    host: str
+    pid: int
+    pids: str  # which process numbers these are: of which start of which kernel, in which container
+
+    @staticmethod
+    def own() -> _Place:
+        pids = Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+        return _Place(socket.gethostname(), os.getpid(), pids)
+
+    def ended(self) -> bool:
+        """Whether the process is known to be gone, or to wait for nothing but its parent's notice of that."""
+        if self.pids != self.own().pids:
+            return False
+        try:
+            state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        return state in "ZX"
 
 
 class Watch:
@@ -35,7 +61,7 @@ class Watch:
         self._stopped = threading.Event()
         if team.size == 1:
             return
-        self._places: list[tuple[str, int]] = team.tell((socket.gethostname(), os.getpid()))
+        self._places: list[_Place] = team.tell(_Place.own())
         store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
         self._store = dist.PrefixStore(f"watch/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         self._beats = dict.fromkeys(range(team.size), (0, time.monotonic()))
@@ -50,7 +76,12 @@ class Watch:
             self._thread.join()
 
     def fail(self, message: str) -> None:
-        """End this process because of an error of its own, which is printed; the others end too."""
+        """End this process because of an error of its own, which is printed; the others end too.
+
+        Where rank 0 has the same error, it alone prints it: the thread ends the others when it has.
+        """
+        if not self._team.leads:
+            time.sleep(RANK_0_FIRST)
         print(f"train.py: rank {self._team.rank}: {message}\n{self._hint()}", file=sys.stderr, flush=True)
         with suppress(RuntimeError):  # the store went first, so did whoever could have read it
             self._store.add(f"failed/{self._team.rank}", 1)
@@ -73,7 +104,7 @@ class Watch:
         """Ranks that are gone, each with what is known of it; "" for those that spoke for themselves."""
         self._store.add(f"beat/{self._team.rank}", 1)
         now, gone = time.monotonic(), {}
-        for rank, (host, pid) in enumerate(self._places):
+        for rank, place in enumerate(self._places):
             if rank == self._team.rank or self._store.add(f"done/{rank}", 0):
                 continue
             beats, since = self._beats[rank]
@@ -82,10 +113,10 @@ class Watch:
                 self._beats[rank] = found, now
             if self._store.add(f"failed/{rank}", 0):
                 gone[rank] = ""
-            elif host == socket.gethostname() and not _runs(pid):
-                gone[rank] = f"process {pid} of {host} ended unexpectedly (killed, or out of memory?)"
+            elif place.ended():
+                gone[rank] = f"process {place.pid} of {place.host} ended unexpectedly (killed, or out of memory?)"
             elif found == beats and now - since > SILENCE:
-                gone[rank] = f"process {pid} of {host} has not been heard of for {SILENCE:.0f} s"
+                gone[rank] = f"process {place.pid} of {place.host} has not been heard of for {SILENCE:.0f} s"
         return gone
 
     def _end(self, gone: dict[int, str]) -> None:
@@ -94,12 +125,3 @@ class Watch:
             if lines:
                 print("\n".join([*lines, self._hint()]), file=sys.stderr, flush=True)
         os._exit(1)
-
-
-def _runs(pid: int) -> bool:
-    """Whether a process of this host is there and not merely waiting for its parent to notice its end."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state not in "ZX"
