@@ -71,7 +71,8 @@ class Watch:
     def stop(self) -> None:
         """This process is about to end as it should."""
         if self._team.size > 1 and not self._stopped.is_set():
-            self._store.add(f"done/{self._team.rank}", 1)
+            with suppress(RuntimeError):  # the store may have gone with torchrun
+                self._store.add(f"done/{self._team.rank}", 1)
             self._stopped.set()
             self._thread.join()
 
