@@ -26,7 +26,7 @@ from reenactment.motion import cameras_of, clip_motion, orbited, still
 from reenactment.performance import Actor, Cures, head_motion, perform
 from reenactment.smoothing import check_window
 from reenactment.sweep import expression_sweep
-from reenactment.video import driver_of_video
+from reenactment.video_driver import driver_of_video
 from reenactment.webcam import Camera, Delays, Mirror, live
 from scene.checkpoint import CheckpointError
 from tracking.detector import MediaPipeDetector
