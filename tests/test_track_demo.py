@@ -24,11 +24,11 @@ from tracking.crop import Crop, choose_crop, observe
 from tracking.detector import MediaPipeDetector
 from tracking.fit import fit_clip
 from tracking.footage import ByteImage, Listed, Span
+from tracking.footage_reader import open_footage
 from tracking.landmarks import follow_face, look_for_faces
 from tracking.mesh_view import MeshView
 from tracking.records import Fit, Observations
 from tracking.refine import refine_clip
-from tracking.video import open_footage
 from utils.mesh_raster import project
 
 FRAMES, STRIDE, SIZE = 16, 7, 256  # 16 pictures from 4.5 seconds: motion and expressions in little time
