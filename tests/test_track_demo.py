@@ -22,9 +22,9 @@ from flame.load import OPEN_HEAD
 from tests.track_videos import FACE_MODEL, write_clip
 from tracking.crop import Crop, choose_crop, observe
 from tracking.detector import MediaPipeDetector
-from tracking.fit import fit_clip
 from tracking.footage import ByteImage, Listed, Span
 from tracking.footage_reader import open_footage
+from tracking.landmark_fit import fit_clip
 from tracking.landmarks import follow_face, look_for_faces
 from tracking.mesh_view import MeshView
 from tracking.records import Fit, Observations

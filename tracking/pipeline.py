@@ -21,9 +21,9 @@ from flame import Head, load_head
 from tracking import closer_look
 from tracking.crop import Crop, choose_crop, observe
 from tracking.detector import CloseDetector, MediaPipeDetector
-from tracking.fit import FitSettings, fit_clip
 from tracking.footage import ByteImage, Dropped, Footage, Listed, Span, without_repeats
 from tracking.footage_reader import open_footage
+from tracking.landmark_fit import FitSettings, fit_clip
 from tracking.landmarks import NoFaceError, Track, follow_face, look_for_faces
 from tracking.layout import write_data_set, write_rgba
 from tracking.matting import MatteSettings, foreground_colours, matte_clip, method_note
