@@ -27,8 +27,8 @@ from tracking.footage_reader import open_footage
 from tracking.landmark_fit import fit_clip
 from tracking.landmarks import follow_face, look_for_faces
 from tracking.mesh_view import MeshView
+from tracking.photometric_fit import refine_clip
 from tracking.records import Fit, Observations
-from tracking.refine import refine_clip
 from utils.mesh_raster import project
 
 FRAMES, STRIDE, SIZE = 16, 7, 256  # 16 pictures from 4.5 seconds: motion and expressions in little time

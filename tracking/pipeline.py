@@ -29,9 +29,9 @@ from tracking.layout import write_data_set, write_rgba
 from tracking.matting import MatteSettings, foreground_colours, matte_clip, method_note
 from tracking.mesh_view import MeshView
 from tracking.outline import reach_out
+from tracking.photometric_fit import refine_clip
 from tracking.preview import MAX_PANEL, preview_frame, write_error_plot
 from tracking.records import Fit, Observations, load_record, save_record
-from tracking.refine import refine_clip
 from tracking.verdict import Quality, Verdict, judge, measure, sharpness
 from tracking.workspace import MARK, PictureStore, Workspace, load_table, plain, save_table
 from utils.parallel import ordered
