@@ -31,7 +31,7 @@ from reenactment.webcam import Camera, Delays, Mirror, live
 from scene.checkpoint import CheckpointError
 from tracking.detector import MediaPipeDetector
 from tracking.footage import Span
-from tracking.footage_reader import open_footage
+from tracking.video import open_footage
 from utils.atomic import terminate_as_exit
 from utils.devices import resolve_device
 from utils.images import encode_image

@@ -23,12 +23,12 @@ from tests.track_videos import FACE_MODEL, write_clip
 from tracking.crop import Crop, choose_crop, observe
 from tracking.detector import MediaPipeDetector
 from tracking.footage import ByteImage, Listed, Span
-from tracking.footage_reader import open_footage
 from tracking.landmark_fit import fit_clip
 from tracking.landmarks import follow_face, look_for_faces
 from tracking.mesh_view import MeshView
 from tracking.photometric_fit import refine_clip
 from tracking.records import Fit, Observations
+from tracking.video import open_footage
 from utils.mesh_raster import project
 
 FRAMES, STRIDE, SIZE = 16, 7, 256  # 16 pictures from 4.5 seconds: motion and expressions in little time

@@ -14,9 +14,9 @@ from tracking import detector as detector_module
 from tracking.crop import Crop, choose_crop, observe
 from tracking.detector import DetectorUnavailable, MediaPipeDetector
 from tracking.footage import ByteImage, Dropped, Picture, Span
-from tracking.footage_reader import open_footage
 from tracking.landmarks import NoFaceError, Search, Track, face_size, follow_face, look_for_faces, shots_of
 from tracking.records import BLENDSHAPE_NAMES, LANDMARKS
+from tracking.video import open_footage
 
 FaceList = list[tuple[float, float, float]]
 

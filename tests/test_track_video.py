@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tests.track_videos import HEIGHT, WIDTH, moving_face, picture, write_audio, write_clip
-from tracking import footage_reader
+from tracking import video
 from tracking.footage import Dropped, FootageError, Listed, Picture, Span, without_repeats
-from tracking.footage_reader import open_footage
+from tracking.video import open_footage
 
 LOSSY = 12  # levels: what x264 at this quality and the colour conversion change at most, on average far less
 
@@ -100,7 +100,7 @@ def test_alpha_that_cannot_be_decoded_is_noted(tmp_path: Path, monkeypatch: pyte
     alpha = np.full((HEIGHT, WIDTH), 128, np.uint8)
     clip = write_clip(tmp_path / "a.webm", [np.dstack([image, alpha]) for image in moving_face(3)],
                       codec="libvpx-vp9", pixels="yuva420p")
-    monkeypatch.setattr(footage_reader, "ALPHA_DECODERS", {})
+    monkeypatch.setattr(video, "ALPHA_DECODERS", {})
     footage = open_footage(clip)
     assert [p.alpha for p in footage.pictures(Span())] == [None] * 3
     assert any("alpha channel (vp9 in WebM) cannot be decoded here" in note for note in footage.notes)
