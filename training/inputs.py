@@ -32,7 +32,7 @@ class StepInputs:
         self.forget()
 
     def forget(self) -> None:
-        """The iterations do not go on from the last one (a checkpoint was restored)."""
+        """To be called when the next iteration does not follow the last one (a checkpoint was restored)."""
         self._first = self._end = 0
         self._frame_plan = self._rate_plan = torch.empty(0)
 

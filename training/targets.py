@@ -92,7 +92,7 @@ class HostTargets:
 def choose_targets(dataset: Dataset, device: torch.device, where: Literal["auto", "gpu", "host"]) -> Targets:
     """Resident on a GPU or streamed to it (`where`; auto: resident when a quarter of its free memory suffices).
 
-    ValueError when they shall be on the GPU and are not even in the host's memory.
+    ValueError for `gpu` where the data set is streamed from the disk.
     """
     if device.type != "cuda":
         return HostTargets(dataset)
