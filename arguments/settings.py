@@ -110,7 +110,11 @@ class OptimizationSettings:
     alpha_loss: float = 10.0
     """Weight of mean squared error between rendered and given alpha."""
     lpips_loss: float = 0.0
-    """Weight of LPIPS (VGG); needs its network weights."""
+    """Weight of LPIPS; needs its network weights."""
+    lpips_network: Literal["alex", "vgg"] = "vgg"
+    """Network of --lpips_loss. AlexNet takes a tenth of VGG16's time."""
+    lpips_from_iter: int = 0
+    """Before this iteration LPIPS does not count: it sharpens what stands in its place already."""
     isotropy_loss: float = 0.0
     """Weight of the squared excess of the axis ratio of each Gaussian."""
     cylinder_loss: float = 100.0
