@@ -33,6 +33,7 @@ class Pictures:
         clip = player.clip
         self.train_indices, self.test_indices = clip.train.numpy(), clip.test.numpy()
         self.frame_count, self.width, self.height = len(clip), clip.width, clip.height
+        self.sizes = ((clip.width, clip.height),)
         self.images = None
         with torch.no_grad():
             index = torch.arange(len(clip))
@@ -44,6 +45,12 @@ class Pictures:
 
     def rgba_batch(self, indices: Sequence[int]) -> Tensor:
         return self.rgba_all[torch.as_tensor(np.asarray(indices))]
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self.sizes[0]
+
+    def by_size(self, indices: Sequence[int]) -> list[np.ndarray]:
+        return [np.asarray(indices)]
 
     def prefetch(self, indices: Sequence[int]) -> None:
         pass
@@ -57,7 +64,8 @@ def true_world() -> World:
     rig = Rig(head, clip.codes, EXPRESSIONS, CPU)
     mouth = create_mouth(head, rig.posed.neutral, 20, np.zeros(3), 0)
     cameras = Cameras(clip.R, clip.t, clip.K, clip.width, clip.height)
-    world = World(SimpleNamespace(), clip, head, rig, mouth, cameras, None, whole=False)  # type: ignore[arg-type]
+    sizes = SimpleNamespace(sizes=((clip.width, clip.height),))
+    world = World(sizes, clip, head, rig, mouth, cameras, None, whole=False)  # type: ignore[arg-type]
     return replace(world, dataset=Pictures(player, world))  # type: ignore[arg-type]
 
 
