@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from scene.frame import Camera, Frame, Size
+from scene.frame import Camera, Frame
 from scene.picture_facts import PictureFacts, picture_facts
 from scene.readers.source import Source
 from scene.recording import IndexArray, Recording
 from scene.split import Split
-from utils.images import ByteImage, read_mask, read_rgb, read_rgba, resize_area, resize_rgba
+from utils.images import ByteImage, Size, read_mask, read_rgb, read_rgba, resize_area, resize_rgba
 from utils.parallel import ordered
 
 RAM_SHARE = 0.5  # of the machine's memory: what is left must hold the model, its optimiser and the system

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from utils.images import margins
+
 FloatArray = NDArray[np.float32]
-Size = tuple[int, int]  # width, height in pixels
 
 ROTATION_TOLERANCE = 1e-3  # trackers store float32 rotations optimised as 6D vectors; errors stay below 1e-5
 
@@ -55,12 +56,6 @@ class Camera:
         left, top, scale = margins((self.width, self.height), (width, height))
         K = self.K * np.array([[scale], [scale], [1.0]]) + np.array([[0, 0, left], [0, 0, top], [0, 0, 0]])
         return Camera(self.R, self.t, K, width, height)
-
-
-def margins(picture: Size, window: Size) -> tuple[float, float, float]:
-    """Where a whole picture lies in the middle of a window: left and top margin in pixels, and its magnification."""
-    scale = min(window[0] / picture[0], window[1] / picture[1])
-    return 0.5 * (window[0] - scale * picture[0]), 0.5 * (window[1] - scale * picture[1]), scale
 
 
 @dataclass(frozen=True, eq=False)

@@ -322,7 +322,7 @@ def test_corrections_of_another_clip_are_refused() -> None:
     with pytest.raises(ValueError, match=r"corrections: wanted \[5, 38\] \(frames, columns\), got \[6, 38\]"):
         refinement.table.load_values(torch.zeros(6, 38))
     state = refinement.state_dict() | {"visits": torch.zeros(7, 1)}
-    with pytest.raises(ValueError, match=r"refinement.table.visits: wanted \[5, 1\] \(frames, columns\), got \[7, 1\]"):
+    with pytest.raises(ValueError, match=r"refinement.visits: wanted \[5, 1\] \(frames, columns\), got \[7, 1\]"):
         refinement.load_state_dict(state)
 
 

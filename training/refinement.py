@@ -28,12 +28,12 @@ from flame.rotations import matrix_from_6d, matrix_from_cayley, matrix_to_6d
 from gaussian_renderer import Cameras
 from scene.checkpoint import Checkpoint, CheckpointError
 from scene.clip import Clip
-from scene.frame import Size
 from scene.recording import Recording
 from scene.rig import CodeChange
 from training.calibration import predict, tracked_features
 from training.corrections import CorrectionTable
 from training.world import World
+from utils.images import Size
 
 HEAD_RADIUS, JAW_RADIUS, EYE_RADIUS = 0.1, 0.1, 0.012  # metres: lever of a turn
 PRIOR_UNIT = 1e-3  # metres of surface motion that cost 1

@@ -19,7 +19,6 @@ from scene.checkpoint import Checkpoint, CheckpointError, check_names, save_chec
 from scene.clip import Clip
 from scene.densify import RowSelection, collects_stats, densify, is_densify_step, is_last_pruning_step, keep_only
 from scene.extensions import extend
-from scene.frame import Size
 from scene.initialize import create_avatar, faces_backwards, seen_range
 from scene.schema import active_sh_degree
 from scene.size_sampler import training_sampler
@@ -30,6 +29,7 @@ from training.refinement import Refinement
 from training.targets import choose_targets
 from training.unseen import most_shown
 from training.world import World
+from utils.images import Size
 
 log = logging.getLogger(__name__)
 _OPTIMIZER = ("steps", "neutral_exp_avg", "neutral_exp_avg_sq", "difference_exp_avg", "difference_exp_avg_sq")

@@ -16,9 +16,9 @@ from gaussian_renderer import Cameras, render
 from scene.avatar import Avatar
 from scene.clip import Clip, choose_head, clip_of, open_data, open_dataset
 from scene.dataset import Dataset
-from scene.frame import Size
 from scene.mouth import Mouth, create_mouth
 from scene.rig import Rig
+from utils.images import Size
 
 
 @dataclass(frozen=True)
