@@ -65,13 +65,12 @@ class Clip:
         return self.recorded or Recording.single(len(self))
 
     def of_camera(self, number: int) -> Clip:
-        """The frames of one camera, in order of time; the clip itself where there is no other."""
-        if not self.recording.several:
-            return self
+        """The frames of one of several cameras, in order of time, as a clip of that camera alone."""
         chosen = torch.from_numpy(self.recording.of_camera(number))
         train, test = (torch.nonzero(torch.isin(chosen, part))[:, 0] for part in (self.train, self.test))
+        alone = replace(Recording.single(len(chosen)), cameras=self.recording.cameras[number:number + 1])
         return replace(self, codes=self.codes.at(chosen), R=self.R[chosen], t=self.t[chosen], K=self.K[chosen],
-                       train=train, test=test, recorded=None)
+                       train=train, test=test, recorded=alone)
 
 
 def open_data(data: DataSettings) -> Source:
@@ -127,7 +126,7 @@ def save_clip(clip: Clip, folder: Path) -> None:
     tensors = {name: value for name, value in codes.items() if value is not None}
     tensors |= {name: getattr(clip, name) for name in ("R", "t", "K", "train", "test")}
     header = {"format_version": FORMAT_VERSION, "head": clip.head, "width": clip.width, "height": clip.height}
-    if clip.recorded is not None:
+    if clip.recorded is not None and clip.recorded.several:
         tensors |= {name: torch.from_numpy(getattr(clip.recorded, name)) for name in _RECORDED}
         header["cameras"] = list(clip.recorded.cameras)
     write_with(folder / CLIP_FILE, lambda path: save_file(

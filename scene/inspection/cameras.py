@@ -48,8 +48,8 @@ def _place_findings(subject: Subject) -> Iterator[Finding]:
             first = frames[0]
             yield Finding(len(frames) > len(subject.depth) / 2,
                           f"{subject.names(frames)}: the head is much too {word}: wanted a radius of {SMALLEST:.1%} "
-                          f"to {LARGEST:.0%} of the picture, found {subject.radius[first] / size[first]:.2%} at a depth "
-                          f"of {subject.depth[first]:.3g} m. Likely cause: {_unit(subject.depth[first])}")
+                          f"to {LARGEST:.0%} of the picture, found {subject.radius[first] / size[first]:.2%} at a "
+                          f"depth of {subject.depth[first]:.3g} m. Likely cause: {_unit(subject.depth[first])}")
             return
     yield from _outside_findings(subject)
 
@@ -90,8 +90,8 @@ def _lens_of(subject: Subject, frame: int) -> Iterator[Finding]:
     fx, fy, cx, cy = (float(K[row, column]) for row, column in ((0, 0), (1, 1), (0, 2), (1, 2)))
     view = np.degrees(2 * np.arctan(width / (2 * fx)))
     if not 0.9 < fx / fy < 1.1:
-        yield Finding(False, f"{subject.name(frame)}: focal lengths of {fx:.4g} and {fy:.4g} pixels differ by more than "
-                             "a tenth; pixels are usually square")
+        yield Finding(False, f"{subject.name(frame)}: focal lengths of {fx:.4g} and {fy:.4g} pixels differ by more "
+                             "than a tenth; pixels are usually square")
     if not NARROWEST < view < WIDEST:
         yield Finding(False, f"{subject.name(frame)}: the camera sees {view:.3g} degrees, wanted {NARROWEST:g} to "
                              f"{WIDEST:g}; K is in pixels of the image")
