@@ -144,7 +144,7 @@ class Refinement:
         own = torch.where(self.reach > 0, metres.to(R.device) / self.reach.clamp_min(1e-12), 0.0)
         learnt = None if frames is None else self._moments[frames.to(R.device)].unique()
         self.table = CorrectionTable(recording.moments, own, visits, learnt)
-        self.center = world.rig.posed.neutral.mean(dim=0).to(R.device)
+        self.center = world.rig.posed.neutral.mean(dim=0).to(R)
         self.camera_table: CorrectionTable | None = None
         if s.refine_camera_lr > 0 and recording.several:
             self._refine_cameras(recording, visits, frames)
