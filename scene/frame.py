@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from utils.images import margins
+
 FloatArray = NDArray[np.float32]
 
 ROTATION_TOLERANCE = 1e-3  # trackers store float32 rotations optimised as 6D vectors; errors stay below 1e-5
@@ -49,6 +51,12 @@ class Camera:
         scale = np.array([width / self.width, height / self.height, 1.0])
         return Camera(self.R, self.t, self.K * scale[:, None], width, height)
 
+    def fitted(self, width: int, height: int) -> Camera:
+        """The whole picture in the middle of a raster of width x height pixels, enlarged evenly."""
+        left, top, scale = margins((self.width, self.height), (width, height))
+        K = self.K * np.array([[scale], [scale], [1.0]]) + np.array([[0, 0, left], [0, 0, top], [0, 0, 0]])
+        return Camera(self.R, self.t, K, width, height)
+
 
 @dataclass(frozen=True, eq=False)
 class Tracking:
@@ -78,9 +86,11 @@ class Tracking:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One frame: its place in the clip, its camera at the size of its image, its codes and its files.
+    """One picture: its place in the data set, its camera at the size of its image, its codes and its files.
 
-    mask_path is None where the image's own alpha channel is the mask.
+    mask_path is None where the image's own alpha channel is the mask. time: the number of the moment; the pictures that
+    several cameras took at one moment share it, and with it their tracking (-1, the default: a moment of its own, the
+    index). view: the name of the camera, "" where there is only one.
     """
 
     index: int
@@ -88,6 +98,12 @@ class Frame:
     tracking: Tracking
     image_path: Path
     mask_path: Path | None = None
+    time: int = -1
+    view: str = ""
+
+    def __post_init__(self) -> None:
+        if self.time < 0:
+            object.__setattr__(self, "time", self.index)
 
 
 def read_only(array: ArrayLike) -> FloatArray:

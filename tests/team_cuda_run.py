@@ -14,7 +14,7 @@ from torch import Tensor
 from arguments import DataSettings, ModelSettings, OptimizationSettings, RefinementSettings, RunSettings, TrainSettings
 from scene.checkpoint import avatar_tensors
 from tests.subjects import nothing_waits
-from training import refinement
+from training import corrections
 from training.log import measured
 from training.team import Team, join
 from training.trainer import Trainer
@@ -38,7 +38,7 @@ def run(subject: Path, team: Team, device: torch.device, capture: bool) -> dict[
     trainer.optimizer.eps = EPS
     logged, counts = [], []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(refinement, "EPS", EPS)
+        patch.setattr(corrections, "EPS", EPS)
         for _ in range(STEPS - 5):
             logged.append(measured(trainer, trainer.step())[1].sum())
             counts.append(trainer.avatar.count)

@@ -18,7 +18,7 @@ from arguments import DataSettings, ModelSettings, OptimizationSettings, Refinem
 from scene.checkpoint import avatar_tensors, newest_checkpoint
 from tests.extensions import ExtendedOptimization, add_both
 from tests.refinement_scene import true_world
-from training import calibration, refinement
+from training import calibration, corrections
 from training.log import measured
 from training.team import Team, TeamError, Vote, join
 from training.trainer import Trainer
@@ -70,7 +70,7 @@ def run(case: str, subject: Path, team: Team, folder: Path | None = None) -> dic
     folder: the run is saved there between two densifications, and goes on with a new trainer that has read that.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(refinement, "EPS", EPS)
+        patch.setattr(corrections, "EPS", EPS)
         patch.setattr(calibration, "LEAST_FRAMES", calibration.BLOCKS)
         if case == "extended":
             add_both(patch)

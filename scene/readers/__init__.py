@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from scene.readers.cameras import has_cameras, read_cameras
 from scene.readers.source import MeshCounts, Source
 from scene.readers.tracker import looks_like, read_tracker
 
@@ -33,7 +34,7 @@ class Reader:
 READERS: dict[str, Reader] = {
     name: Reader(partial(read_tracker, mode=name), partial(looks_like, mode=name), flag)
     for name, flag in (("insta", None), ("nerfbs", "use_nerfBS"), ("hr", "use_HR"))
-}
+} | {"cameras": Reader(read_cameras, has_cameras)}
 """Layouts by name. `auto` takes the first that recognises the folder."""
 
 
