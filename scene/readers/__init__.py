@@ -13,6 +13,8 @@ from pathlib import Path
 from scene.readers.codes import looks_like_codes, read_codes
 from scene.readers.imavatar import looks_like_imavatar, read_imavatar
 from scene.readers.insta_transforms import looks_like_insta_transforms, read_insta_transforms
+from scene.readers.nerface import looks_like_nerface, read_nerface
+from scene.readers.nersemble import looks_like_nersemble, read_nersemble
 from scene.readers.source import MeshCounts, Source
 from scene.readers.tracker import looks_like, read_tracker
 from scene.readers.vhap import looks_like_vhap, read_vhap
@@ -39,7 +41,9 @@ READERS: dict[str, Reader] = {
        for name, flag in (("insta", None), ("nerfbs", "use_nerfBS"), ("hr", "use_HR"))},
     "vhap": Reader(read_vhap, looks_like_vhap),
     "imavatar": Reader(read_imavatar, looks_like_imavatar),
+    "nerface": Reader(read_nerface, looks_like_nerface),
     "insta_transforms": Reader(read_insta_transforms, looks_like_insta_transforms),
+    "nersemble": Reader(read_nersemble, looks_like_nersemble),
     "codes": Reader(read_codes, looks_like_codes),
 }
 """Layouts by name. `auto` takes the first that recognises the folder."""
