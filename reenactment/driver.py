@@ -15,7 +15,7 @@ from flame import Head
 from player.reference_model import load_reference_model, reference_iterations
 from reenactment.arkit_csv import read_arkit_csv
 from reenactment.motion import HeadMotion, motion_of
-from scene.clip import CLIP_FILE, Clip, choose_head, clip_of, head_of, load_clip, open_data, open_dataset
+from scene.clip import CLIP_FILE, Clip, choose_head, clip_of, head_of, load_clip, open_data, open_dataset, open_pictures
 from scene.dataset import Dataset
 from scene.readers import READERS
 from scene.rig import Codes
@@ -105,7 +105,7 @@ def run_pictures(folder: Path, clip: Clip, source_path: Path | None) -> Pictures
     try:
         data = load_config(TrainSettings, folder).data
         data = replace(data, cache="stream", source_path=source_path or data.source_path)
-        dataset = open_dataset(data, open_data(data))
+        dataset = open_pictures(data)
     except (ValueError, OSError):
         return None
     return dataset_pictures(dataset, len(clip)) if dataset.frame_count == len(clip) else None

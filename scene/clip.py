@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,21 @@ def open_data(data: DataSettings) -> Source:
 
     The head model is loaded only where the layout cannot be read without it.
     """
+    source = _open(data)
+    return source if source.pending is None else source.completed(choose_head(data.head, source))
+
+
+def open_pictures(data: DataSettings) -> Dataset:
+    """The pictures of the data set, for those who have its codes and cameras from a clip; no head model is needed."""
+    return open_dataset(data, replace(_open(data), pending=None))
+
+
+def _open(data: DataSettings) -> Source:
     flags = {f"--{reader.flag}": name for name, reader in READERS.items() if reader.flag and getattr(data, reader.flag)}
     asked = flags if data.layout == AUTO else flags | {f"--layout {data.layout}": data.layout}
     if len(set(asked.values())) > 1:
         raise ValueError(f"{' and '.join(asked)}: a data set has one layout, choose one")
-    source = open_source(data.source_path, next(iter(asked.values()), AUTO))
-    return source if source.pending is None else source.completed(choose_head(data.head, source))
+    return open_source(data.source_path, next(iter(asked.values()), AUTO))
 
 
 def open_dataset(data: DataSettings, source: Source) -> Dataset:

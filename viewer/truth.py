@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arguments import DataSettings
-from scene.clip import Clip, open_data, open_dataset
+from scene.clip import Clip, open_pictures
 
 
 class GroundTruth:
@@ -17,7 +17,7 @@ class GroundTruth:
     def __init__(self, data: DataSettings, clip: Clip) -> None:
         """ValueError or OSError names what is missing, or that the data set is another one than the avatar's."""
         data = replace(data, cache="stream", split="tail", test_frames=0)  # all frames are as good here
-        self._dataset = open_dataset(data, open_data(data))
+        self._dataset = open_pictures(data)
         got = self._dataset.frame_count, self._dataset.width, self._dataset.height
         wanted = len(clip), clip.width, clip.height
         if got != wanted:
