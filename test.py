@@ -40,6 +40,13 @@ def frames_of(world: World, split: str) -> list[int]:
     return frames
 
 
+def groups_of(world: World, frames: list[int]) -> dict[str, dict[str, list[int]]]:
+    """What is scored apart where there are several cameras: what is new in a frame, and each camera."""
+    recording = world.dataset.recording
+    found = {"parts": recording.parts(world.dataset.train_indices, frames), "cameras": recording.by_camera(frames)}
+    return {kind: groups for kind, groups in found.items() if groups}
+
+
 def head_meshes(world: World) -> PosedMeshes:
     """The posed head mesh of every frame, with the regions that are scored on their own."""
     head = world.head
@@ -56,6 +63,10 @@ def print_scores(metrics: dict, split: str) -> None:
         values = ", ".join(f"{name} {scores[name]:.4f}" if scores[name] is not None else f"{name} not computed"
                            for name in ("psnr", "ssim", "lpips_alex", "lpips_vgg"))
         print(f"{split}, {area}, {block['frames']} frames: {values}")
+    for kind in ("parts", "cameras"):
+        for name, part in block.get(kind, {}).items():
+            what = f"camera {name}" if kind == "cameras" else name.replace("_", " ")
+            print(f"{split}, {what}, {part['frames']} frames: psnr {part['psnr']:.4f}, ssim {part['ssim']:.4f}")
     for name in ("lpips_alex", "lpips_vgg"):
         if block[name] is None:
             print(f"{name}: {block[f'{name}_reason']}")
@@ -124,7 +135,7 @@ def test(settings: TestSettings) -> None:
     if black is not None:
         raise ValueError(black)
     metrics = evaluate(lambda batch: render_on_black(world, avatar, degree, batch), world.dataset, frames,
-                       settings.model_path, options, head_meshes(world), settings.split)
+                       settings.model_path, options, head_meshes(world), settings.split, groups_of(world, frames))
     if refined:
         note(settings.model_path, settings.split, tracking="as tracked" if settings.as_tracked else "corrected")
     if settings.without_blendshapes is not None:

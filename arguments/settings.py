@@ -23,8 +23,8 @@ class DataSettings:
     source_path: Annotated[Path, Alias(aliases=["-s"])]
     """Data set folder."""
     layout: str = "auto"
-    """How the folder is laid out: insta, nerfbs, hr, vhap, nersemble, imavatar, nerface, insta_transforms, codes
-    (docs/data.md); auto looks at what is there."""
+    """How the folder is laid out: insta, nerfbs, hr, cameras, vhap, nersemble, imavatar, nerface,
+    insta_transforms, codes (docs/data.md); auto looks at what is there."""
     use_nerfBS: bool = False
     """The same as --layout nerfbs: whole-image targets, masks in image_mask/, background bc.jpg."""
     use_HR: bool = False
@@ -41,6 +41,9 @@ class DataSettings:
     more than a fifth): what the published protocol holds out of its long clips."""
     test_blocks: int = 5
     """Number of blocks for --split blocks."""
+    test_cameras: tuple[str, ...] = ("auto",)
+    """Of several cameras, names of those held out altogether; auto: of four and more the second in order of name; none:
+    all train. --test_frames and --split hold out moments of the others."""
     white_background: Annotated[bool, Alias(aliases=["-w"])] = False
     """Train on white instead of black; the target is composited on the same colour."""
     cache: Literal["auto", "ram", "stream"] = "auto"
@@ -170,13 +173,16 @@ class RefinementSettings:
     """The same for the expression codes that move the Gaussians."""
     refine_joint_lr: float = 1.5e-4
     """The same for jaw, eyes and eyelids."""
+    refine_camera_lr: float = 0.0
+    """Of several cameras: metres a step, turn and shift of each camera, once for all moments. 0: as calibrated."""
     refine_prior: float = 1e-4
     """Weight of the mean squared correction in (mm of surface motion)^2, summed over pose and codes."""
     refine_calibrate: bool = True
     """Correct held-out frames too: predict their corrections from their tracked pose and codes."""
 
     def __post_init__(self) -> None:
-        for name in ("refine_from_iter", "refine_pose_lr", "refine_expression_lr", "refine_joint_lr", "refine_prior"):
+        for name in ("refine_from_iter", "refine_pose_lr", "refine_expression_lr", "refine_joint_lr",
+                     "refine_camera_lr", "refine_prior"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"--{name}: wanted 0 or more, got {getattr(self, name)}")
 

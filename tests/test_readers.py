@@ -203,7 +203,7 @@ def test_missing_folders(tmp_path: Path) -> None:
 
 
 def test_an_unknown_layout_lists_the_known_ones(folder: Path) -> None:
-    with pytest.raises(ValueError, match="--layout colmap: unknown; known are auto, insta, nerfbs, hr, vhap"):
+    with pytest.raises(ValueError, match="--layout colmap: unknown; known are auto, insta, nerfbs, hr, cameras, vhap"):
         open_source(folder, "colmap")
 
 

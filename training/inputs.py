@@ -7,8 +7,9 @@ from blendshape_ops import WIDTH
 from torch import Tensor
 
 from arguments import OptimizationSettings
+from scene.dataset import Dataset
 from scene.schema import learning_rates
-from scene.split import EpochSampler
+from scene.size_sampler import Sampler
 from training.targets import Targets
 
 STEPS_AHEAD = 64  # whose frame numbers and learning rates are sent to the device at once
@@ -17,32 +18,40 @@ STEPS_AHEAD = 64  # whose frame numbers and learning rates are sent to the devic
 class StepInputs:
     """Frame numbers [B] int64, their target pictures [B,H,W,4] uint8, and learning rates [2,60] float64 of one step.
 
-    Row 0 of `rates` belongs to the neutral table, row 1 to the differences.
+    Row 0 of `rates` belongs to the neutral table, row 1 to the differences. `size` [width, height] is that of this
+    step's pictures; each size that the data set has keeps a place of its own.
     """
 
-    def __init__(self, settings: OptimizationSettings, batch: int, width: int, height: int,
-                 device: torch.device) -> None:
-        self._settings, self._device = settings, device
+    def __init__(self, settings: OptimizationSettings, batch: int, dataset: Dataset, device: torch.device) -> None:
+        self._settings, self._device, self._dataset = settings, device, dataset
         self.frames = torch.zeros(batch, dtype=torch.int64, device=device)
         self.rates = torch.zeros(2, WIDTH, dtype=torch.float64, device=device)
-        self.rgba = torch.zeros(batch, height, width, 4, dtype=torch.uint8, device=device)
+        self._rgba = {size: torch.zeros(batch, size[1], size[0], 4, dtype=torch.uint8, device=device)
+                      for size in dataset.sizes}
+        self.size = dataset.sizes[0]
         self.forget()
+
+    @property
+    def rgba(self) -> Tensor:
+        """The target pictures of this step."""
+        return self._rgba[self.size]
 
     def forget(self) -> None:
         """The iterations do not go on from the last one (a checkpoint was restored)."""
         self._first = self._end = 0
         self._frame_plan = self._rate_plan = torch.empty(0)
 
-    def load(self, iteration: int, sampler: EpochSampler, targets: Targets) -> None:
+    def load(self, iteration: int, sampler: Sampler, targets: Targets) -> None:
         """Draw the next batch and make everything of this iteration ready, without waiting for the device."""
         if not self._first <= iteration < self._end:
             self._plan(iteration, sampler)
         drawn = sampler.next()
+        self.size = self._dataset.size(drawn[0])
         self.frames.copy_(self._frame_plan[iteration - self._first])
         self.rates.copy_(self._rate_plan[iteration - self._first])
         targets.fill(self.rgba, drawn, self.frames, sampler)
 
-    def _plan(self, first: int, sampler: EpochSampler) -> None:
+    def _plan(self, first: int, sampler: Sampler) -> None:
         self._first, self._end = first, first + STEPS_AHEAD
         frames = torch.from_numpy(sampler.peek(STEPS_AHEAD * len(self.frames)))
         self._frame_plan = self._sent(frames.view(STEPS_AHEAD, -1))

@@ -61,11 +61,13 @@ class Page:
         self._filming = threading.Lock()
         self._unseen = UnseenNotes(painter)
         player = painter.player
-        self.frames = len(player.clip)
+        self._recording = player.clip.recording
+        camera = int(self._recording.view[self.first])
+        self._timeline = self._recording.of_camera(camera)
         self._playback = Playback(self.frames, fps)
         self._sliders = sliders_of(player.head, player.num_expressions, player.clip.codes)
         self._set_the_stage()
-        self.panel = Panel(server.gui, self, self._sliders, self.frames, fps)
+        self.panel = Panel(server.gui, self, self._sliders, self.frames, fps, self._recording.cameras, camera)
         server.on_client_connect(self._welcome)
         server.on_client_disconnect(self._farewell)
 
@@ -81,16 +83,38 @@ class Page:
             self._state = change(self._state)
             self._touched()
 
-    def seek(self, frame: int) -> None:
-        """Show a frame of the clip (the nearest there is); stops playing."""
+    @property
+    def frames(self) -> int:
+        """Length of the timeline."""
+        return len(self._timeline)
+
+    @property
+    def place(self) -> int:
+        """Where on the timeline the state's frame is."""
+        return int(np.searchsorted(self._timeline, self._state.frame))
+
+    def seek(self, place: int) -> None:
+        """Show a frame of the timeline (the nearest there is); stops playing."""
         self.play(False)
-        self.change(lambda state: replace(state, base="clip", frame=min(max(frame, 0), self.frames - 1)))
+        frame = int(self._timeline[min(max(place, 0), self.frames - 1)])
+        self.change(lambda state: replace(state, base="clip", frame=frame))
+
+    def choose_camera(self, name: str) -> None:
+        """Make the frames of one of several cameras the timeline, at the same moment. ValueError for another name."""
+        number = self._recording.cameras.index(name)
+        self.play(False)
+        with self._wake:
+            mine, now = self._recording.of_camera(number), self._recording.time[self._state.frame]
+            frame = int(mine[np.abs(self._recording.time[mine] - now).argmin()])
+            self._timeline, self._playback.frames = mine, len(mine)
+            self._state = replace(self._state, frame=frame)
+            self._touched()
 
     def play(self, playing: bool) -> None:
         """Start or stop the timeline at the frame it stands at."""
         with self._wake:
             if playing:
-                self._playback.start(self._state.frame)
+                self._playback.start(self.place)
                 self._state = replace(self._state, base="clip")
             else:
                 self._playback.stop()
@@ -147,7 +171,7 @@ class Page:
                 assign(bar, 100 * done / self.frames)
                 return not self._stopped and client.client_id in self.server.get_clients()
 
-            states: Iterator[ViewState] = timeline(self._state, self.frames)
+            states: Iterator[ViewState] = timeline(self._state, self._timeline.tolist())
             data = film(self._painter, states, self._camera_of(client), self._playback.fps, shown)
             if data is not None:
                 client.send_file_download(f"{self._name}.mp4", data, save_immediately=True)
@@ -180,7 +204,8 @@ class Page:
         with self._wake:
             if not self._playback.playing:
                 return
-            frame, ended = self._playback.frame()
+            place, ended = self._playback.frame()
+            frame = int(self._timeline[place])
             if frame != self._state.frame:
                 self._state = replace(self._state, frame=frame)
                 self._touched(quiet=True)
@@ -225,14 +250,15 @@ class Page:
         if self._sliders_follow and now - self._changed_at > SETTLED and not self._playback.playing:
             self._sliders_follow = False
             state = self._state
-            self.panel.show(state, slider_values(self._painter.codes(state), self._sliders, self._painter.player.head))
+            values = slider_values(self._painter.codes(state), self._sliders, self._painter.player.head)
+            self.panel.show(state, self.place, values)
         if now - self._status_at > STATUS_INTERVAL:
             self._status_at = now
             status = self._status()
             if status != self.panel.status.content:
                 self.panel.status.content = status
             if self._playback.playing:
-                assign(self.panel.frame, self._state.frame)
+                assign(self.panel.frame, self.place)
             for client in self.server.get_clients().values():
                 self._unseen.tell(client, self._painter, self._state, self._version, self.panel.status.order + 0.5)
 

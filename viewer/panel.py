@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any, Protocol, get_args
@@ -24,7 +24,8 @@ class Actions(Protocol):
     """What the panel asks of the page."""
 
     def change(self, change: Change) -> None: ...
-    def seek(self, frame: int) -> None: ...
+    def seek(self, place: int) -> None: ...
+    def choose_camera(self, name: str) -> None: ...
     def play(self, playing: bool) -> None: ...
     def set_loop(self, loop: bool) -> None: ...
     def set_speed(self, fps: float) -> None: ...
@@ -37,7 +38,8 @@ class Panel:
     """The control panel, shared by all browsers that look at the page."""
 
     def __init__(self, gui: viser.GuiApi, actions: Actions, sliders: dict[str, Slider], frames: int,
-                 fps: float) -> None:
+                 fps: float, cameras: Sequence[str] = ("",), camera: int = 0) -> None:
+        """frames: length of the timeline. cameras: names of those that recorded the clip; camera: whose it is."""
         self._gui, self._actions, self._sliders = gui, actions, sliders
         self._expressions = {name.removeprefix(EXPRESSION): slider for name, slider in sliders.items()
                              if name.startswith(EXPRESSION)}
@@ -46,6 +48,8 @@ class Panel:
         tabs = gui.add_tab_group()
         with tabs.add_tab("Play", viser.Icon.PLAYER_PLAY):
             self._build_play(frames, fps)
+            if len(cameras) > 1:
+                self._build_cameras(cameras, camera)
         with tabs.add_tab("Face", viser.Icon.MOOD_SMILE):
             self._build_face()
         with tabs.add_tab("Look", viser.Icon.EYE):
@@ -53,9 +57,9 @@ class Panel:
         with tabs.add_tab("Save", viser.Icon.CAMERA):
             self._build_save()
 
-    def show(self, state: ViewState, values: dict[str, float]) -> None:
-        """Bring the widgets in line with a state that they did not make themselves."""
-        assign(self.frame, state.frame)
+    def show(self, state: ViewState, place: int, values: dict[str, float]) -> None:
+        """Bring the widgets in line with a state that they did not make themselves, at a place of the timeline."""
+        assign(self.frame, place)
         assign(self.base, _key(BASES, state.base))
         assign(self.compare, state.compare)
         for name, value in values.items():
@@ -71,6 +75,11 @@ class Panel:
         """Enable or disable the comparison with the ground truth; `why` is shown below it."""
         self.compare.disabled = not allowed
         self.truth_note.content = why
+
+    def _build_cameras(self, cameras: Sequence[str], camera: int) -> None:
+        recorded = self._gui.add_dropdown("Recorded by", tuple(cameras), initial_value=cameras[camera],
+                                          hint="Whose frames the timeline shows")
+        self._listen(recorded, lambda value: self._actions.choose_camera(str(value)))
 
     def _build_play(self, frames: int, fps: float) -> None:
         gui, actions = self._gui, self._actions

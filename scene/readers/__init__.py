@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from scene.readers.cameras import has_cameras, read_cameras
 from scene.readers.codes import looks_like_codes, read_codes
 from scene.readers.imavatar import looks_like_imavatar, read_imavatar
 from scene.readers.insta_transforms import looks_like_insta_transforms, read_insta_transforms
@@ -48,6 +49,7 @@ READERS: dict[str, Reader] = {
                      (_RECORDS, "images/*.png", "image_mask/*.png", "bc.jpg"), "use_nerfBS"),
     "hr": Reader(partial(read_tracker, mode="hr"), partial(looks_like, mode="hr"),
                  (_RECORDS, "images.HQ/*.png"), "use_HR"),
+    "cameras": Reader(read_cameras, has_cameras, ("cameras/*/checkpoint/*.frame", "cameras/*/images/*.png")),
     "vhap": Reader(read_vhap, looks_like_vhap, ("transforms*.json", "images/*", "fg_masks/*", "flame_param/*.npz")),
     "nersemble": Reader(read_nersemble, looks_like_nersemble,
                         ("camera_params.json", "images/cam_*", "alpha_maps/cam_*", "*flame_param*")),

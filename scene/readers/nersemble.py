@@ -59,6 +59,7 @@ def read_nersemble(path: Path) -> Source:
     pictures = _pictures(path / "images")
     times = sorted({time for time, _ in pictures})
     cameras, lenses, where = _cameras(path)
+    several = len({view for _, view in pictures}) > 1
     moment_at = _moments(path, times)
     moments = {time: moment_at(number) for number, time in enumerate(times)}
     frames = []
@@ -72,7 +73,8 @@ def read_nersemble(path: Path) -> Source:
         with at(f"{where}: camera {view}"):
             K = _fitted(lenses[view], header.width)
             camera = camera_of(R, t, K, header.width, header.height)
-        frames.append(Frame(index, camera, moments[time].tracking, image, mask, times.index(time), view))
+        name = view if several else ""
+        frames.append(Frame(index, camera, moments[time].tracking, image, mask, times.index(time), name))
     check_alike(frames, lambda frame: f"{path}: codes of time {times[frame.time]}")
     offset = moments[times[0]].static_offset
     return Source(tuple(frames), None, TIMES_HELD_OUT, head=read_head_name(path) or HEAD,

@@ -87,6 +87,7 @@ class Page:
     reasons: Sequence[str] = ()
     comparison: Comparison | None = None
     areas: Table | None = None
+    groups: Table | None = None
     video: str = ""
     video_caption: str = ""
     frame_charts: Sequence[Markup] = ()
