@@ -216,7 +216,8 @@ def _read_header(header: dict[str, str] | None, path: Path) -> dict[str, Any]:
 def _check_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     wanted: dict[str, list[int | None]] = {"codes.shape": [None], "R": [None, 3, 3], "t": [None, 3], "K": [None, 3, 3]}
     wanted |= {f"codes.{name}": [None, width] for name, width in _CODE_WIDTHS.items()}
-    wanted |= {name: [None] for name in ("train", "test", *_RECORDED)} | {"static_offset": [None, 3]}
+    wanted |= {name: [None] for name in ("train", "test", *_RECORDED)}
+    wanted["static_offset"] = [None, 3]
     optional = {"codes.neck", "static_offset", *_RECORDED}
     missing, unexpected = sorted(wanted.keys() - optional - tensors.keys()), sorted(tensors.keys() - wanted)
     if missing or unexpected:

@@ -204,8 +204,9 @@ def test_codes_in_a_file_or_a_folder_for_each_picture(tmp_path: Path) -> None:
 def test_writers_say_what_a_layout_has_no_place_for(tmp_path: Path) -> None:
     head = random_head()
     source = make_source(tmp_path / "pictures", head)
-    with pytest.raises(ValueError, match=r"insta_transforms has no place for the neck, which is turned in 0\.png"):
-        WRITERS["insta_transforms"](tmp_path / "a", source, head)
+    for layout in ("insta", "insta_transforms"):
+        with pytest.raises(ValueError, match=rf"{layout} has no place for the neck, which is turned in 0\.png"):
+            WRITERS[layout](tmp_path / "a", source, head)
     camera = source.frames[1].camera
     zoomed = replace(source.frames[1], camera=replace(camera, K=camera.K * np.array([[2], [2], [1]], np.float32)))
     with pytest.raises(ValueError, match=r"has room for one lens, but K of 1\.png differs from that of 0\.png"):
@@ -244,7 +245,7 @@ def test_a_folder_above_a_data_set_names_it(tmp_path: Path) -> None:
 
 def test_convert_writes_a_folder_or_nothing(tmp_path: Path) -> None:
     data, out = write_tracked_head(tmp_path / "data", 3), tmp_path / "out"
-    with pytest.raises(ValueError, match="--to colmap: unknown; known are vhap, imavatar"):
+    with pytest.raises(ValueError, match="--to colmap: unknown; known are insta, vhap, imavatar"):
         convert(ConvertSettings(data, out, "colmap"))
     with pytest.raises(FileNotFoundError, match="no such folder"):
         convert(ConvertSettings(tmp_path / "nowhere", out, "vhap"))
