@@ -64,5 +64,6 @@ def assert_same(found: Source, wanted: Source, tolerance: float = 1e-6) -> None:
             wanted_code = getattr(want.tracking, name)
             wanted_code = np.array([1, 0, 0, 0, 1, 0]) if wanted_code is None else wanted_code
             code = getattr(got.tracking, name)
-            code = np.array([1, 0, 0, 0, 1, 0]) if code is None else fit_code(code, len(wanted_code), name, "the layout")
+            code = np.array([1, 0, 0, 0, 1, 0]) if code is None else code
+            code = fit_code(code, len(wanted_code), name, "the layout")
             np.testing.assert_allclose(code, wanted_code, atol=tolerance, rtol=0, err_msg=f"{name} of {want.index}")

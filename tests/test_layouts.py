@@ -15,7 +15,9 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from arguments import DataSettings, ModelSettings
 from flame import Head, load_head, pose_head
+from scene.clip import head_of, load_clip, save_clip
 from scene.dataset import Dataset
 from scene.readers import Source, layout_of, open_source
 from scene.split import Split
@@ -25,6 +27,7 @@ from scene.writers.common import picture_of
 from tests.heads import random_head
 from tests.layout_sources import assert_same, head_of_source, make_source
 from tests.tracker_folder import image
+from training.world import open_world
 from utils.arrays import write_npz
 from utils.images import read_rgb, write_image
 
@@ -277,10 +280,20 @@ def test_a_mask_beside_the_picture_weighs_its_colour(tmp_path: Path) -> None:
     assert (image(2)[..., 3] < 255).any()
 
 
-def test_the_neck_reaches_the_rig(tmp_path: Path) -> None:
-    folder, source, head = written(tmp_path, "vhap")
-    data = Dataset(open_source(folder).completed(head), Split(test_frames=0), progress=False)
-    assert data.neck is not None
-    neck = source.frames[3].tracking.neck
-    assert neck is not None
-    np.testing.assert_allclose(data.neck[3].numpy(), neck, atol=1e-6)
+def test_neck_and_static_offset_reach_the_rig_and_stay_with_the_clip(tmp_path: Path) -> None:
+    """From an export of VHAP to the posed mesh of training, and to that of an avatar without its data set."""
+    head = load_head("open")
+    source = make_source(tmp_path / "pictures", head, times=2, offset=True)
+    WRITERS["vhap"](tmp_path / "data", source, head_of_source(head, source))
+    world = open_world(DataSettings(tmp_path / "data", test_frames=0), ModelSettings(num_teeth_gaussians=10), 0,
+                       torch.device("cpu"))
+    tracking = [frame.tracking for frame in source.frames]
+    codes = {name: torch.from_numpy(np.stack([getattr(row, name) for row in tracking]))
+             for name in ("expression", "jaw", "eyes", "eyelids", "neck")}
+    wanted = pose_head(head_of_source(head, source), torch.from_numpy(tracking[0].shape.copy()), **codes).vertices
+    torch.testing.assert_close(world.rig.posed.vertices, wanted, rtol=0, atol=1e-5)  # metres; float32 codes
+    save_clip(world.clip, tmp_path)
+    clip = load_clip(tmp_path)
+    kept = pose_head(head_of(clip), clip.codes.shape, clip.codes.expression, clip.codes.jaw, clip.codes.eyes,
+                     clip.codes.eyelids, clip.codes.neck).vertices
+    torch.testing.assert_close(kept, world.rig.posed.vertices, rtol=0, atol=0)
