@@ -28,6 +28,7 @@ from scene.recording import Recording
 from scene.rig import Codes
 from scene.split import Split
 from utils.atomic import write_with
+from utils.processes import process_rank
 
 CLIP_FILE = "clip.safetensors"
 FORMAT_VERSION = 1
@@ -102,7 +103,8 @@ def open_dataset(data: DataSettings, source: Source) -> Dataset:
     """The frames of `source`, split and sized as the settings say."""
     split = Split(data.split, None if data.test_frames < 0 else data.test_frames, blocks=data.test_blocks,
                   cameras=data.test_cameras)
-    return Dataset(source, split, data.resolution, data.cache)
+    first = process_rank() == 0  # of several that train, the first one scores held-out frames and shows its progress
+    return Dataset(source, split, data.resolution, data.cache, progress=first, held_out=first)
 
 
 def head_name(name: str, source: Source) -> str:

@@ -20,6 +20,7 @@ from scene.recording import IndexArray, Recording
 from scene.split import Split
 from utils.images import ByteImage, Size, read_mask, read_rgb, read_rgba, resize_area, resize_rgba
 from utils.parallel import ordered
+from utils.processes import local_count
 
 RAM_SHARE = 0.5  # of the machine's memory: what is left must hold the model, its optimiser and the system
 DIVISORS = (1, 2, 4, 8)
@@ -33,7 +34,8 @@ class Dataset:
     resolution: -1 or 1 full size; 2, 4, 8 divide it; a number from 16 is the target width in pixels.
     cache: "ram" decodes everything now into one [N,H,W,4] array; "stream" decodes on demand (see `prefetch`);
         "auto" chooses "ram" when the array takes at most half of the machine's memory.
-    workers: decoding threads (None: one per core). progress: show a bar while decoding.
+    workers: decoding threads (None: one per core, shared with other processes of the run). progress: show a bar while
+        decoding. held_out: cache held-out frames too; otherwise `images` of them are black.
 
     Attributes:
         frames, frame_count: camera after camera, each in the order of time, whatever their order in the source.
@@ -56,6 +58,7 @@ class Dataset:
     def __init__(
         self, source: Source, split: Split | None = None, resolution: int = -1,
         cache: Literal["auto", "ram", "stream"] = "auto", workers: int | None = None, progress: bool = True,
+        held_out: bool = True,
     ) -> None:
         if source.pending is not None:
             raise ValueError("the source is not complete: Source.completed takes the head model")
@@ -71,13 +74,14 @@ class Dataset:
             resized(source.background.copy(), (self.width, self.height))
         )
         self._stack_tensors()
-        workers = workers or os.cpu_count() or 1
+        workers = workers or max(1, (os.cpu_count() or 1) // local_count())
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._pending: dict[int, Future[ByteImage]] = {}
         self._facts: dict[int, PictureFacts] = {}
         self.images: dict[Size, Tensor] | None = None
         if cache == "ram" or (cache == "auto" and self._fits_in_ram()):
-            images = self._decode_all(workers, progress)
+            wanted = np.arange(self.frame_count) if held_out else self.train_indices
+            images = self._decode_all(wanted, workers, progress)
             self.images = {size: torch.from_numpy(array) for size, array in images.items()}
 
     def size(self, index: int) -> Size:
@@ -158,19 +162,20 @@ class Dataset:
 
     def _fits_in_ram(self) -> bool:
         pixels = sum(np.prod(self.size(index)) for index in range(self.frame_count))
-        return bool(4 * pixels <= RAM_SHARE * _physical_memory())
+        return bool(4 * pixels <= RAM_SHARE * _physical_memory() / local_count())
 
-    def _decode_all(self, workers: int, progress: bool) -> dict[Size, ByteImage]:
+    def _decode_all(self, wanted: IndexArray, workers: int, progress: bool) -> dict[Size, ByteImage]:
         counts = np.bincount(self._size_number)
-        images = {size: np.empty((count, size[1], size[0], 4), np.uint8)
+        images = {size: np.zeros((count, size[1], size[0], 4), np.uint8)
                   for size, count in zip(self.sizes, counts, strict=True)}
 
-        def decode(index: int) -> None:
+        def decode(number: int) -> None:
+            index = int(wanted[number])
             images[self.size(index)][self.place[index]] = image = self._decode(index)
             self._facts[index] = picture_facts(image)
 
-        done = ordered(decode, self.frame_count, workers)
-        for _ in tqdm(done, "Reading images", self.frame_count, unit="img", disable=not progress):
+        done = ordered(decode, len(wanted), workers)
+        for _ in tqdm(done, "Reading images", len(wanted), unit="img", disable=not progress):
             pass
         return images
 

@@ -127,7 +127,7 @@ def test_the_viewer_shows_each_cameras_moments(run: Path) -> None:
         assert page.state.frame == 4
         page.choose_camera("240")
         assert page.state.frame == 2 * MOMENTS + 4
-        assert page.place == 4
+        assert page._playback.place(page.state.frame) == 4
         page.seek(1)
         assert page.state.frame == 2 * MOMENTS + 1
         state = ViewState(frame=page.state.frame, compare=True)

@@ -201,7 +201,8 @@ def test_one_size_trains_in_one_order(tmp_path: Path) -> None:
 def test_a_point_lies_where_a_fitted_picture_shows_it() -> None:
     """K of a fitted camera, and the picture that `letterbox` makes, agree; also by half a pixel of margin."""
     for size, window in (((20, 31), (33, 31)), ((24, 20), (48, 48))):
-        camera = Camera(np.eye(3), np.array([0, 0, 1.0]), np.array([[30, 0, 9], [0, 30, 14], [0, 0, 1.0]]), *size)
+        K = np.array([[30, 0, 9], [0, 30, 14], [0, 0, 1]], np.float32)
+        camera = Camera(np.eye(3, dtype=np.float32), np.array([0, 0, 1], np.float32), K, *size)
         rows, columns = np.mgrid[0:size[1], 0:size[0]] + 0.5
         blob = np.exp(-((columns - 9) ** 2 + (rows - 14) ** 2) / 8)
         picture = np.repeat(np.rint(255 * blob)[..., None], 3, axis=2).astype(np.uint8)

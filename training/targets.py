@@ -10,18 +10,25 @@ from torch import Tensor
 
 from scene.dataset import Dataset
 from scene.recording import IndexArray
-from scene.size_sampler import Sampler
 
 DEVICE_SHARE = 0.25  # of the device's free memory: densification multiplies the model, which must still fit
+
+
+class Upcoming(Protocol):
+    """Knows which frames will be drawn."""
+
+    def peek(self, count: int) -> IndexArray:
+        """The next `count` frames."""
+        ...
 
 
 class Targets(Protocol):
     """Hands out batches of target pictures, each of pictures of one size."""
 
-    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, sampler: Sampler) -> None:
+    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, coming: Upcoming) -> None:
         """Write the pictures of `frames` [B] to `out`, uint8 RGBA [B,H,W,4].
 
-        index: `frames` on the device of `out`. sampler: what draws the batches, just after it drew `frames`.
+        index: `frames` on the device of `out`. coming: what will be asked for after `frames`.
         """
         ...
 
@@ -35,7 +42,7 @@ class ResidentTargets:
         # With one size, a frame's number is its picture's place.
         self._place = torch.from_numpy(dataset.place).to(device) if len(self._images) > 1 else None
 
-    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, sampler: Sampler) -> None:
+    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, coming: Upcoming) -> None:
         """See Targets."""
         place = index if self._place is None else self._place[index]
         torch.index_select(self._images[out.shape[1:]], 0, place, out=_whole_pixels(out))
@@ -54,11 +61,11 @@ class StreamedTargets:
         self._stream = torch.cuda.Stream(device)
         self._ahead: tuple[IndexArray, Tensor] | None = None
 
-    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, sampler: Sampler) -> None:
+    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, coming: Upcoming) -> None:
         """See Targets."""
         count = len(frames)
-        coming = sampler.peek(3 * count)
-        self._dataset.prefetch(coming)
+        following = coming.peek(3 * count)
+        self._dataset.prefetch(following)
         if self._ahead is None or not np.array_equal(self._ahead[0], frames):
             self._ahead = frames, self._copy(frames)
         ready = self._ahead[1]
@@ -66,7 +73,7 @@ class StreamedTargets:
         current.wait_stream(self._stream)
         out.copy_(ready)
         ready.record_stream(current)
-        self._ahead = coming[:count], self._copy(coming[:count])
+        self._ahead = following[:count], self._copy(following[:count])
 
     def _copy(self, frames: IndexArray) -> Tensor:
         pinned = self._dataset.rgba_batch(frames).pin_memory()
@@ -80,16 +87,16 @@ class HostTargets:
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
 
-    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, sampler: Sampler) -> None:
+    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, coming: Upcoming) -> None:
         """See Targets."""
-        self._dataset.prefetch(sampler.peek(2 * len(frames)))
+        self._dataset.prefetch(coming.peek(2 * len(frames)))
         out.copy_(self._dataset.rgba_batch(frames))
 
 
 def choose_targets(dataset: Dataset, device: torch.device, where: Literal["auto", "gpu", "host"]) -> Targets:
     """Resident on a GPU or streamed to it (`where`; auto: resident when a quarter of its free memory suffices).
 
-    ValueError when they shall be on the GPU and are not even in the host's memory.
+    ValueError for `gpu` where the data set is streamed from the disk.
     """
     if device.type != "cuda":
         return HostTargets(dataset)

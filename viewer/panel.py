@@ -10,6 +10,7 @@ from typing import Any, Protocol, get_args
 
 import viser
 
+from viewer.playback import Timeline
 from viewer.state import EXPRESSION, Base, Layer, Parts, Slider, View, ViewState, single_expression, with_override
 
 log = logging.getLogger("view")
@@ -37,9 +38,9 @@ class Actions(Protocol):
 class Panel:
     """The control panel, shared by all browsers that look at the page."""
 
-    def __init__(self, gui: viser.GuiApi, actions: Actions, sliders: dict[str, Slider], frames: int,
-                 fps: float, cameras: Sequence[str] = ("",), camera: int = 0) -> None:
-        """frames: length of the timeline. cameras: names of those that recorded the clip; camera: whose it is."""
+    def __init__(self, gui: viser.GuiApi, actions: Actions, sliders: dict[str, Slider],
+                 timeline: Timeline) -> None:
+        self._timeline = timeline
         self._gui, self._actions, self._sliders = gui, actions, sliders
         self._expressions = {name.removeprefix(EXPRESSION): slider for name, slider in sliders.items()
                              if name.startswith(EXPRESSION)}
@@ -47,9 +48,9 @@ class Panel:
         self.status = gui.add_markdown("")
         tabs = gui.add_tab_group()
         with tabs.add_tab("Play", viser.Icon.PLAYER_PLAY):
-            self._build_play(frames, fps)
-            if len(cameras) > 1:
-                self._build_cameras(cameras, camera)
+            self._build_play(timeline.frames, timeline.fps)
+            if timeline.recording.several:
+                self._build_cameras(timeline.recording.cameras, timeline.camera)
         with tabs.add_tab("Face", viser.Icon.MOOD_SMILE):
             self._build_face()
         with tabs.add_tab("Look", viser.Icon.EYE):
@@ -57,9 +58,13 @@ class Panel:
         with tabs.add_tab("Save", viser.Icon.CAMERA):
             self._build_save()
 
-    def show(self, state: ViewState, place: int, values: dict[str, float]) -> None:
-        """Bring the widgets in line with a state that they did not make themselves, at a place of the timeline."""
-        assign(self.frame, place)
+    def show_frame(self, frame: int) -> None:
+        """Move the timeline's slider to a frame."""
+        assign(self.frame, self._timeline.place(frame))
+
+    def show(self, state: ViewState, values: dict[str, float]) -> None:
+        """Bring the widgets in line with a state that they did not make themselves."""
+        self.show_frame(state.frame)
         assign(self.base, _key(BASES, state.base))
         assign(self.compare, state.compare)
         for name, value in values.items():
