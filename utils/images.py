@@ -88,6 +88,27 @@ def read_png_header(path: Path) -> PngHeader:
     return PngHeader(width, height, bits, channels)
 
 
+@dataclass(frozen=True)
+class PictureHeader:
+    """Upright size of an image file, and whether it stores transparency."""
+
+    width: int
+    height: int
+    has_alpha: bool
+
+
+def read_picture_header(path: Path) -> PictureHeader:
+    """Size and kind of a PNG or JPEG without decoding its pixels. Raises FileNotFoundError, ValueError naming it."""
+    data = path.read_bytes() if path.suffix.lower() in (".jpg", ".jpeg") else b""
+    if not data.startswith(b"\xff\xd8"):
+        png = read_png_header(path)
+        return PictureHeader(png.width, png.height, png.has_alpha)
+    size = _size_of(data)
+    if size is None:
+        raise ValueError(f"{path}: not a readable JPEG, or damaged ({len(data)} bytes)")
+    return PictureHeader(*size, has_alpha=False)
+
+
 def _chunks_before_pixels(file: BinaryIO) -> dict[bytes, bytes]:
     """Of a PNG read up to the end of IHDR: transparency (without content) and EXIF, where they precede the pixels."""
     found: dict[bytes, bytes] = {}
