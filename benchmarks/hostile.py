@@ -36,7 +36,10 @@ from scene.writers import WRITERS
 from tests.heads import random_head, write_flame_pickle
 from tests.layout_sources import make_source
 from tests.player_subject import lively_player, write_run
+from tests.track_videos import moving_face, write_clip
 from tests.tracker_folder import write_folder
+from tracking.footage import Span
+from tracking.video import open_footage
 from utils.images import read_rgba
 from utils.safe_pickle import load_flame_pickle, load_numpy_dict, load_torch_dict
 
@@ -119,6 +122,8 @@ def targets(folder: Path) -> list[Target]:
     picture, mesh = data / "images" / "00001.png", data / "canonical.obj"
     mesh.write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
 
+    video = write_clip(folder / "clip.mp4", moving_face(6))
+
     def play() -> object:
         player = open_player(run, cpu)
         return player.render(player.codes_of(0), player.cameras_of(0))
@@ -126,6 +131,7 @@ def targets(folder: Path) -> list[Target]:
     return [
         Target("record", data / "checkpoint" / "00001.frame", lambda: open_source(data)),
         Target("picture", picture, lambda: read_rgba(picture)),
+        Target("video", video, lambda: sum(1 for _ in open_footage(video).pictures(Span()))),
         Target("mesh", mesh, lambda: open_source(data)),
         Target("avatar", checkpoint / "avatar.safetensors", play),
         Target("state", checkpoint / "state.json", play),

@@ -61,7 +61,10 @@ def load_head(source: str | Path, regions: str | Path | None = None) -> Head:
         raise FileNotFoundError(f"{path}: {found}; a head is 'open', an .npz or a .pkl (see data/FLAME/README.md)")
     if path.suffix not in LOADERS:
         raise ValueError(f"{path}: a head model is a file that ends in {' or '.join(LOADERS)}, got '{path.suffix}'")
-    return LOADERS[path.suffix](path, regions)
+    try:
+        return LOADERS[path.suffix](path, regions)
+    except ValueError as error:
+        raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from error
 
 
 def _installed_flame(version: str) -> Path:

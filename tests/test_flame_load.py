@@ -206,6 +206,12 @@ def test_malicious_flame_pickle_runs_nothing(tmp_path, monkeypatch):
     assert not (tmp_path / "executed").exists()
 
 
+def test_a_region_outside_the_mesh_names_the_file(tmp_path, open_arrays):
+    np.savez(tmp_path / "head.npz", **open_arrays | {"region_back_of_head": np.array([0, 10**6])})
+    with pytest.raises(ValueError, match=r"head\.npz: head: region back_of_head holds an index outside"):
+        load_head(tmp_path / "head.npz")
+
+
 def test_files_that_are_no_heads(tmp_path, open_arrays):
     with pytest.raises(FileNotFoundError, match=r"none\.pkl: no such file"):
         load_head(tmp_path / "none.pkl")
