@@ -42,9 +42,9 @@ from data.demo.subject import Codes, posed_vertices
 from flame import Head, load_head, pose_head
 from scene.clip import choose_head, clip_of, open_data, open_dataset
 from tracking.crop import Crop, choose_crop, observe
-from tracking.fit import landmark_errors
 from tracking.footage import ByteImage, Listed
 from tracking.landmark_embedding import LOOSE_SPREAD, landmark_embedding
+from tracking.landmark_fit import landmark_errors
 from tracking.landmarks import Track
 from tracking.mesh_view import SKULL, MeshView, parts_of
 from tracking.outline import reach_out

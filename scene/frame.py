@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from utils.images import margins
+
 FloatArray = NDArray[np.float32]
 
 ROTATION_TOLERANCE = 1e-3  # trackers store float32 rotations optimised as 6D vectors; errors stay below 1e-5
@@ -48,6 +50,12 @@ class Camera:
         """The same view on a raster of width x height pixels: the rows of K scale with the axes, exactly."""
         scale = np.array([width / self.width, height / self.height, 1.0])
         return Camera(self.R, self.t, self.K * scale[:, None], width, height)
+
+    def fitted(self, width: int, height: int) -> Camera:
+        """The whole picture in the middle of a raster of width x height pixels, enlarged evenly."""
+        left, top, scale = margins((self.width, self.height), (width, height))
+        K = self.K * np.array([[scale], [scale], [1.0]]) + np.array([[0, 0, left], [0, 0, top], [0, 0, 0]])
+        return Camera(self.R, self.t, K, width, height)
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,7 +36,7 @@ def tensors(run: Path) -> dict[str, torch.Tensor]:
 
 def train(subject: Path, run: Path, *more: str) -> None:
     flags = ["-s", str(subject), "-m", str(run), "--head", str(run.parent / "open_head.safetensors"), *FLAGS, *more]
-    train_program.train(train_program.settings_of_run(parse_flags(TrainSettings, "train.py", flags)))
+    train_program.train(parse_flags(TrainSettings, "train.py", flags))
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -77,7 +77,8 @@ def played_facts(run: Path) -> dict[str, object]:
     frame = [int(player.clip.test[0])]
     codes, cameras = player.codes_of(frame), player.cameras_of(frame)
     shown = player.render(codes, cameras).image
-    world, avatar, degree, _ = test_program.open_run(TestSettings(run, device="cpu"), CPU)
+    opened = test_program.open_run(TestSettings(run, device="cpu"), CPU)
+    world, avatar, degree = opened.tracked, opened.avatar, opened.sh_degree
     plain = replace(player.avatar, attributes={}, networks=torch.nn.ModuleDict(), network_options={})
     other = Player(player.head, plain, player.clip, player.sh_degree, player.num_expressions, CPU, "plain")
     facts: dict[str, object] = {

@@ -34,12 +34,12 @@ from tests.track_videos import (
 )
 from tracking import pipeline
 from tracking.detector import Face
-from tracking.fit import FitSettings
 from tracking.footage import ByteImage, FootageError
+from tracking.landmark_fit import FitSettings
 from tracking.landmarks import NoFaceError
+from tracking.photometric_fit import RefineSettings, refine_clip
 from tracking.pipeline import Outcome, TooFewFramesError, track_video
 from tracking.records import Fit
-from tracking.refine import RefineSettings, refine_clip
 from tracking.workspace import PictureStore, Workspace, load_table
 
 SIZE = 64

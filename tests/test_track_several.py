@@ -22,12 +22,12 @@ from tests.track_videos import PaintedFaceDetector, moving_face, picture, write_
 from tests.tracked_head import write_tracked_head
 from tracking import pipeline, several
 from tracking.bundle import POSE, normal_equations, total_cost
-from tracking.fit import FitSettings, clip_of, fit_views
 from tracking.footage import FootageError
+from tracking.landmark_fit import FitSettings, clip_of, fit_views
 from tracking.lens import CalibrationError
+from tracking.photometric_fit import RefineSettings, refine_views
 from tracking.pipeline import TooFewFramesError, track_video
 from tracking.records import Observations, Rig
-from tracking.refine import RefineSettings, refine_views
 from tracking.several import matching, together, track_cameras
 from tracking.verdict import Verdict
 from utils.images import encode_image, read_rgba

@@ -16,16 +16,16 @@ from flame import load_head
 from tracking import closer_look
 from tracking.crop import Crop, choose_crop, observe
 from tracking.detector import CloseDetector, MediaPipeDetector
-from tracking.fit import FitSettings, fit_clip
 from tracking.footage import ByteImage, Dropped, Footage, Listed, Span, without_repeats
 from tracking.given_alpha import WithAlpha
+from tracking.landmark_fit import FitSettings, fit_clip
 from tracking.landmarks import NoFaceError, Track, follow_face, look_for_faces
 from tracking.lens import Straight, read_lens, straight
 from tracking.matting import MatteSettings, matte_clip, method_note
 from tracking.mesh_view import MeshView
+from tracking.photometric_fit import refine_clip
 from tracking.publish import VERSION, write_all
 from tracking.records import Fit, Observations, load_record, save_record
-from tracking.refine import refine_clip
 from tracking.run import Finish, Found, Outcome, Pictures, Run
 from tracking.verdict import sharpness
 from tracking.video import open_footage

@@ -18,11 +18,12 @@ from flame import load_head
 from tracking.bundle import Progress
 from tracking.crop import choose_crop, observe
 from tracking.detector import CloseDetector
-from tracking.fit import FitSettings, fit_views
 from tracking.footage import Footage, Span
+from tracking.landmark_fit import FitSettings, fit_views
 from tracking.landmarks import Track
 from tracking.layout import write_records, write_still
 from tracking.lens import Lens, read_rig, straight
+from tracking.photometric_fit import refine_views
 from tracking.pipeline import (
     MIN_FRAMES,
     TooFewFramesError,
@@ -35,7 +36,6 @@ from tracking.pipeline import (
 )
 from tracking.publish import head_name, report, write_camera
 from tracking.records import Fit, Observations, Rig, load_record, save_record
-from tracking.refine import refine_views
 from tracking.run import Finish, Found, Outcome, Pictures, Run
 from tracking.verdict import WORDS, Verdict
 from tracking.video import open_footage

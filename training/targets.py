@@ -9,31 +9,43 @@ import torch
 from torch import Tensor
 
 from scene.dataset import Dataset
-from scene.split import EpochSampler, IndexArray
+from scene.recording import IndexArray
 
 DEVICE_SHARE = 0.25  # of the device's free memory: densification multiplies the model, which must still fit
 
 
-class Targets(Protocol):
-    """Hands out batches of target pictures."""
+class Upcoming(Protocol):
+    """Knows which frames will be drawn."""
 
-    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, sampler: EpochSampler) -> None:
+    def peek(self, count: int) -> IndexArray:
+        """The next `count` frames."""
+        ...
+
+
+class Targets(Protocol):
+    """Hands out batches of target pictures, each of pictures of one size."""
+
+    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, coming: Upcoming) -> None:
         """Write the pictures of `frames` [B] to `out`, uint8 RGBA [B,H,W,4].
 
-        index: `frames` on the device of `out`. sampler: what draws the batches, just after it drew `frames`.
+        index: `frames` on the device of `out`. coming: what will be asked for after `frames`.
         """
         ...
 
 
 class ResidentTargets:
-    """All decoded pictures `images` [N,H,W,4] of a data set on one device; a batch is a gather there."""
+    """All decoded pictures of a data set on one device; a batch is a gather there."""
 
-    def __init__(self, images: Tensor, device: torch.device) -> None:
-        self._images = _whole_pixels(images.to(device))
+    def __init__(self, dataset: Dataset, device: torch.device) -> None:
+        assert dataset.images is not None
+        self._images = {images.shape[1:]: _whole_pixels(images.to(device)) for images in dataset.images.values()}
+        # With one size, a frame's number is its picture's place.
+        self._place = torch.from_numpy(dataset.place).to(device) if len(self._images) > 1 else None
 
-    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, sampler: EpochSampler) -> None:
+    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, coming: Upcoming) -> None:
         """See Targets."""
-        torch.index_select(self._images, 0, index, out=_whole_pixels(out))
+        place = index if self._place is None else self._place[index]
+        torch.index_select(self._images[out.shape[1:]], 0, place, out=_whole_pixels(out))
 
 
 def _whole_pixels(images: Tensor) -> Tensor:
@@ -49,11 +61,11 @@ class StreamedTargets:
         self._stream = torch.cuda.Stream(device)
         self._ahead: tuple[IndexArray, Tensor] | None = None
 
-    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, sampler: EpochSampler) -> None:
+    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, coming: Upcoming) -> None:
         """See Targets."""
         count = len(frames)
-        coming = sampler.peek(3 * count)
-        self._dataset.prefetch(coming)
+        following = coming.peek(3 * count)
+        self._dataset.prefetch(following)
         if self._ahead is None or not np.array_equal(self._ahead[0], frames):
             self._ahead = frames, self._copy(frames)
         ready = self._ahead[1]
@@ -61,7 +73,7 @@ class StreamedTargets:
         current.wait_stream(self._stream)
         out.copy_(ready)
         ready.record_stream(current)
-        self._ahead = coming[:count], self._copy(coming[:count])
+        self._ahead = following[:count], self._copy(following[:count])
 
     def _copy(self, frames: IndexArray) -> Tensor:
         pinned = self._dataset.rgba_batch(frames).pin_memory()
@@ -75,16 +87,16 @@ class HostTargets:
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
 
-    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, sampler: EpochSampler) -> None:
+    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, coming: Upcoming) -> None:
         """See Targets."""
-        self._dataset.prefetch(sampler.peek(2 * len(frames)))
+        self._dataset.prefetch(coming.peek(2 * len(frames)))
         out.copy_(self._dataset.rgba_batch(frames))
 
 
 def choose_targets(dataset: Dataset, device: torch.device, where: Literal["auto", "gpu", "host"]) -> Targets:
     """Resident on a GPU or streamed to it (`where`; auto: resident when a quarter of its free memory suffices).
 
-    ValueError when they shall be on the GPU and are not even in the host's memory.
+    ValueError for `gpu` where the data set is streamed from the disk.
     """
     if device.type != "cuda":
         return HostTargets(dataset)
@@ -93,6 +105,6 @@ def choose_targets(dataset: Dataset, device: torch.device, where: Literal["auto"
         raise ValueError("--targets gpu: the images are streamed from the disk (--cache); use --cache ram")
     if dataset.images is None or where == "host":
         return StreamedTargets(dataset, device)
-    if where == "auto" and dataset.images.numel() > DEVICE_SHARE * free:
+    if where == "auto" and sum(images.numel() for images in dataset.images.values()) > DEVICE_SHARE * free:
         return StreamedTargets(dataset, device)
-    return ResidentTargets(dataset.images, device)
+    return ResidentTargets(dataset, device)

@@ -159,14 +159,14 @@ def beside(path: Path) -> str:
 
 
 def check_alike(frames: Sequence[Frame], place: Callable[[Frame], str]) -> None:
-    """All frames have one image size, as many codes as the first, and a neck or none. place: the codes' file."""
-    first = frames[0]
-    wanted_size = (first.camera.width, first.camera.height)
+    """The pictures of each camera have one size, and all frames as many codes as the first. place: the codes' file."""
+    first, known = frames[0], dict[str, Frame]()
     for frame in frames:
-        size = (frame.camera.width, frame.camera.height)
+        like = known.setdefault(frame.view, frame)
+        wanted_size, size = ((each.camera.width, each.camera.height) for each in (like, frame))
         if size != wanted_size:
             raise ValueError(f"{frame.image_path}: {wanted_size[0]} x {wanted_size[1]} pixels expected as in "
-                             f"{first.image_path.name}, got {size[0]} x {size[1]}")
+                             f"{like.image_path.name}, got {size[0]} x {size[1]}")
         for name in ("shape", "expression"):
             wanted, got = (len(getattr(f.tracking, name)) for f in (first, frame))
             if wanted != got:

@@ -62,7 +62,8 @@ def fitted_to_meshes(source: Source, head: Head, meshes: Sequence[Path]) -> Sour
         for frame, row, file, off in zip(some, codes.numpy(), files, error.tolist(), strict=True):
             if off > WORST:
                 raise ValueError(f"{file}: the head model '{head.name}' comes no nearer than {1000 * off:.1f} mm (root "
-                                 "mean square); choose the one that the data was tracked with (--head)")
+                                 "mean square); choose the one that the data was tracked with (--head), or the codes "
+                                 "in flame/exp are of other frames")
             tracking = tracking_of(identity.numpy(), frame.tracking.expression, row[:3], row[3:9], row[9:])
             frames.append(replace(frame, tracking=tracking))
     return replace(source, frames=tuple(frames))

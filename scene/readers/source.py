@@ -35,7 +35,7 @@ class RootPose:
 class Source:
     """A data set on disk, opened and checked, its images not yet decoded.
 
-    frames: in the order of the clip; all images have one size.
+    frames: in the order of the clip; with several cameras in any order.
     background: uint8 [H,W,3] at image size, read-only, when the target is the whole photograph and the prediction is
         composited over this picture; None when the target is the head alone.
     default_test_frames: how many frames at the end this kind of data set holds out by convention, if it is long enough

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,19 +70,25 @@ def looks_like(path: Path, mode: str) -> bool:
 
 def read_tracker(path: Path, mode: str) -> Source:
     """Open a tracker data set; see `scene.readers.open_source`."""
-    layout = MODES[mode]
-    count = _count_records(path / "checkpoint")
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        frames = tuple(pool.map(lambda index: _read_frame(path, index, layout), range(count)))
-    check_alike(frames, lambda frame: str(path / "checkpoint" / _record_name(frame.index)))
+    layout, frames = MODES[mode], read_frames(path, mode)
     size = (frames[0].camera.width, frames[0].camera.height)
     background = _read_background(path / "bc.jpg", size) if layout.whole_photograph else None
-    return Source(
-        frames, background, layout.default_test_frames,
-        mesh=_read_mesh_counts(path / "canonical.obj"),
-        head=read_head_name(path),
-        teeth_offset=_read_offset(path / "offset.txt"),
-    )
+    return with_still_files(Source(frames, background, layout.default_test_frames), path)
+
+
+def read_frames(path: Path, mode: str) -> tuple[Frame, ...]:
+    """The frames of a tracker data set alone."""
+    count = _count_records(path / "checkpoint")
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        frames = tuple(pool.map(lambda index: _read_frame(path, index, MODES[mode]), range(count)))
+    check_alike(frames, lambda frame: str(path / "checkpoint" / _record_name(frame.index)))
+    return frames
+
+
+def with_still_files(source: Source, path: Path) -> Source:
+    """A source with what canonical.obj, head.json and offset.txt of a folder say."""
+    return replace(source, mesh=_read_mesh_counts(path / "canonical.obj"), head=read_head_name(path),
+                   teeth_offset=_read_offset(path / "offset.txt"))
 
 
 def _count_records(folder: Path) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from flame import Head
 from scene import conventions
-from scene.frame import Frame
+from scene.frame import Frame, Tracking
 from scene.readers.imavatar import FILE, SCALE
 from scene.readers.roots import RootJoint
 from scene.readers.source import Source
@@ -40,14 +40,19 @@ def write_imavatar(folder: Path, source: Source, head: Head) -> None:
                    lambda frame: folder / "mask" / f"{frame.index + 1}.png")
 
 
+def flame_pose(tracking: Tracking, root: conventions.Floats) -> conventions.Floats:
+    """Axis-angle vectors of root (given, [3]), neck, jaw, left and right eye: [15]."""
+    neck = np.zeros(3) if tracking.neck is None else conventions.turns_of_six(tracking.neck)
+    return np.concatenate([root, neck, *map(conventions.turns_of_six, (tracking.jaw, tracking.eyes))])
+
+
 def _entry(frame: Frame, joint: conventions.Floats) -> dict[str, Any]:
     """One element of `frames`. The root turns about its joint; the camera makes up for where that stays."""
     R, tracking = AXES @ frame.camera.R, frame.tracking
     t = AXES @ (frame.camera.t - AXES @ (joint - R @ joint))
-    neck = np.zeros(3) if tracking.neck is None else conventions.turns_of_six(tracking.neck)
-    pose = [conventions.turn_of_matrix(R), neck, *map(conventions.turns_of_six, (tracking.jaw, tracking.eyes))]
+    pose = flame_pose(tracking, conventions.turn_of_matrix(R))
     eyelids = {"eyelids": tracking.eyelids.tolist()} if tracking.eyelids.any() else {}
     return eyelids | {
         "file_path": f"./image/{frame.index + 1}", "expression": tracking.expression.tolist(),
-        "pose": np.concatenate(pose).tolist(), "world_mat": np.column_stack([np.eye(3), SCALE * t]).tolist(),
+        "pose": pose.tolist(), "world_mat": np.column_stack([np.eye(3), SCALE * t]).tolist(),
     }

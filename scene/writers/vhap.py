@@ -33,14 +33,14 @@ def write_vhap(folder: Path, source: Source, head: Head) -> None:
     """
     views = sorted({frame.view for frame in source.frames})
     joint = RootJoint(head)
-    roots = _root_poses(source.frames, joint, {} if len(views) > 1 else {views[0]: ONE_CAMERA})
+    roots = root_poses(source.frames, joint, {} if len(views) > 1 else {views[0]: ONE_CAMERA})
     entries = []
     for frame in source.frames:
         camera = camera_before(frame, roots[frame.time], joint.of(frame))
         entries.append(_entry(frame, views.index(frame.view), camera))
     first = {frame.time: frame for frame in reversed(source.frames)}
     for time, frame in first.items():
-        write_npz(folder / _codes_name(time), _codes(frame, roots[time], source, head))
+        write_npz(folder / _codes_name(time), codes_of(frame, roots[time], source, head))
     write_head_name(folder, source)
     _write_transforms(folder, entries)
     names = {frame.index: entry for frame, entry in zip(source.frames, entries, strict=True)}
@@ -48,9 +48,12 @@ def write_vhap(folder: Path, source: Source, head: Head) -> None:
                    lambda frame: folder / names[frame.index]["fg_mask_path"])
 
 
-def _root_poses(frames: tuple[Frame, ...], joint: RootJoint,
+def root_poses(frames: tuple[Frame, ...], joint: RootJoint,
                 known: dict[str, tuple[conventions.Floats, conventions.Floats]]) -> dict[int, RootPose]:
-    """Root pose of each moment, from the first of its cameras whose place is known. known: view -> R, t."""
+    """Root pose of each moment, from the first of its cameras whose place is known; the others' follow from it.
+
+    known: view -> R, t; views that are not in it are added where they are first seen.
+    """
     moments: dict[int, list[Frame]] = {}
     for frame in frames:
         moments.setdefault(frame.time, []).append(frame)
@@ -68,7 +71,7 @@ def _codes_name(time: int) -> str:
     return f"flame_param/{time:05d}.npz"
 
 
-def _codes(frame: Frame, root: RootPose, source: Source, head: Head) -> dict[str, Any]:
+def codes_of(frame: Frame, root: RootPose, source: Source, head: Head) -> dict[str, Any]:
     """The arrays of flame_param/TTTTT.npz."""
     tracking = frame.tracking
     turns = {"jaw_pose": tracking.jaw, "eyes_pose": tracking.eyes}
