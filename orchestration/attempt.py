@@ -18,6 +18,7 @@ import os
 import secrets
 import shutil
 import socket
+import time
 from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -115,7 +116,7 @@ class Attempt:
             sound = record.get("wish") == self.wish and not (record.get("failed") and record.get("again"))
             if self.stage.resumes and sound and not taken:
                 taken = self._take(other)
-                    self._record["again"] = bool(record.get("failed") or record.get("again"))
+                self._record["again"] = taken and bool(record.get("failed") or record.get("again"))
             discard(other)
         if taken:
             self._write()
@@ -216,6 +217,17 @@ def clear(place: Place) -> None:
             discard(entry)
     with suppress(OSError):
         place.attempts.rmdir()
+
+
+def stage_at_work(place: Place) -> str | None:
+    """The stage that somebody seems to work on, going by this machine's clock; None when nobody does."""
+    with suppress(OSError):
+        for entry in place.attempts.iterdir():
+            stage = entry.name.split("-")[0]
+            age = time.time() - (entry / HEARTBEAT).stat().st_mtime
+            if stage in STAGES and age < LEASE and not _is_dead_here(entry):
+                return stage
+    return None
 
 
 def copy_tree(source: Path, target: Path) -> None:

@@ -5,46 +5,29 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from orchestration.attempt import clear
-from orchestration.facts import Facts, differing, read_facts
+from orchestration.facts import read_facts
 from orchestration.index_page import write_index
 from orchestration.schedulers import Scheduler
-from orchestration.stages import STAGES, Place
-from orchestration.subjects import Subject
+from orchestration.standing import Standing, State, progress_of
 from orchestration.worker import Outcome, Task
 from utils.atomic import WriteError
-from utils.parallel import ordered
 
 log = logging.getLogger("fleet")
 
-State = Literal["waiting", "running", "busy", "failed", "finished"]
 BUSY_SECONDS = 10.0  # after which a stage that another worker has is looked at again
 NEWS_SECONDS = 60.0  # without an event after which the driver says that it lives
-PAGE_SECONDS = 3.0  # at most one index.html in so many seconds, and at most a twentieth of the time
-
-
-@dataclass
-class Standing:
-    """Where a subject stands in this run. failures: of the present stage. stage: being done, or the one that failed."""
-
-    subject: Subject
-    place: Place
-    facts: Facts
-    state: State = "waiting"
-    stage: str | None = None
-    failures: int = 0
-    error: str = ""
+PAGE_SECONDS = 3.0  # at most one page in so many seconds
+TOLD = 6  # running subjects that a line of news names
 
 
 @dataclass
 class Pace:
-    """Lets something happen at most every `seconds`, and at most a twentieth of the time it takes."""
+    """Lets something happen at most every `seconds`, and for at most a twentieth of the time."""
 
     seconds: float
     last: float = field(default_factory=lambda: -1e9)
@@ -58,31 +41,6 @@ class Pace:
         self.cost = self.last - begin
 
 
-def stand(out: Path, subjects: Sequence[Subject]) -> list[Standing]:
-    """What the output folder says of every subject; attempts that nobody needs are removed.
-
-    Raises ValueError when finished stages were made with other flags than the list now has.
-    """
-    def look(index: int) -> Standing:
-        place = Place(out, subjects[index].name)
-        clear(place)
-        standing = Standing(subjects[index], place, read_facts(place, subjects[index]))
-        if standing.facts.failure:
-            standing.error = str(standing.facts.failure.get("error", ""))
-            standing.stage = str(standing.facts.failure.get("stage", ""))
-        return standing
-
-    standings = list(ordered(look, len(subjects), threads=16))  # network disks answer many at a time
-    wrong = [f"{standing.subject.name}: {difference}" for standing in standings
-             if (difference := differing(standing.subject, standing.facts)) is not None]
-    if wrong:
-        more = f"\n  and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise ValueError(f"{out}: finished with other flags than you give now:\n  " + "\n  ".join(wrong[:5]) + more +
-                         "\nGive the same flags, choose another --output, or remove these subjects' folders from "
-                         f"{', '.join(sorted(stage.product for stage in STAGES.values()))}")
-    return standings
-
-
 class Driver:
     """Brings every subject through its stages. stages: those that may run. retries: of a stage that failed."""
 
@@ -90,29 +48,24 @@ class Driver:
                  retries: int, out: Path) -> None:
         self.standings, self.scheduler, self.programs = standings, scheduler, programs
         self.stages, self.retries, self.out = stages, retries, out
-        self.by_name = {standing.subject.name: standing for standing in standings}
         self.begun = time.monotonic()
+        self._active: dict[str, Standing] = {}  # given to the scheduler
         self._later: list[tuple[float, Standing]] = []
-        self._open = 0
+        self._states = Counter(standing.state for standing in standings)
         self._page, self._news = Pace(PAGE_SECONDS), Pace(NEWS_SECONDS)
 
     def run(self) -> None:
-        """Until nothing is left to do. A request to stop is passed on after what runs has been ended."""
+        """Until nothing is left to do. What interrupts it passes on when the scheduler has ended what runs."""
         todo = deque(standing for standing in self.standings if self._next_stage(standing) is not None)
-        for standing in self.standings:
-            if self._next_stage(standing) is None:
-                self._settle(standing)
+        for standing in todo:
+            self._set(standing, "waiting")
         self._say(f"{len(self.standings)} subjects, {len(todo)} with something to do; {self.scheduler.name}")
         try:
-            while todo or self._open or self._later:
+            while todo or self._active or self._later:
                 self._give_out(todo)
-                if not self._open:
-                    time.sleep(1.0)
-                    self.tick()
-                    continue
-                ended = self.scheduler.next()
+                ended = self.scheduler.next() if self._active else time.sleep(1.0)
                 if ended is not None:
-                    self._take(self.by_name[ended[0].subject.name], ended[0], ended[1])
+                    self._take(self._active.pop(ended[0].subject.name), ended[0], ended[1])
                 self.tick()
         finally:
             self.scheduler.stop()
@@ -123,18 +76,20 @@ class Driver:
         if self._page.due():
             self.write_page()
         if self._news.due():
-            running = ", ".join(f"{task.subject.name}: {task.stage}" for task in self.scheduler.running()[:6])
-            self._say(f"at it: {running or 'nothing'}")
+            running = [self._active[task.subject.name] for task in self.scheduler.running()]
+            told = [" ".join(f"{standing.subject.name}: {standing.stage} {progress_of(standing)}".split())
+                    for standing in running[:TOLD]]
+            more = f" and {len(running) - TOLD} more" if len(running) > TOLD else ""
+            self._say(f"at it: {', '.join(told) or 'nothing'}{more}")
 
     def write_page(self) -> None:
         """index.html as things stand. A disk that refuses is told and does not stop the work."""
         running = {task.subject.name for task in self.scheduler.running()}
-        for standing in self.standings:
-            if standing.state in ("waiting", "running"):
-                standing.state = "running" if standing.subject.name in running else "waiting"
+        for name, standing in self._active.items():
+            self._set(standing, "running" if name in running else "waiting")
         begin = time.monotonic()
         try:
-            write_index(self.out, self.standings, self.scheduler.name)
+            write_index(self.out, self.standings, time.monotonic() - self.begun)
         except WriteError as error:
             log.warning("WARNING: %s", error)
         self._page.took(begin)
@@ -142,62 +97,70 @@ class Driver:
     def _next_stage(self, standing: Standing) -> str | None:
         return standing.facts.next_stage(standing.subject, self.stages)
 
+    def _set(self, standing: Standing, state: State) -> None:
+        self._states[standing.state] -= 1
+        self._states[state] += 1
+        standing.state = state
+
     def _give_out(self, todo: deque[Standing]) -> None:
-        """Tasks for subjects that were put off, then for new ones, as many as can run and a few that wait.
+        """Tasks for subjects that were put off, then for new ones, as many as the scheduler wants to hold.
 
         Subjects that are begun come to their end before many others are begun: less lies about on the disk.
         """
         for entry in [entry for entry in self._later if entry[0] <= time.monotonic()]:
             self._later.remove(entry)
             self._submit(entry[1])
-        while todo and self._open < 2 * self.scheduler.width:
+        while todo and len(self._active) < self.scheduler.room:
             self._submit(todo.popleft())
 
     def _submit(self, standing: Standing) -> None:
         stage = self._next_stage(standing)
         assert stage is not None, "a subject without anything to do is never given out"
-        standing.stage, standing.state = stage, "waiting"
-        self._open += 1
+        standing.stage = stage
+        self._set(standing, "waiting")
+        self._active[standing.subject.name] = standing
         self.scheduler.submit(Task(self.out, standing.subject, stage, self.programs))
 
     def _take(self, standing: Standing, task: Task, outcome: Outcome) -> None:
         """What follows from the end of a task."""
-        self._open -= 1
         name = standing.subject.name
         if outcome.state == "busy":
-            if standing.state != "busy":
+            if not standing.error:
                 self._say(f"{name}: {task.stage} is being done by {outcome.text}")
-            standing.state = "busy"
+            standing.error = f"being done by {outcome.text}"
+            self._set(standing, "busy")
             self._later.append((time.monotonic() + BUSY_SECONDS * random.uniform(0.5, 1.5), standing))
         elif outcome.state == "failed":
             standing.failures += 1
             standing.error = outcome.text
-            self._say(f"{name}: {task.stage} failed after {outcome.seconds:.0f} s: {outcome.text}")
-            if standing.failures <= self.retries:
+            again = standing.failures <= self.retries
+            self._set(standing, "waiting" if again else "failed")
+            self._say(f"{name}: {task.stage} failed after {outcome.seconds:.0f} s"
+                      f"{', is tried again' if again else ''}: {outcome.text}")
+            if again:
                 self._submit(standing)
-            else:
-                standing.state = "failed"
         else:
-            standing.failures, standing.error = 0, ""
-            standing.facts = read_facts(standing.place, standing.subject)
-            following = self._next_stage(standing)
-            self._say(f"{name}: {task.stage} done in {outcome.seconds:.0f} s")
-            if following is None:
-                self._settle(standing)
-            elif following == task.stage:  # its record has gone again: somebody removes things
-                standing.state, standing.error = "failed", f"{task.stage}: done, but its result is not there any more"
-            else:
-                self._submit(standing)
+            self._go_on(standing, task, outcome)
 
-    def _settle(self, standing: Standing) -> None:
-        """Nothing is left to do for the subject, at least not in this run."""
-        done = set(standing.facts.records) == set(standing.subject.stages)
-        standing.state, standing.stage = ("finished", None) if done else ("waiting", standing.stage)
+    def _go_on(self, standing: Standing, task: Task, outcome: Outcome) -> None:
+        """The next stage of a subject, or its end."""
+        standing.failures, standing.error = 0, ""
+        standing.facts = read_facts(standing.place, standing.subject)
+        following = self._next_stage(standing)
+        if following == task.stage:  # somebody removes things
+            standing.error = f"{task.stage} was done, but its result is not there any more"
+            self._set(standing, "failed")
+        elif following is None:
+            standing.stage = None
+            complete = set(standing.facts.records) == set(standing.subject.stages)
+            self._set(standing, "finished" if complete else "waiting")
+        self._say(f"{standing.subject.name}: {task.stage} done in {outcome.seconds:.0f} s")
+        if following not in (None, task.stage):
+            self._submit(standing)
 
     def _say(self, text: str) -> None:
-        states = [standing.state for standing in self.standings]
-        failed = states.count("failed")
-        counts = f"{states.count('finished')}/{len(states)} finished" + (f", {failed} failed" if failed else "")
+        failed = self._states["failed"]
+        counts = f"{self._states['finished']}/{len(self.standings)} finished" + (f", {failed} failed" if failed else "")
         log.info("[%s, %s] %s", _clock(time.monotonic() - self.begun), counts, text)
         self._news.took(time.monotonic())
 

@@ -14,7 +14,7 @@ from orchestration.worker import STOP_SECONDS, Outcome, Task, perform
 
 POLL_SECONDS = 2.0
 ON_GPU = ("train", "test")  # tracking and export use cores only, beside the training of others
-SLACK = 2  # tasks that wait for each one that can run: none of the cores idles while the driver thinks
+HELD = 2  # tasks held for each one that can run, so that no core idles while the driver thinks
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,10 @@ class RayScheduler:
         self.cores = max(1, int(min(cores, max(machine.get("CPU", 1.0) for machine in machines))))
         self.gpus = min(gpus, most_gpus)
         total = ray.cluster_resources()
-        rooms = int(total.get("CPU", 1) // self.cores)
         on_gpu = f", {total.get('GPU', 0):.0f} GPUs of which a training takes {self.gpus:g}" if self.gpus else ""
         self.name = f"Ray, {len(machines)} machine(s), {total.get('CPU', 0):.0f} cores of which a task takes " \
                     f"{self.cores}{on_gpu}"
-        self.width = max(1, rooms)
+        self.room = HELD * max(1, int(total.get("CPU", 1) // self.cores))
         self._tasks: dict[Any, Task] = {}
 
     def needs(self, stage: str) -> Needs:

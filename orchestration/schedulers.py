@@ -11,11 +11,11 @@ from orchestration.worker import Outcome, Task, Tick, perform
 class Scheduler(Protocol):
     """Takes tasks and gives back what came of them, in any order.
 
-    width: how many tasks can run at a time, about. name: for the user.
+    room: how many tasks it wants to hold, running and waiting. name: for the user.
     """
 
     name: str
-    width: int
+    room: int
 
     def submit(self, task: Task) -> None:
         """Take a task; it runs when there is room."""
@@ -33,7 +33,7 @@ class Scheduler(Protocol):
 class LocalScheduler:
     """One task after another, in this process. tick: called every few seconds while one runs."""
 
-    name, width = "one after another", 1
+    name, room = "one after another", 1
 
     def __init__(self, tick: Tick | None = None) -> None:
         self.tick = tick

@@ -74,6 +74,8 @@ def perform(task: Task, gpus: Sequence[str] | None = None, cores: int = 0, tick:
         return Outcome("busy", "whoever took the attempt for dead")
     except OSError as error:
         outcome = _failed(attempt, str(error))
+    except Exception as error:  # our own mistake must not take the other subjects along
+        outcome = _failed(attempt, f"{type(error).__name__}: {error}")
     except BaseException:
         attempt.leave()
         raise
