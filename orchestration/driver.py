@@ -63,9 +63,12 @@ class Driver:
         try:
             while todo or self._active or self._later:
                 self._give_out(todo)
-                ended = self.scheduler.next() if self._active else time.sleep(1.0)
-                if ended is not None:
-                    self._take(self._active.pop(ended[0].subject.name), ended[0], ended[1])
+                if self._active:
+                    ended = self.scheduler.next()
+                    if ended is not None:
+                        self._take(self._active.pop(ended[0].subject.name), ended[0], ended[1])
+                else:
+                    time.sleep(1.0)
                 self.tick()
         finally:
             self.scheduler.stop()

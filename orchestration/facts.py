@@ -70,7 +70,8 @@ def differing(subject: Subject, facts: Facts) -> str | None:
     for stage, record in facts.records.items():
         for key, wanted in subject.wish(stage).items():
             if key == "flags":
-                had = record.get("flags") if isinstance(record.get("flags"), dict) else {}
+                had = record.get("flags")
+                had = had if isinstance(had, dict) else {}
                 names = sorted(name for name in {*wanted, *had} if wanted.get(name) != had.get(name))
                 if names:
                     told = [f"{name} {_shown(had.get(name))} then, {_shown(wanted.get(name))} now" for name in names]
@@ -85,11 +86,12 @@ def _shown(value: Any) -> str:
 
 
 def _write_thumbnail(run: Path) -> None:
-    """The median frame of a tested run, small; nothing where test.py left no pictures."""
+    """A frame of a tested run, the median one if it can be, small; nothing where test.py left no pictures."""
     with suppress(OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
         split = next((name for name in ("test", "train", "all") if (run / name / "evaluation.json").is_file()), "test")
         folder = SplitFolder(run, split)
-        panels = folder.panels(folder.record["selection"]["median"][0])
+        chosen = folder.record["selection"]  # short clips have no median
+        panels = folder.panels([*chosen["median"], *chosen["best"], *chosen["worst"]][0])
         images = []
         for name in ("ground truth", "prediction"):
             height, width = panels[name].shape[:2]

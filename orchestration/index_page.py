@@ -14,7 +14,7 @@ from typing import Any
 from orchestration.attempt import now
 from orchestration.facts import THUMBNAIL
 from orchestration.stages import STAGES, Place
-from orchestration.standing import Standing, progress_of
+from orchestration.standing import Standing, State, progress_of
 from utils.atomic import write_text
 from utils.metrics import mean_over_frames
 from utils.report.page import Card, data_uri, rendered
@@ -23,7 +23,7 @@ from utils.score_files import METRICS
 TEMPLATE = Path(__file__).with_name("index_template.html")
 SHOWN = 2_000  # subjects on the page: a browser lays out no more in a second
 EMBEDDED = 200  # pictures inside the page, about 10 KB each; of more subjects the page loads them from their folders
-ORDER = {"failed": 0, "running": 1, "busy": 1, "finished": 2, "waiting": 3}
+ORDER: dict[State, int] = {"failed": 0, "running": 1, "busy": 1, "finished": 2, "waiting": 3}
 SCORES = {"psnr": ("PSNR", "{:.2f} dB"), "ssim": ("SSIM", "{:.4f}"), "lpips_alex": ("LPIPS (AlexNet)", "{:.4f}"),
           "lpips_vgg": ("LPIPS (VGG16)", "{:.4f}")}
 COLUMNS = ("name", "state", "stage", "verdict", *METRICS, "test_frames", *(f"{name}_seconds" for name in STAGES),
@@ -41,6 +41,7 @@ class Entry:
     picture: str
     numbers: list[tuple[str, str]]
     verdict: str
+    reasons: list[str]
     times: str
     links: list[tuple[str, str]]
     error: str
@@ -85,7 +86,7 @@ def write_index(out: Path, standings: Sequence[Standing], seconds: float | None 
             Card("Time of one", _duration(sum(spent) / len(spent)) if spent else "", "",
                  "Mean over the finished subjects, all stages added, as if one came after another."),
         ],
-        shares=[(state, states[state] / total) for state in ("finished", "running", "failed")],
+        shares=[("finished", finished / total), ("running", states["running"] / total), ("failed", failed / total)],
         filters=["all", *(state for state in ORDER if states[state])],
         entries=[_entry(out, standing, total <= EMBEDDED) for standing in shown],
         left_out=f"{len(shown):,} of {total:,} subjects are shown, failed ones first; scores.csv has all."
@@ -98,8 +99,8 @@ def write_index(out: Path, standings: Sequence[Standing], seconds: float | None 
 
 def _entry(out: Path, standing: Standing, embedded: bool) -> Entry:
     scores = _scores(standing)
-    test, track = standing.facts.records.get("test", {}), standing.facts.records.get("track", {})
-    told = standing.state
+    test = standing.facts.records.get("test", {})
+    told: str = standing.state
     if standing.state in ("failed", "running", "busy") and standing.stage:
         progress = progress_of(standing) if standing.state == "running" else ""
         told = f"{standing.state}: {standing.stage}{f', {progress}' if progress else ''}"
@@ -107,14 +108,13 @@ def _entry(out: Path, standing: Standing, embedded: bool) -> Entry:
                if (value := _number(scores.get(name))) is not None]
     if numbers and _number(test.get("frames")) is not None:
         numbers.append(("frames", f"{test['frames']}"))
-    verdict = track.get("verdict") if isinstance(track.get("verdict"), dict) else {}
-    word = str(verdict.get("word", ""))
-    reasons = verdict.get("reasons") if word != "good" and isinstance(verdict.get("reasons"), list) else []
+    verdict = _verdict(standing)
     times = [f"{name} {_duration(value)}" for name, value in _seconds(standing).items()]
     psnr = _number(scores.get("psnr"))
     return Entry(standing.subject.name, standing.state, told, "" if psnr is None else f"{psnr:.4f}",
                  _picture(out, standing.place, embedded) if test else "", numbers,
-                 f"{word}. {' '.join(map(str, reasons))}".strip() if word else "", ", ".join(times), _links(out, standing),
+                 str(verdict.get("word", "")), [str(reason) for reason in verdict.get("reasons") or ()], ", ".join(times),
+                 _links(out, standing),
                  standing.error if standing.state in ("failed", "waiting") else "")
 
 
@@ -144,11 +144,10 @@ def _table(out: Path, standings: Sequence[Standing]) -> str:
     writer.writeheader()
     for standing in standings:
         records = standing.facts.records
-        verdict = records.get("track", {}).get("verdict")
         avatar = standing.place.product(STAGES["test"]).relative_to(out).as_posix() if "test" in records else ""
         writer.writerow({
             "name": standing.subject.name, "state": standing.state, "stage": standing.stage or "",
-            "verdict": verdict.get("word", "") if isinstance(verdict, dict) else "",
+            "verdict": _verdict(standing).get("word", ""),
             **{name: _scores(standing).get(name) for name in METRICS},
             "test_frames": records.get("test", {}).get("frames"),
             **{f"{name}_seconds": value for name, value in _seconds(standing).items()},
@@ -159,6 +158,12 @@ def _table(out: Path, standings: Sequence[Standing]) -> str:
 def _scores(standing: Standing) -> dict[str, Any]:
     scores = standing.facts.records.get("test", {}).get("scores")
     return scores if isinstance(scores, dict) else {}
+
+
+def _verdict(standing: Standing) -> dict[str, Any]:
+    """Of the tracking: {"word", "reasons"}; empty for a data set that came tracked."""
+    verdict = standing.facts.records.get("track", {}).get("verdict")
+    return verdict if isinstance(verdict, dict) else {}
 
 
 def _seconds(standing: Standing) -> dict[str, float]:

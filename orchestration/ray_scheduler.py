@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ class RayScheduler:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
         checkout = str(Path(__file__).resolve().parents[1])
-        ray.init(**options, log_to_driver=False, logging_level="warning",
+        ray.init(**options, log_to_driver=False, logging_level=logging.WARNING,
                  runtime_env={"env_vars": {"PYTHONPATH": checkout}})
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         most_gpus = max((machine.get("GPU", 0.0) for machine in machines), default=0.0)

@@ -155,7 +155,7 @@ def _check_columns(path: Path, heads: list[str]) -> None:
 
 def _rows_of_yaml(path: Path) -> Iterator[Row]:
     try:
-        entries = yaml.load(path.read_text(encoding="utf-8-sig"), _StrictLoader)  # noqa: S506 - a SafeLoader
+        entries = yaml.load(path.read_text(encoding="utf-8-sig"), _StrictLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ValueError(f"{path}: not readable as YAML: {error}") from None
     if not isinstance(entries, list):

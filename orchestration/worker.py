@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from orchestration.attempt import BEAT, Attempt, LostError, copy_tree, now, read_record
+from orchestration.attempt import BEAT, Attempt, LostError, copy_tree, now
 from orchestration.facts import facts_of
 from orchestration.flags import arguments_of
 from orchestration.stages import EXPORT_ENDINGS, STAGES, Place, Stage, data_of
