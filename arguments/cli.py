@@ -61,7 +61,7 @@ def flags_of(kind: type) -> dict[str, Flag]:
     flags: dict[str, Flag] = {}
     hints = typing.get_type_hints(kind, include_extras=True)
     for item in dataclasses.fields(kind):
-        hint, extras = hints[item.name], ()
+        hint, extras = hints[item.name], list[Any]()
         if typing.get_origin(hint) is typing.Annotated:
             hint, *extras = typing.get_args(hint)
         if dataclasses.is_dataclass(hint):

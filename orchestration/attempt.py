@@ -29,7 +29,7 @@ from utils.atomic import MACHINE, lives, write_json
 from utils.plain_json import read_json
 
 BEAT = 5.0  # seconds between heartbeats
-LEASE = 300.0  # seconds without one after which an attempt of another machine counts as dead; disks may hang for minutes
+LEASE = 300.0  # seconds without one after which another machine's attempt counts as dead; disks may hang for minutes
 RECORD, HEARTBEAT, GONE = "attempt.json", "heartbeat", ".gone-"
 SHARED = "checkpoints"  # holds folders of files that are never changed once written: linked, not copied
 

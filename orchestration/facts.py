@@ -17,6 +17,7 @@ from utils.images import resize_area, write_image
 from utils.report.folder import SplitFolder
 from utils.score_files import METRICS
 
+SPLITS = ("test", "train", "all")
 THUMBNAIL, THUMBNAIL_SIDE = "fleet.jpg", 160  # a truth and a prediction side by side, pixels each
 
 
@@ -42,7 +43,8 @@ def facts_of(stage: str, product: Path) -> dict[str, Any]:
         return {"verdict": told.get("verdict"), "frames": told.get("frames_kept")}
     if stage == "test":
         metrics = read_record(product / STAGES["test"].sign)
-        block = next((metrics[split] for split in ("test", "train", "all") if isinstance(metrics.get(split), dict)), {})
+        blocks = [metrics[split] for split in SPLITS if isinstance(metrics.get(split), dict)]
+        block: dict[str, Any] = blocks[0] if blocks else {}
         _write_thumbnail(product)
         return {"scores": {name: block.get(name) for name in METRICS}, "frames": block.get("frames")}
     if stage == "export":
@@ -88,7 +90,7 @@ def _shown(value: Any) -> str:
 def _write_thumbnail(run: Path) -> None:
     """A frame of a tested run, the median one if it can be, small; nothing where test.py left no pictures."""
     with suppress(OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
-        split = next((name for name in ("test", "train", "all") if (run / name / "evaluation.json").is_file()), "test")
+        split = next((name for name in SPLITS if (run / name / "evaluation.json").is_file()), SPLITS[0])
         folder = SplitFolder(run, split)
         chosen = folder.record["selection"]  # short clips have no median
         panels = folder.panels([*chosen["median"], *chosen["best"], *chosen["worst"]][0])

@@ -81,8 +81,8 @@ def write_index(out: Path, standings: Sequence[Standing], seconds: float | None 
         facts=[("written", now()), *([("running for", _duration(seconds))] if seconds is not None else [])],
         cards=[
             Card("Finished", f"{finished:,}", f"of {total:,}", "Subjects whose every stage is done."),
-            Card("Failed", f"{failed:,}", "", "Why, stands beside each; the others go on. The same command tries again."),
-            Card("PSNR", "" if psnr is None else f"{psnr:.2f}", "dB", "Mean over the tested avatars, of held-out frames."),
+            Card("Failed", f"{failed:,}", "", "Each says why; the others go on. The same command tries again."),
+            Card("PSNR", "" if psnr is None else f"{psnr:.2f}", "dB", "Mean over the tested avatars."),
             Card("Time of one", _duration(sum(spent) / len(spent)) if spent else "", "",
                  "Mean over the finished subjects, all stages added, as if one came after another."),
         ],
@@ -111,11 +111,12 @@ def _entry(out: Path, standing: Standing, embedded: bool) -> Entry:
     verdict = _verdict(standing)
     times = [f"{name} {_duration(value)}" for name, value in _seconds(standing).items()]
     psnr = _number(scores.get("psnr"))
-    return Entry(standing.subject.name, standing.state, told, "" if psnr is None else f"{psnr:.4f}",
-                 _picture(out, standing.place, embedded) if test else "", numbers,
-                 str(verdict.get("word", "")), [str(reason) for reason in verdict.get("reasons") or ()], ", ".join(times),
-                 _links(out, standing),
-                 standing.error if standing.state in ("failed", "waiting") else "")
+    return Entry(name=standing.subject.name, state=standing.state, told=told, numbers=numbers,
+                 psnr="" if psnr is None else f"{psnr:.4f}",
+                 picture=_picture(out, standing.place, embedded) if test else "",
+                 verdict=str(verdict.get("word", "")), reasons=[str(reason) for reason in verdict.get("reasons") or ()],
+                 times=", ".join(times), links=_links(out, standing),
+                 error=standing.error if standing.state in ("failed", "waiting") else "")
 
 
 def _links(out: Path, standing: Standing) -> list[tuple[str, str]]:

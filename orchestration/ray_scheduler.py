@@ -10,7 +10,6 @@ from typing import Any
 
 import ray
 
-from orchestration.stages import STAGES
 from orchestration.worker import STOP_SECONDS, Outcome, Task, perform
 
 POLL_SECONDS = 2.0

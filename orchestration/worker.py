@@ -179,10 +179,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-try:
-    _PRCTL = ctypes.CDLL(None).prctl
-except (OSError, AttributeError):  # not Linux
-    _PRCTL = None
+_PRCTL = getattr(ctypes.CDLL(None), "prctl", None)  # looked up here: the new process must not import; Linux only
 _PR_SET_PDEATHSIG = 1
 
 
