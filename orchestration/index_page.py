@@ -16,9 +16,8 @@ from orchestration.facts import THUMBNAIL
 from orchestration.stages import STAGES, Place
 from orchestration.standing import Standing, State, progress_of
 from utils.atomic import write_text
-from utils.metrics import mean_over_frames
 from utils.report.page import Card, data_uri, rendered
-from utils.score_files import METRICS
+from utils.score_files import METRICS, mean_over_frames
 
 TEMPLATE = Path(__file__).with_name("index_template.html")
 SHOWN = 2_000  # subjects on the page: a browser lays out no more in a second

@@ -111,8 +111,12 @@ def _rows(path: Path) -> Iterator[Row]:
     readers = {".csv": _rows_of_csv, ".yaml": _rows_of_yaml, ".yml": _rows_of_yaml}
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path}: a folder, or a list that ends in {', '.join(readers)} expected")
+    return readers[path.suffix.lower()](path)
+
+
+def _text_of(path: Path) -> str:
     try:
-        return readers[path.suffix.lower()](path)
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a UTF-8 text ({error})") from None
 
@@ -126,7 +130,7 @@ def _rows_of_folder(folder: Path) -> Iterator[Row]:
 
 
 def _rows_of_csv(path: Path) -> Iterator[Row]:
-    text = path.read_text(encoding="utf-8-sig")
+    text = _text_of(path)
     first = text.partition("\n")[0]
     reader = csv.reader(text.splitlines(), delimiter=";" if ";" in first and "," not in first else ",")
     heads = [head.strip() for head in next(reader, [])]
@@ -154,8 +158,9 @@ def _check_columns(path: Path, heads: list[str]) -> None:
 
 
 def _rows_of_yaml(path: Path) -> Iterator[Row]:
+    text = _text_of(path)
     try:
-        entries = yaml.load(path.read_text(encoding="utf-8-sig"), _StrictLoader)
+        entries = yaml.load(text, _StrictLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ValueError(f"{path}: not readable as YAML: {error}") from None
     if not isinstance(entries, list):

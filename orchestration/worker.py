@@ -155,7 +155,7 @@ def _call(command: list[str], attempt: Attempt, environment: dict[str, str], tic
         log.write(f"$ {' '.join(command)}\n".encode())
         log.flush()
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                   env=environment, start_new_session=True, preexec_fn=_end_with_parent)
+                                   env=environment, start_new_session=True, preexec_fn=end_with_parent)
     try:
         attempt.watch(process.pid)
         while True:
@@ -183,7 +183,7 @@ _PRCTL = getattr(ctypes.CDLL(None), "prctl", None)  # looked up here: the new pr
 _PR_SET_PDEATHSIG = 1
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """In the new process: when the worker is killed, the system sends SIGTERM, so that no program is left behind."""
     if _PRCTL is not None:
         _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestration.stages import STAGES, Place
+from orchestration.worker import end_with_parent
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = Path(__file__).with_name("fleet_programs")
@@ -33,10 +34,16 @@ class Run:
             (self.videos / f"{name}.mp4").write_bytes(b"broken" if name in broken else b"video")
 
     def start(self, *flags: str, before: Callable[[], None] | None = None) -> subprocess.Popen[str]:
-        """fleet.py in a process; `before` is called in it."""
-        command = [sys.executable, "-c", DRIVER, str(ROOT), str(PROGRAMS), str(self.videos), "-o", str(self.out), *flags]
-        return subprocess.Popen(command, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                env={**os.environ, "FLEET_TEST": str(self.steering)}, preexec_fn=before)
+        """fleet.py in a process that ends with the tests at the latest; `before` is called in it."""
+        def prepare() -> None:
+            end_with_parent()
+            if before is not None:
+                before()
+
+        words = [str(ROOT), str(PROGRAMS), str(self.videos), "-o", str(self.out), *flags]
+        return subprocess.Popen([sys.executable, "-c", DRIVER, *words], cwd=self.folder, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                env={**os.environ, "FLEET_TEST": str(self.steering)}, preexec_fn=prepare)
 
     def call(self, *flags: str) -> tuple[int, str]:
         """fleet.py to its end, one subject after another: exit code, and what it said."""
