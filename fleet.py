@@ -41,14 +41,13 @@ def scheduler_of(settings: FleetSettings) -> Scheduler:
     return RayScheduler(settings.address, settings.cpus, settings.gpus)
 
 
-def tell(out: Path, standings: list[Standing]) -> bool:
-    """Say how it ended; whether nothing failed."""
+def tell(standings: list[Standing], page: str) -> bool:
+    """Say how it ended and where to look; whether nothing failed."""
     failed = [standing for standing in standings if standing.state == "failed"]
     for standing in failed:
         log.info("FAILED %s: %s: %s", standing.subject.name, standing.stage, standing.error)
     finished = sum(standing.state == "finished" for standing in standings)
-    log.info("%d of %d finished%s. Open %s", finished, len(standings), f", {len(failed)} failed" if failed else "",
-             out / "index.html")
+    log.info("%d of %d finished%s. %s", finished, len(standings), f", {len(failed)} failed" if failed else "", page)
     return not failed
 
 
@@ -60,15 +59,18 @@ def run(settings: FleetSettings) -> bool:
         log.info("Written; start it with: bash %s", write_scripts(out, subjects, settings, PROGRAMS, sys.argv[1:]))
         return True
     standings = stand(out, subjects)
+    shows = not settings.only
+    page = f"Open {out / 'index.html'}" if shows else "Renew the page by --status True without --only"
     if settings.status:
-        write_index(out, standings)
-        return tell(out, standings)
+        if shows:
+            write_index(out, standings)
+        return tell(standings, page)
     scheduler = scheduler_of(settings)
-    driver = Driver(standings, scheduler, PROGRAMS, settings.stages, settings.retries, out)
+    driver = Driver(out, standings, scheduler, PROGRAMS, settings.stages, settings.retries, shows)
     if isinstance(scheduler, LocalScheduler):
         scheduler.tick = driver.tick
     driver.run()
-    return tell(out, standings)
+    return tell(standings, page)
 
 
 def main() -> None:

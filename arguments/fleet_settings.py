@@ -36,7 +36,7 @@ class FleetSettings:
     stages: tuple[StageName, ...] = ("track", "train", "test", "export")
     """Which stages to run now."""
     only: tuple[str, ...] = ()
-    """Names of the subjects to do; none given: all."""
+    """Names of the subjects to do; none given: all. Leaves index.html as it is: its page is about the whole list."""
     scheduler: Literal["auto", "ray", "local"] = "auto"
     """ray: many at a time; local: one after another, without Ray; auto: ray where it is installed."""
     address: str | None = None
@@ -49,7 +49,7 @@ class FleetSettings:
     retries: int = 1
     """How often a stage that failed is tried again."""
     status: bool = False
-    """Only write index.html and say what is done; start nothing."""
+    """Only write index.html and say what is done and what failed; start nothing."""
     slurm: bool = False
     """Only write scripts for a Slurm job array into OUTPUT/slurm; start nothing."""
 

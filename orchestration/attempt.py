@@ -240,7 +240,8 @@ def copy_tree(source: Path, target: Path) -> None:
 
 
 def _link_or_copy(source: str, target: str) -> None:
-    if Path(source).parents[1].name == SHARED:  # RUN/checkpoints/iteration_.../FILE
+    folder = Path(source).parent
+    if folder.name.startswith("iteration_") and folder.parent.name == SHARED:
         with suppress(OSError):
             os.link(source, target)
             return

@@ -42,12 +42,16 @@ class Pace:
 
 
 class Driver:
-    """Brings every subject through its stages. stages: those that may run. retries: of a stage that failed."""
+    """Brings every subject through its stages.
 
-    def __init__(self, standings: list[Standing], scheduler: Scheduler, programs: Path, stages: Sequence[str],
-                 retries: int, out: Path) -> None:
-        self.standings, self.scheduler, self.programs = standings, scheduler, programs
-        self.stages, self.retries, self.out = stages, retries, out
+    stages: those that may run. retries: of a stage that failed. shows: whether to keep index.html up to date; one job
+    of many that each know a part of the list must not.
+    """
+
+    def __init__(self, out: Path, standings: list[Standing], scheduler: Scheduler, programs: Path,
+                 stages: Sequence[str], retries: int, shows: bool) -> None:
+        self.out, self.standings, self.scheduler, self.programs = out, standings, scheduler, programs
+        self.stages, self.retries, self.shows = stages, retries, shows
         self.begun = time.monotonic()
         self._active: dict[str, Standing] = {}  # given to the scheduler
         self._later: list[tuple[float, Standing]] = []
@@ -92,7 +96,8 @@ class Driver:
             self._set(standing, "running" if name in running else "waiting")
         begin = time.monotonic()
         try:
-            write_index(self.out, self.standings, time.monotonic() - self.begun)
+            if self.shows:
+                write_index(self.out, self.standings, time.monotonic() - self.begun)
         except WriteError as error:
             log.warning("WARNING: %s", error)
         self._page.took(begin)

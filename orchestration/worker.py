@@ -86,7 +86,8 @@ def _carry_out(task: Task, stage: Stage, attempt: Attempt, environment: dict[str
     begin = time.monotonic()
     missing = _missing(task)
     if missing is not None:
-        return _failed(attempt, f"{missing} has to come first, and is not finished")
+        attempt.close()  # without a record: that of the stage before says more
+        return Outcome("failed", f"{missing} has to come first, and is not finished")
     resume = attempt.inherit()
     if stage.name == "test":
         try:

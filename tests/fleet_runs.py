@@ -14,10 +14,7 @@ from pathlib import Path
 from orchestration.stages import STAGES, Place
 from orchestration.worker import end_with_parent
 
-ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = Path(__file__).with_name("fleet_programs")
-DRIVER = ("import pathlib, sys; sys.path.insert(0, sys.argv.pop(1)); import fleet; import orchestration.driver; "
-          "orchestration.driver.BUSY_SECONDS = 0.3; fleet.PROGRAMS = pathlib.Path(sys.argv.pop(1)); fleet.main()")
 STEPS = [f"train {step}" for step in range(1, 7)]
 PATIENCE = 60.0  # seconds; only a failing test waits as long
 
@@ -40,8 +37,8 @@ class Run:
             if before is not None:
                 before()
 
-        words = [str(ROOT), str(PROGRAMS), str(self.videos), "-o", str(self.out), *flags]
-        return subprocess.Popen([sys.executable, "-c", DRIVER, *words], cwd=self.folder, text=True,
+        words = [str(PROGRAMS / "fleet.py"), str(self.videos), "-o", str(self.out), *flags]
+        return subprocess.Popen([sys.executable, *words], cwd=self.folder, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                 env={**os.environ, "FLEET_TEST": str(self.steering)}, preexec_fn=prepare)
 

@@ -1,4 +1,4 @@
-"""Attempts at a stage: the first rename wins, a dead one is gone on from, and no order of events leaves half a result."""
+"""Attempts at a stage: the first rename wins, a dead one is gone on from, no order of events leaves half a result."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,8 @@ from orchestration.attempt import HEARTBEAT, RECORD, Attempt, LostError, clear, 
 from orchestration.stages import STAGES, Place
 from utils.atomic import write_json
 
-TRAIN, WISH = STAGES["train"], {"flags": {}}
+TRAIN = STAGES["train"]
+WISH: dict[str, Any] = {"flags": {}}
 
 
 @pytest.fixture
