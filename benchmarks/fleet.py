@@ -35,7 +35,7 @@ from utils.video import write_video
 
 ROOT = Path(__file__).resolve().parents[1]
 WALL = np.array([184, 178, 168], np.float32)  # plain, of no colour that hair or skin has
-TINY = ("--iterations 200 --batch_size 1 --num_face_gaussians 3000 --num_teeth_gaussians 200 --test_frames 8 "
+TINY = ("--iterations 100 --batch_size 1 --num_face_gaussians 3000 --num_teeth_gaussians 200 --test_frames 8 "
         "--refine_tracking False --tensorboard False")
 
 
