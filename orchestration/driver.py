@@ -160,8 +160,7 @@ class Driver:
             self._set(standing, "failed")
         elif following is None:
             standing.stage = None
-            complete = set(standing.facts.records) == set(standing.subject.stages)
-            self._set(standing, "finished" if complete else "waiting")
+            self._set(standing, "waiting" if standing.facts.left(standing.subject) else "finished")
         self._say(f"{standing.subject.name}: {task.stage} done in {outcome.seconds:.0f} s")
         if following not in (None, task.stage):
             self._submit(standing)

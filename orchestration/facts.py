@@ -28,12 +28,17 @@ class Facts:
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     failure: dict[str, Any] = field(default_factory=dict)
 
+    def left(self, subject: Subject) -> list[str]:
+        """The stages to do: those after the last one that is finished. What came before may have been deleted since."""
+        done = [number for number, name in enumerate(subject.stages) if name in self.records]
+        return subject.stages[done[-1] + 1 if done else 0:]
+
     def next_stage(self, subject: Subject, stages: Iterable[str]) -> str | None:
-        """The first stage that is not finished, of those that may be run; None when nothing is left to do.
+        """The first stage to do of those that may be run; None when there is none.
 
         A stage that needs one that may not be run is named all the same: it fails and says what it misses.
         """
-        return next((name for name in subject.stages if name in stages and name not in self.records), None)
+        return next((name for name in self.left(subject) if name in stages), None)
 
 
 def facts_of(stage: str, product: Path) -> dict[str, Any]:
@@ -59,7 +64,7 @@ def read_facts(place: Place, subject: Subject) -> Facts:
         path = place.record(STAGES[name])
         if path is not None:
             facts.records[name] = read_record(path)
-    if set(facts.records) != set(subject.stages):
+    if facts.left(subject):
         failures = sorted(place.logs.glob("*.failed.json"), key=lambda path: path.stat().st_mtime)
         facts.failure = read_record(failures[-1]) if failures else {}
         if facts.failure.get("stage") in facts.records:  # overcome

@@ -43,7 +43,7 @@ def stand(out: Path, subjects: Sequence[Subject]) -> list[Standing]:
         place = Place(out, subjects[index].name)
         clear(place)
         standing = Standing(subjects[index], place, read_facts(place, subjects[index]))
-        if set(standing.facts.records) == set(subjects[index].stages):
+        if not standing.facts.left(subjects[index]):
             standing.state = "finished"
         elif (at_work := stage_at_work(place)) is not None:
             standing.state, standing.stage = "running", at_work
