@@ -16,7 +16,7 @@ from orchestration.worker import end_with_parent
 
 PROGRAMS = Path(__file__).with_name("fleet_programs")
 STEPS = [f"train {step}" for step in range(1, 7)]
-PATIENCE = 60.0  # seconds; only a failing test waits as long
+PATIENCE = 120.0  # seconds; only a failing test waits as long
 
 
 class Run:
