@@ -26,7 +26,7 @@ from reenactment.motion import cameras_of, clip_motion, orbited, still
 from reenactment.performance import Actor, Cures, head_motion, perform
 from reenactment.smoothing import check_window
 from reenactment.sweep import expression_sweep
-from reenactment.video import driver_of_video
+from reenactment.video_driver import driver_of_video
 from reenactment.webcam import Camera, Delays, Mirror, live
 from scene.checkpoint import CheckpointError
 from tracking.detector import MediaPipeDetector
@@ -72,7 +72,7 @@ def picture_size(player: Player, settings: ReenactSettings) -> tuple[int, int]:
 def find_driver(player: Player, settings: ReenactSettings) -> Driver:
     """Whoever drives; the avatar's own clip where nobody is named."""
     if settings.video is not None:
-        footage = open_footage(settings.video)  # a wrong name is told before a model is looked for
+        footage = open_footage(settings.video)  # a wrong name is an error before a model is looked for
         with MediaPipeDetector(settings.face_model) as detector:
             driver = driver_of_video(footage, detector, Span())
     elif settings.driver is not None:

@@ -4,10 +4,16 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import logging
 import signal
 import sys
+import time
+import traceback
+import zlib
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -18,28 +24,37 @@ from scene.clip import save_clip
 from scene.split import describe_split
 from training.calibration import LEAST_FRAMES
 from training.data_check import check_data
-from training.log import TrainingLog
+from training.log import SilentLog, open_log
 from training.losses import Perceptual
+from training.team import ALONE, PeerLost, Team, TeamError, Vote, join
 from training.trainer import Trainer
+from training.watch import Watch
 from training.world import World, open_world
 from utils.atomic import WriteError
 from utils.devices import resolve_device
 from utils.lpips import MetricUnavailable, load_lpips
+from utils.processes import local_rank, process_rank
 from utils.seeding import seed_everything
 
 log = logging.getLogger("train")
+RANK_0_SPEAKS = 30.0  # seconds that others leave rank 0 to come to the same error and report it
 
 
 class StopRequest:
-    """Turns the first Ctrl-C or SIGTERM into a wish to stop after the running step; a second one acts at once."""
+    """Turns the first Ctrl-C or SIGTERM into a wish to stop after the running step; a second one acts at once.
 
-    def __init__(self) -> None:
-        self.asked = False
+    patient: not so, because torchrun passes on what the terminal sends as well (it kills after 30 s).
+    """
+
+    def __init__(self, patient: bool = False) -> None:
+        self.asked, self._patient = False, patient
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: object) -> None:
         self.asked = True
+        if self._patient:
+            return
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -78,11 +93,11 @@ def evaluation_iterations(settings: TrainSettings) -> set[int]:
 
 
 @torch.no_grad()
-def evaluate_some(trainer: Trainer, run_log: TrainingLog) -> None:
+def evaluate_some(trainer: Trainer, run_log: SilentLog) -> None:
     """Score a few held-out frames, spread evenly."""
     held_out = trainer.world.dataset.test_indices
     views = min(trainer.settings.run.test_views, len(held_out))
-    if views == 0:
+    if views == 0 or not trainer.exchange.team.leads:
         return
     frames = [int(held_out[i * len(held_out) // views]) for i in range(views)]
     trainer.calibrate()
@@ -91,13 +106,13 @@ def evaluate_some(trainer: Trainer, run_log: TrainingLog) -> None:
     run_log.evaluation(trainer.iteration, frames, pictures, targets)
 
 
-def checkpoint(trainer: Trainer, run_log: TrainingLog, folder: Path, keep: int) -> None:
+def checkpoint(trainer: Trainer, run_log: SilentLog, folder: Path, keep: int) -> None:
     """Save a checkpoint. One that cannot be written is reported and tried again later; only the last one is fatal."""
     last = trainer.iteration == trainer.settings.optimization.iterations
     try:
         run_log.flush()
         trainer.save(folder / "checkpoints", keep)
-        if trainer.refinement is not None:
+        if trainer.refinement is not None and trainer.exchange.team.leads:
             save_clip(trainer.clip(), folder)
     except (CheckpointError, WriteError) as error:
         if last:
@@ -105,8 +120,8 @@ def checkpoint(trainer: Trainer, run_log: TrainingLog, folder: Path, keep: int) 
         run_log.say(f"WARNING: {error}. Training goes on; the next checkpoint comes at the next interval.")
 
 
-def open_checked(settings: TrainSettings, device: torch.device) -> World:
-    """The world of the settings, after a look at its data; says which frames train and which are held out."""
+def open_checked(settings: TrainSettings, device: torch.device, leads: bool = True) -> World:
+    """The world of the settings, after a look at its data (`leads`); says which frames train and which are held out."""
     run = settings.run
     world = open_world(settings.data, settings.model, run.seed, device)
     train_frames, held_out = world.dataset.train_indices, world.dataset.test_indices
@@ -115,53 +130,118 @@ def open_checked(settings: TrainSettings, device: torch.device) -> World:
     if refinement.refine_tracking and refinement.refine_calibrate and len(train_frames) < LEAST_FRAMES:
         log.info("Held-out frames keep the tracker's pose and codes: correcting them takes %d training frames",
                  LEAST_FRAMES)
-    if run.check_data or run.check_only:
+    if leads and (run.check_data or run.check_only):
         check_data(world, run.model_path, always_draw=run.check_only)
     return world
 
 
-def train(settings: TrainSettings) -> None:
-    """Run or resume training; leaves config.json, training.csv, checkpoints/ and tensorboard/ in the output folder."""
-    run, total = settings.run, settings.optimization.iterations
-    device = resolve_device(run.device)
+def prepare(given: TrainSettings, team: Team) -> Trainer:
+    """The trainer of a run, new or resumed; rank 0 writes config.json and clip.safetensors."""
+    with team.together():
+        settings = settings_of_run(given)
+        team.share(settings.optimization.batch_size)
+        device = resolve_device(settings.run.device, local_rank() if team.size > 1 else None)
+    run = settings.run
+    team.require_equal("the settings (their checksum)", zlib.crc32(repr(settings).encode()))
     seed_everything(run.seed)
-    perceptual = perceptual_loss(settings, device)
-    trainer = Trainer(settings, open_checked(settings, device), device, perceptual)
-    if run.resume and list_checkpoints(run.model_path / "checkpoints"):
-        trainer.restore(newest_checkpoint(run.model_path))
-        log.info("Resuming after iteration %d", trainer.iteration)
-    save_config(settings, run.model_path)
-    save_clip(trainer.clip(), run.model_path)
+    perceptual = team.one_first(lambda: perceptual_loss(settings, device))
+    with team.together():
+        trainer = Trainer(settings, open_checked(settings, device, team.leads), device, perceptual, team=team)
+        if run.resume and list_checkpoints(run.model_path / "checkpoints"):
+            trainer.restore(newest_checkpoint(run.model_path))
+            log.info("Resuming after iteration %d", trainer.iteration)
+    team.require_equal("the iteration to begin with", trainer.iteration)
+    trainer.exchange.require_same(trainer.avatar)
+    with team.together():
+        if team.leads:
+            save_config(settings, run.model_path)
+            save_clip(trainer.clip(), run.model_path)
+    return trainer
+
+
+def train(given: TrainSettings, team: Team = ALONE) -> None:
+    """Run or resume training; leaves config.json, training.csv, checkpoints/ and tensorboard/ in the output folder."""
+    trainer = prepare(given, team)
+    settings, run, total = trainer.settings, trainer.settings.run, trainer.settings.optimization.iterations
     evaluations = evaluation_iterations(settings)
-    stop = StopRequest()
-    with TrainingLog(run.model_path, trainer.iteration, total, run.log_interval, run.tensorboard) as run_log:
+    stop, vote = StopRequest(patient=team.size > 1), Vote(team)
+    with open_log(run, trainer.iteration, total, team.leads) as run_log:
         while trainer.iteration < total:
             result = trainer.step()
             run_log.step(trainer, result)
             if trainer.iteration in evaluations:
                 evaluate_some(trainer, run_log)
-            stopping = stop.asked  # read once: a signal between the two uses must not skip the checkpoint
+            stopping = vote.cast(stop.asked)  # once: a signal between the two uses must not skip the checkpoint
             if trainer.iteration % run.checkpoint_interval == 0 or trainer.iteration == total or stopping:
                 checkpoint(trainer, run_log, run.model_path, run.keep_checkpoints)
             if stopping:
                 break
+    trainer.close()
     if trainer.iteration < total:
-        raise SystemExit(f"train.py: stopped after iteration {trainer.iteration}; continue with --resume")
+        message = f"train.py: stopped after iteration {trainer.iteration}; continue with --resume"
+        raise SystemExit(message if team.leads else 1)
     log.info("Done: %d Gaussians, %.0f s of training; %s", trainer.avatar.count, run_log.seconds, run.model_path)
     log.info("Next: python test.py -m %s", run.model_path)
 
 
-def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+def how_to_go_on(folder: Path) -> str:
+    """What remains of a run whose processes did not all live."""
+    found = list_checkpoints(folder / "checkpoints")
+    if not found:
+        return f"train.py: {folder} holds no checkpoint yet (--checkpoint_interval); start again"
+    return (f"train.py: the newest checkpoint is {found[-1]}; continue from it with --resume, on as many processes "
+            "as you like")
+
+
+def leave_the_word_to_rank_0() -> NoReturn:
+    """End because of an error that rank 0 reports: after it, since torchrun kills all others when one has failed."""
+    time.sleep(RANK_0_SPEAKS)
+    sys.exit(1)
+
+
+def parse_quietly() -> TrainSettings:
+    """The flags, in a process that is not rank 0: what is wrong with them, or their list, is shown once."""
     try:
-        settings = parse_flags(TrainSettings, "train.py")
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            return parse_flags(TrainSettings, "train.py")
+    except SystemExit as end:
+        if not end.code:
+            raise
+        leave_the_word_to_rank_0()
+
+
+def main() -> None:
+    leads = process_rank() == 0
+    logging.basicConfig(level=logging.INFO if leads else logging.ERROR, format="%(message)s")
+    settings = parse_flags(TrainSettings, "train.py") if leads else parse_quietly()
+    team, watch = ALONE, Watch(ALONE, str)
+    try:
         if settings.run.check_only:
-            open_checked(settings, resolve_device("cpu"))
-            log.info("Nothing was trained (--check_only)")
-        else:
-            train(settings_of_run(settings))
-    except (ValueError, OSError, FloatingPointError, CheckpointError) as error:
+            if leads:
+                open_checked(settings, resolve_device("cpu"))
+                log.info("Nothing was trained (--check_only)")
+            return
+        team = join()
+        watch = Watch(team, lambda: how_to_go_on(settings.run.model_path))
+        train(settings, team)
+    except PeerLost as error:
+        watch.wait_for_the_end()
         sys.exit(f"train.py: {error}")
+    except TeamError as error:
+        if leads:
+            sys.exit(f"train.py: {error}")
+        leave_the_word_to_rank_0()
+    except (ValueError, OSError, FloatingPointError, CheckpointError) as error:
+        if team.size > 1:
+            watch.fail(str(error))
+        sys.exit(f"train.py: {error}")
+    except Exception as error:
+        if team.size > 1:
+            traceback.print_exc()
+            watch.fail(str(error))
+        raise
+    finally:
+        watch.stop()
 
 
 if __name__ == "__main__":

@@ -46,10 +46,11 @@ class Run(NamedTuple):
     gib: float | None                      # the most that its GPU had in use; None without a GPU
 
 
-def train(folder: Path, source: Path, iterations: int, steps: int, flags: list[str]) -> Run:
-    """Train in a process of its own."""
-    command = [sys.executable, "train.py", "-s", str(source), "-m", str(folder), "--iterations", str(iterations),
-               *flags]
+def train(folder: Path, source: Path, iterations: int, steps: int, flags: list[str], processes: int = 1) -> Run:
+    """Train in a process of its own, or in several (with the memory of the first one's GPU)."""
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = [sys.executable, *(several if processes > 1 else []), "train.py", "-s", str(source), "-m", str(folder),
+               "--iterations", str(iterations), *flags]
     if steps > 1:
         command += ["--checkpoint_interval", str(max(1, iterations // steps)), "--keep_checkpoints", "0",
                     "--test_views", "0"]
@@ -130,6 +131,7 @@ def main() -> None:
     parser.add_argument("--label", default="default", help="of the settings, for the rows")
     parser.add_argument("--iterations", type=int, default=OptimizationSettings.iterations)
     parser.add_argument("--steps", type=int, default=1, help="checkpoints to score")
+    parser.add_argument("--processes", type=int, default=1, help="that train together, each on a GPU of its own")
     parser.add_argument("--lpips_weights", type=Path)
     parser.add_argument("--device", default="auto", help="of the scoring; train.py gets its own --device")
     parser.add_argument("--keep", type=Path, help="folder for the run, kept; otherwise it is temporary")
@@ -138,7 +140,7 @@ def main() -> None:
     args, flags = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep or Path(temporary) / "run"
-        trained = train(folder, args.source_path, args.iterations, args.steps, flags)
+        trained = train(folder, args.source_path, args.iterations, args.steps, flags, args.processes)
         report(folder, trained, args, Results(args.results, args.commit))
 
 

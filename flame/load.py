@@ -50,7 +50,8 @@ def load_head(source: str | Path, regions: str | Path | None = None) -> Head:
     """
     path = OPEN_HEAD if str(source) == "open" else _installed_flame() if str(source) == "flame" else Path(source)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; a head is 'open', an .npz or a .pkl (see data/FLAME/README.md)")
+        found = "a folder" if path.is_dir() else "no such file"
+        raise FileNotFoundError(f"{path}: {found}; a head is 'open', an .npz or a .pkl (see data/FLAME/README.md)")
     if path.suffix not in LOADERS:
         raise ValueError(f"{path}: a head model is a file that ends in {' or '.join(LOADERS)}, got '{path.suffix}'")
     return LOADERS[path.suffix](path, regions)

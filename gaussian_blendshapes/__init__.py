@@ -55,8 +55,7 @@ def train(source_path: str | Path, model_path: str | Path, **settings: Any) -> P
 
     if threading.current_thread() is not threading.main_thread():
         raise ValueError("train: wanted a call from the main thread, which Ctrl-C reaches; got one from another thread")
-    run = command.settings_of_run(_settings_of({"source_path": Path(source_path), "model_path": Path(model_path),
-                                                **settings}))
+    run = _settings_of({"source_path": Path(source_path), "model_path": Path(model_path), **settings})
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         command.train(run)

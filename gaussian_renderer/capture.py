@@ -20,12 +20,14 @@ class CapturedStep(Generic[Result]):
     A run with another `key` than the last (another variant of the computation), or after `drop()` (other tensors),
     starts again with `WARM_UP` eager runs. Results of a replay are overwritten by the next one. The rasterizer's lists
     keep in a graph the room that they had at its capture; when a later pass needs more (its pixels stay right, but are
-    found slowly), the graph is dropped too.
+    found slowly), the graph is dropped too. Where `compute` talks to other processes, all of them must capture at the
+    same time; `agree` then says whether any of them needs more room.
     """
 
-    def __init__(self, compute: Callable[[], Result], picture: tuple[torch.device, int, int, int]) -> None:
+    def __init__(self, compute: Callable[[], Result], picture: tuple[torch.device, int, int, int],
+                 agree: Callable[[bool], bool] = bool) -> None:
         """`picture`: device, batch size, width and height of the rasterizer's passes in `compute`."""
-        self._compute, self._picture = compute, picture
+        self._compute, self._picture, self._agree = compute, picture, agree
         self._graph: torch.cuda.CUDAGraph | None = None
         self._result: Result | None = None
         self._key: Hashable = None
@@ -48,7 +50,8 @@ class CapturedStep(Generic[Result]):
             return self._run(key)
 
     def _run(self, key: Hashable) -> Result:
-        if key != self._key or (self._graph is not None and list_usage(*self._picture)[0] > self._room):
+        outgrown = self._agree(self._graph is not None and list_usage(*self._picture)[0] > self._room)
+        if key != self._key or outgrown:
             self.drop()
         self._key = key
         if self._graph is None:

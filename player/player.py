@@ -115,8 +115,8 @@ def open_player(model_path: Path, device: torch.device, iteration: int = -1,
                 source_path: Path | None = None) -> Player:
     """Open the avatar of a run's output folder; `iteration` chooses a checkpoint (-1: the newest).
 
-    A run from before runs kept their clip is read together with the data set that its config.json names, and a folder
-    of the reference's checkpoint files together with the one that its cfg_args or `source_path` names. Raises
+    A run without clip.safetensors is read together with the data set that its config.json names; a folder of the
+    reference's checkpoint files, with the data set that its cfg_args or `source_path` names. Raises
     ValueError, FileNotFoundError and CheckpointError naming what is missing or damaged.
     """
     if not model_path.is_dir():

@@ -20,7 +20,7 @@ from reenactment.face import FaceReader
 from reenactment.film import Painter
 from reenactment.motion import HeadMotion, SeenTurns, cameras_of, clip_motion, still, transferred
 from reenactment.performance import Actor
-from reenactment.video import joined_codes, joined_motion
+from reenactment.video_driver import joined_codes, joined_motion
 from scene.rig import Codes
 
 ByteImage = NDArray[np.uint8]

@@ -24,6 +24,7 @@ from scene.readers import AUTO, READERS, Source, open_source
 from scene.rig import Codes
 from scene.split import Split
 from utils.atomic import write_with
+from utils.processes import process_rank
 
 CLIP_FILE = "clip.safetensors"
 FORMAT_VERSION = 1
@@ -65,7 +66,8 @@ def open_data(data: DataSettings) -> Source:
 def open_dataset(data: DataSettings, source: Source) -> Dataset:
     """The frames of `source`, split and sized as the settings say."""
     split = Split(data.split, None if data.test_frames < 0 else data.test_frames, blocks=data.test_blocks)
-    return Dataset(source, split, data.resolution, data.cache)
+    first = process_rank() == 0  # of several that train, the first one scores held-out frames and shows its progress
+    return Dataset(source, split, data.resolution, data.cache, progress=first, held_out=first)
 
 
 def head_name(name: str, source: Source) -> str:

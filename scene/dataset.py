@@ -18,6 +18,7 @@ from scene.readers.source import Source
 from scene.split import IndexArray, Split
 from utils.images import ByteImage, read_mask, read_rgb, read_rgba, resize_area, resize_rgba
 from utils.parallel import ordered
+from utils.processes import local_count
 
 RAM_SHARE = 0.5  # of the machine's memory: what is left must hold the model, its optimiser and the system
 DIVISORS = (1, 2, 4, 8)
@@ -31,7 +32,8 @@ class Dataset:
     resolution: -1 or 1 full size; 2, 4, 8 divide it; a number from 16 is the target width in pixels.
     cache: "ram" decodes everything now into one [N,H,W,4] array; "stream" decodes on demand (see `prefetch`);
         "auto" chooses "ram" when the array takes at most half of the machine's memory.
-    workers: decoding threads (None: one per core). progress: show a bar while decoding.
+    workers: decoding threads (None: one per core, shared with other processes of the run). progress: show a bar while
+        decoding. held_out: cache held-out frames too; otherwise `images` of them are black.
 
     Attributes:
         frame_count, width, height: working size, pixels.
@@ -48,6 +50,7 @@ class Dataset:
     def __init__(
         self, source: Source, split: Split | None = None, resolution: int = -1,
         cache: Literal["auto", "ram", "stream"] = "auto", workers: int | None = None, progress: bool = True,
+        held_out: bool = True,
     ) -> None:
         self.frames = source.frames
         self.frame_count = len(source.frames)
@@ -60,13 +63,14 @@ class Dataset:
             self._fitted(source.background.copy())
         )
         self._stack_tensors()
-        workers = workers or os.cpu_count() or 1
+        workers = workers or max(1, (os.cpu_count() or 1) // local_count())
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._pending: dict[int, Future[ByteImage]] = {}
         self._facts: dict[int, PictureFacts] = {}
         self.images: Tensor | None = None
         if cache == "ram" or (cache == "auto" and self._fits_in_ram()):
-            self.images = torch.from_numpy(self._decode_all(workers, progress))
+            wanted = np.arange(self.frame_count) if held_out else self.train_indices
+            self.images = torch.from_numpy(self._decode_all(wanted, workers, progress))
 
     def rgba(self, index: int) -> ByteImage:
         """Image of one frame, uint8 [H,W,4], colour not premultiplied; alpha is the head mask."""
@@ -114,17 +118,18 @@ class Dataset:
         self.jaw, self.eyes, self.eyelids = (_stacked(codes, name) for name in ("jaw", "eyes", "eyelids"))
 
     def _fits_in_ram(self) -> bool:
-        return self.frame_count * self.height * self.width * 4 <= RAM_SHARE * _physical_memory()
+        return self.frame_count * self.height * self.width * 4 <= RAM_SHARE * _physical_memory() / local_count()
 
-    def _decode_all(self, workers: int, progress: bool) -> ByteImage:
-        images = np.empty((self.frame_count, self.height, self.width, 4), np.uint8)
+    def _decode_all(self, wanted: IndexArray, workers: int, progress: bool) -> ByteImage:
+        images = np.zeros((self.frame_count, self.height, self.width, 4), np.uint8)
 
-        def decode(index: int) -> None:
+        def decode(number: int) -> None:
+            index = int(wanted[number])
             images[index] = self._decode(index)
             self._facts[index] = picture_facts(images[index])
 
-        done = ordered(decode, self.frame_count, workers)
-        for _ in tqdm(done, "Reading images", self.frame_count, unit="img", disable=not progress):
+        done = ordered(decode, len(wanted), workers)
+        for _ in tqdm(done, "Reading images", len(wanted), unit="img", disable=not progress):
             pass
         return images
 

@@ -36,7 +36,7 @@ def tensors(run: Path) -> dict[str, torch.Tensor]:
 
 def train(subject: Path, run: Path, *more: str) -> None:
     flags = ["-s", str(subject), "-m", str(run), "--head", str(run.parent / "open_head.safetensors"), *FLAGS, *more]
-    train_program.train(train_program.settings_of_run(parse_flags(TrainSettings, "train.py", flags)))
+    train_program.train(parse_flags(TrainSettings, "train.py", flags))
 
 
 def difference(a: torch.Tensor, b: torch.Tensor) -> float:

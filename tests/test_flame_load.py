@@ -171,6 +171,8 @@ def test_malicious_flame_pickle_runs_nothing(tmp_path, monkeypatch):
 def test_files_that_are_no_heads(tmp_path, open_arrays):
     with pytest.raises(FileNotFoundError, match=r"none\.pkl: no such file"):
         load_head(tmp_path / "none.pkl")
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path.name}: a folder; a head is 'open', an \.npz or a \.pkl"):
+        load_head(tmp_path)
     (tmp_path / "a.obj").write_text("v 0 0 0")
     with pytest.raises(ValueError, match=r"a\.obj: a head model is a file that ends in \.npz or \.pkl, got '\.obj'"):
         load_head(tmp_path / "a.obj")

@@ -63,7 +63,7 @@ def test_a_turned_neck_shows_the_head_from_the_side() -> None:
 
 
 def test_a_rigid_motion_of_the_skull_with_its_camera_is_no_new_view() -> None:
-    turn = matrix_from_axis_angle(torch.tensor([[0.3, -0.8, 0.2]])).double()
+    turn = matrix_from_axis_angle(torch.tensor([[0.3, -0.8, 0.2]]).double())  # of float32, no rotation to 1e-9
     shift, camera = torch.tensor([[0.1, 0.2, -0.3]]).double(), torch.tensor([[0.2, 0.1, 0.9]]).double()
     still = directions(torch.eye(3, 4)[None], camera, MIDDLE)
     moved = directions(torch.cat([turn, shift[..., None]], dim=2), (turn @ camera[..., None])[..., 0] + shift, MIDDLE)

@@ -20,7 +20,7 @@ from reenactment.broadcast import MOST_BROWSERS, Broadcast
 from reenactment.face import FaceReader
 from reenactment.film import Painter
 from reenactment.performance import Actor, Cures
-from reenactment.video import driver_of_video
+from reenactment.video_driver import driver_of_video
 from reenactment.webcam import Camera, CameraError, Delays, Mirror, live
 from tests.browser import find_chromium, open_tab
 from tests.player_subject import lively_player

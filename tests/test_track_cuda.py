@@ -11,8 +11,8 @@ import torch
 from flame import load_head
 from tests.test_track_fit import FRAMES, SMALL, angles, unsteadiness
 from tests.track_clips import make_truth, observe, picture
-from tracking.fit import fit_clip
-from tracking.refine import RefineSettings, refine_clip
+from tracking.landmark_fit import fit_clip
+from tracking.photometric_fit import RefineSettings, refine_clip
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

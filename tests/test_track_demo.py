@@ -22,12 +22,12 @@ from flame.load import OPEN_HEAD
 from tests.track_videos import FACE_MODEL, write_clip
 from tracking.crop import Crop, choose_crop, observe
 from tracking.detector import MediaPipeDetector
-from tracking.fit import fit_clip
 from tracking.footage import ByteImage, Listed, Span
+from tracking.landmark_fit import fit_clip
 from tracking.landmarks import follow_face, look_for_faces
 from tracking.mesh_view import MeshView
+from tracking.photometric_fit import refine_clip
 from tracking.records import Fit, Observations
-from tracking.refine import refine_clip
 from tracking.video import open_footage
 from utils.mesh_raster import project
 

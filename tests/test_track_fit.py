@@ -11,10 +11,10 @@ import torch
 from flame import load_head, pose_head
 from tests.heads import write_eyelids, write_flame_pickle
 from tests.track_clips import make_truth, observe, picture
-from tracking.fit import FitSettings, fit_clip, landmark_errors, state_of
 from tracking.landmark_embedding import landmark_embedding
+from tracking.landmark_fit import FitSettings, fit_clip, landmark_errors, state_of
+from tracking.photometric_fit import RefineSettings, refine_clip
 from tracking.records import Observations
-from tracking.refine import RefineSettings, refine_clip
 from tracking.surface import SurfacePoints, gaze_rotation, turns_of
 
 SIZE = 512

@@ -34,12 +34,12 @@ from tests.track_videos import (
 )
 from tracking import pipeline
 from tracking.detector import Face
-from tracking.fit import FitSettings
 from tracking.footage import ByteImage, FootageError
+from tracking.landmark_fit import FitSettings
 from tracking.landmarks import NoFaceError
+from tracking.photometric_fit import RefineSettings, refine_clip
 from tracking.pipeline import Outcome, TooFewFramesError, track_video
 from tracking.records import Fit
-from tracking.refine import RefineSettings, refine_clip
 from tracking.workspace import PictureStore, Workspace, load_table
 
 SIZE = 64
@@ -331,6 +331,8 @@ def test_a_stopped_command_says_how_to_go_on(tmp_path: Path, number: signal.Sign
     pictures.mkdir()
     program = (
         "import os, signal, sys, track\n"
+        # Python has no handler where it was started with the signal ignored, as background jobs of a shell are.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"def stopped(*rest): os.kill(os.getpid(), {int(number)}); signal.pause()\n"
         "track.track_video = stopped\n"
         f"sys.argv = ['track.py', {str(pictures)!r}, '-o', {str(tmp_path / 'data')!r}]\n"

@@ -20,8 +20,8 @@ from scene.avatar import FACE
 from tests.player_subject import EXPRESSIONS, SIZE, lively_player
 from tests.tracker_folder import write_folder
 from viewer.camera import clip_camera
-from viewer.capture import film, screenshot, timeline
 from viewer.picture import OUTSIDE, Painter
+from viewer.recording import film, screenshot, timeline
 from viewer.state import EXPRESSION, ViewState, single_expression, sliders_of, with_override
 from viewer.truth import GroundTruth
 

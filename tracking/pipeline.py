@@ -21,16 +21,16 @@ from flame import Head, load_head
 from tracking import closer_look
 from tracking.crop import Crop, choose_crop, observe
 from tracking.detector import CloseDetector, MediaPipeDetector
-from tracking.fit import FitSettings, fit_clip
 from tracking.footage import ByteImage, Dropped, Footage, Listed, Span, without_repeats
+from tracking.landmark_fit import FitSettings, fit_clip
 from tracking.landmarks import NoFaceError, Track, follow_face, look_for_faces
 from tracking.layout import write_data_set, write_rgba
 from tracking.matting import MatteSettings, foreground_colours, matte_clip, method_note
 from tracking.mesh_view import MeshView
 from tracking.outline import reach_out
+from tracking.photometric_fit import refine_clip
 from tracking.preview import MAX_PANEL, preview_frame, write_error_plot
 from tracking.records import Fit, Observations, load_record, save_record
-from tracking.refine import refine_clip
 from tracking.verdict import Quality, Verdict, judge, measure, sharpness
 from tracking.video import open_footage
 from tracking.workspace import MARK, PictureStore, Workspace, load_table, plain, save_table

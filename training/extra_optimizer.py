@@ -45,7 +45,7 @@ class ExtraOptimizer:
         self._adam.zero_grad()
 
     def select_rows(self, index: Tensor, fresh: Tensor, avatar: Avatar) -> None:
-        """Go over to the attributes of `avatar`, whose row i comes from row `index[i]` of the present ones.
+        """Step the attributes of `avatar` from now on; their row i comes from row `index[i]` of the present ones.
 
         Rows that are `fresh` [N'] bool start with moments of zero; networks keep theirs.
         """

@@ -23,8 +23,8 @@ def fit_tracking(world: World, avatar: Avatar, sh_degree: int, frames: Sequence[
                  rates: RefinementSettings = RATES, weights: OptimizationSettings = WEIGHTS) -> World:
     """The world with pose and codes of `frames` fitted to their pictures by `steps` Adam steps each.
 
-    The avatar does not change, and no frame tells another anything. Starts at the world's own tracking and is held
-    near it by the same prior as in training. `rates`: learning rates and prior; `weights`: of the picture's losses.
+    The avatar does not change, and frames do not influence one another. A fit starts at the world's own tracking and is
+    held near it by the same prior as in training. `rates`: learning rates and prior; `weights`: of the picture losses.
     """
     frozen = replace(avatar, neutral=avatar.neutral.detach(), differences=replace(avatar.differences, trainable=False))
     corrections = Refinement(world, rates, steps, None)

@@ -8,28 +8,31 @@ from torch import Tensor
 
 from arguments import OptimizationSettings
 from scene.schema import learning_rates
-from scene.split import EpochSampler
+from scene.split import EpochSampler, IndexArray
 from training.targets import Targets
+from training.team import Share
 
 STEPS_AHEAD = 64  # whose frame numbers and learning rates are sent to the device at once
 
 
 class StepInputs:
-    """Frame numbers [B] int64, their target pictures [B,H,W,4] uint8, and learning rates [2,60] float64 of one step.
+    """Frame numbers [B] int64, target pictures [b,H,W,4] uint8, and learning rates [2,60] float64 of one step.
 
-    Row 0 of `rates` belongs to the neutral table, row 1 to the differences.
+    `own_frames` [b] are those of the B that this process draws: all, unless several share the batch. Row 0 of `rates`
+    belongs to the neutral table, row 1 to the differences.
     """
 
-    def __init__(self, settings: OptimizationSettings, batch: int, width: int, height: int,
+    def __init__(self, settings: OptimizationSettings, share: Share, width: int, height: int,
                  device: torch.device) -> None:
-        self._settings, self._device = settings, device
-        self.frames = torch.zeros(batch, dtype=torch.int64, device=device)
+        self._settings, self._share, self._device = settings, share, device
+        self.frames = torch.zeros(settings.batch_size, dtype=torch.int64, device=device)
+        self.own_frames = self.frames[share.own]
         self.rates = torch.zeros(2, WIDTH, dtype=torch.float64, device=device)
-        self.rgba = torch.zeros(batch, height, width, 4, dtype=torch.uint8, device=device)
+        self.rgba = torch.zeros(share.count, height, width, 4, dtype=torch.uint8, device=device)
         self.forget()
 
     def forget(self) -> None:
-        """The iterations do not go on from the last one (a checkpoint was restored)."""
+        """To be called when the next iteration does not follow the last one (a checkpoint was restored)."""
         self._first = self._end = 0
         self._frame_plan = self._rate_plan = torch.empty(0)
 
@@ -40,7 +43,7 @@ class StepInputs:
         drawn = sampler.next()
         self.frames.copy_(self._frame_plan[iteration - self._first])
         self.rates.copy_(self._rate_plan[iteration - self._first])
-        targets.fill(self.rgba, drawn, self.frames, sampler)
+        targets.fill(self.rgba, drawn[self._share.own], self.own_frames, _Upcoming(sampler, self._share))
 
     def _plan(self, first: int, sampler: EpochSampler) -> None:
         self._first, self._end = first, first + STEPS_AHEAD
@@ -53,3 +56,16 @@ class StepInputs:
         if self._device.type == "cuda":
             values = values.pin_memory()
         return values.to(self._device, non_blocking=True)
+
+
+class _Upcoming:
+    """The frames that a process will draw, of all that `sampler` will."""
+
+    def __init__(self, sampler: EpochSampler, share: Share) -> None:
+        self._sampler, self._share = sampler, share
+
+    def peek(self, count: int) -> IndexArray:
+        """The next `count` of them."""
+        batches, size = -(-count // self._share.count), self._sampler.batch_size
+        coming = self._sampler.peek(batches * size).reshape(batches, size)
+        return coming[:, self._share.own].ravel()[:count]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from arguments import RunSettings
 from scene.avatar import Avatar
 from training.board import Board
 from training.trainer import StepResult, Trainer
@@ -22,7 +23,52 @@ CSV_NAME = "training.csv"
 COLUMNS = ("iteration", "loss", "psnr", "gaussians", "sh_degree", "seconds")
 
 
-class TrainingLog:
+def measured(trainer: Trainer, result: StepResult) -> tuple[tuple[str, ...], Tensor]:
+    """Names and values of a step's loss terms and its PSNR, over all frames of the batch. A collective."""
+    quality = psnr(result.output.image.clamp(0, 1), trainer.target(result.rgba)).mean()
+    values = torch.stack([*result.losses.values(), quality])
+    return (*result.losses, "psnr"), trainer.exchange.average(values)
+
+
+class SilentLog:
+    """What a process has that others share the batch with and that does not write: its part in what is logged."""
+
+    def __init__(self, last: int, interval: int) -> None:
+        self.interval, self.last = interval, last
+
+    def step(self, trainer: Trainer, result: StepResult) -> None:
+        """Take part where scalars are due."""
+        if self.due(trainer.iteration):
+            measured(trainer, result)
+
+    def due(self, iteration: int) -> bool:
+        """Whether this iteration is logged."""
+        return iteration % self.interval == 0 or iteration == self.last
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far: not measured here."""
+        return 0.0
+
+    def evaluation(self, iteration: int, frames: list[int], pictures: Tensor, targets: Tensor) -> None:
+        """Nothing is reported."""
+
+    def say(self, message: str) -> None:
+        """Nothing is printed."""
+
+    def flush(self) -> None:
+        """Nothing is written."""
+
+    def __enter__(self) -> SilentLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None,
+    ) -> None:
+        pass
+
+
+class TrainingLog(SilentLog):
     """Progress bar, `training.csv` and TensorBoard of one run; a resumed run continues all three.
 
     Scalars are computed every `interval` iterations and read from the device one interval later, when they have long
@@ -30,7 +76,7 @@ class TrainingLog:
     """
 
     def __init__(self, folder: Path, first: int, last: int, interval: int, tensorboard: bool) -> None:
-        self.interval, self.last = interval, last
+        super().__init__(last, interval)
         self._rows = _read_rows(folder / CSV_NAME, first)
         self._path = folder / CSV_NAME
         self._before = float(str(self._rows[-1]["seconds"])) if self._rows else 0.0
@@ -50,13 +96,11 @@ class TrainingLog:
         """Advance the bar; log the scalars where they are due."""
         self._bar.update(1)
         iteration = trainer.iteration
-        if iteration % self.interval and iteration != self.last:
+        if not self.due(iteration):
             return
         self._drain()
-        quality = psnr(result.output.image.clamp(0, 1), trainer.target(result.rgba)).mean()
-        names = (*result.losses, "psnr")
-        self._pending = _Pending(iteration, names, torch.stack([*result.losses.values(), quality]), self.seconds,
-                                 trainer.sh_degree, self._part_counts(trainer.avatar))
+        self._pending = _Pending(iteration, *measured(trainer, result), self.seconds, trainer.sh_degree,
+                                 self._part_counts(trainer.avatar))
         if iteration == self.last:
             self._drain()
 
@@ -119,15 +163,19 @@ class TrainingLog:
         if self._board is not None:
             self._board.flush()
 
-    def __enter__(self) -> TrainingLog:
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None,
     ) -> None:
         self._bar.close()
         if self._board is not None:
             self._board.close()
+
+
+def open_log(run: RunSettings, first: int, last: int, leads: bool) -> SilentLog:
+    """The log of a run that goes on after iteration `first` to `last`; of several processes the first one writes it."""
+    if not leads:
+        return SilentLog(last, run.log_interval)
+    return TrainingLog(run.model_path, first, last, run.log_interval, run.tensorboard)
 
 
 class _Pending:

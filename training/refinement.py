@@ -138,7 +138,7 @@ class Refinement:
 
     @torch.no_grad()
     def calibrate(self) -> None:
-        """Give all frames that are not learnt the corrections that their tracking suggests, by those of the learnt.
+        """Predict the corrections of all frames that are not learnt, from their tracking and from those that are.
 
         Changes nothing for training. Without --refine_calibrate they keep the tracker's values.
         """

@@ -9,18 +9,26 @@ import torch
 from torch import Tensor
 
 from scene.dataset import Dataset
-from scene.split import EpochSampler, IndexArray
+from scene.split import IndexArray
 
 DEVICE_SHARE = 0.25  # of the device's free memory: densification multiplies the model, which must still fit
+
+
+class Upcoming(Protocol):
+    """Knows which frames will be drawn."""
+
+    def peek(self, count: int) -> IndexArray:
+        """The next `count` frames."""
+        ...
 
 
 class Targets(Protocol):
     """Hands out batches of target pictures."""
 
-    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, sampler: EpochSampler) -> None:
+    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, coming: Upcoming) -> None:
         """Write the pictures of `frames` [B] to `out`, uint8 RGBA [B,H,W,4].
 
-        index: `frames` on the device of `out`. sampler: what draws the batches, just after it drew `frames`.
+        index: `frames` on the device of `out`. coming: what will be asked for after `frames`.
         """
         ...
 
@@ -31,7 +39,7 @@ class ResidentTargets:
     def __init__(self, images: Tensor, device: torch.device) -> None:
         self._images = _whole_pixels(images.to(device))
 
-    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, sampler: EpochSampler) -> None:
+    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, coming: Upcoming) -> None:
         """See Targets."""
         torch.index_select(self._images, 0, index, out=_whole_pixels(out))
 
@@ -49,11 +57,11 @@ class StreamedTargets:
         self._stream = torch.cuda.Stream(device)
         self._ahead: tuple[IndexArray, Tensor] | None = None
 
-    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, sampler: EpochSampler) -> None:
+    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, coming: Upcoming) -> None:
         """See Targets."""
         count = len(frames)
-        coming = sampler.peek(3 * count)
-        self._dataset.prefetch(coming)
+        following = coming.peek(3 * count)
+        self._dataset.prefetch(following)
         if self._ahead is None or not np.array_equal(self._ahead[0], frames):
             self._ahead = frames, self._copy(frames)
         ready = self._ahead[1]
@@ -61,7 +69,7 @@ class StreamedTargets:
         current.wait_stream(self._stream)
         out.copy_(ready)
         ready.record_stream(current)
-        self._ahead = coming[:count], self._copy(coming[:count])
+        self._ahead = following[:count], self._copy(following[:count])
 
     def _copy(self, frames: IndexArray) -> Tensor:
         pinned = self._dataset.rgba_batch(frames).pin_memory()
@@ -75,16 +83,16 @@ class HostTargets:
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
 
-    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, sampler: EpochSampler) -> None:
+    def fill(self, out: Tensor, frames: IndexArray, index: Tensor, coming: Upcoming) -> None:
         """See Targets."""
-        self._dataset.prefetch(sampler.peek(2 * len(frames)))
+        self._dataset.prefetch(coming.peek(2 * len(frames)))
         out.copy_(self._dataset.rgba_batch(frames))
 
 
 def choose_targets(dataset: Dataset, device: torch.device, where: Literal["auto", "gpu", "host"]) -> Targets:
     """Resident on a GPU or streamed to it (`where`; auto: resident when a quarter of its free memory suffices).
 
-    ValueError when they shall be on the GPU and are not even in the host's memory.
+    ValueError for `gpu` where the data set is streamed from the disk.
     """
     if device.type != "cuda":
         return HostTargets(dataset)

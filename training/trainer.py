@@ -21,11 +21,13 @@ from scene.extensions import extend
 from scene.initialize import create_avatar, faces_backwards, seen_range
 from scene.schema import active_sh_degree
 from scene.split import EpochSampler
+from training.exchange import Exchange
 from training.extra_optimizer import ExtraOptimizer
 from training.inputs import StepInputs
 from training.losses import LossContext, Perceptual, weighted_losses
 from training.refinement import STATE, Refinement
 from training.targets import choose_targets
+from training.team import ALONE, Team, Vote
 from training.unseen import most_shown
 from training.world import World
 
@@ -52,10 +54,14 @@ class Trainer:
 
     def __init__(
         self, settings: TrainSettings, world: World, device: torch.device, perceptual: Perceptual | None = None,
-        capture: bool = True,
+        capture: bool = True, team: Team = ALONE,
     ) -> None:
-        """`capture`: on a GPU, replay steps as a CUDA graph (not with a perceptual loss, whose network may refuse)."""
+        """`capture`: on a GPU, replay steps as a CUDA graph (not with a perceptual loss, whose network may refuse).
+
+        `team`: the processes that share each batch; in all of them the same methods are called in the same order.
+        """
         self.settings, self.world, self.device, self.perceptual = settings, world, device, perceptual
+        self.exchange = Exchange(team, settings.optimization.batch_size)
         seed = settings.run.seed
         self.iteration = 0
         self.generator = torch.Generator().manual_seed(seed)
@@ -63,12 +69,13 @@ class Trainer:
         seen = torch.from_numpy(world.dataset.train_indices)
         untrained = create_avatar(world.head, world.rig, world.mouth, settings.model, seed, seen)
         self.avatar = extend(untrained, settings.optimization, settings.model, seed).to(device)
-        size = (settings.optimization.batch_size, world.dataset.width, world.dataset.height)
-        self._inputs = StepInputs(settings.optimization, *size, device)
+        size = (world.dataset.width, world.dataset.height)
+        self._inputs = StepInputs(settings.optimization, self.exchange.share, *size, device)
         self._targets = choose_targets(world.dataset, device, settings.data.targets)
         self.refinement = self._create_refinement()
         captures = capture and device.type == "cuda" and perceptual is None
-        self.captured = CapturedStep(self._compute, (device, *size)) if captures else None
+        picture = (device, self.exchange.share.count, *size)
+        self.captured = CapturedStep(self._compute, picture, Vote(team).cast) if captures else None
         self._renew_optimizer()
 
     def _create_refinement(self) -> Refinement | None:
@@ -85,6 +92,7 @@ class Trainer:
 
     def _renew_optimizer(self) -> None:
         self.optimizer = FactoredAdam(self.avatar.neutral, self.avatar.differences)
+        self.exchange.adopt(self.optimizer)
         self.extra_optimizer = ExtraOptimizer(self.avatar, self.settings.optimization)
         self._renew_stats()
 
@@ -164,25 +172,28 @@ class Trainer:
 
     def _compute(self) -> tuple[dict[str, Tensor], RenderOutput]:
         """Loss terms (detached) and rendering of the batch in `self._inputs`, and the optimizers' updates by them."""
-        inputs, refinement = self._inputs, self.refinement if self._refining else None
+        inputs, refinement, exchange = self._inputs, self.refinement if self._refining else None, self.exchange
+        frames = inputs.own_frames
         # A leaf of this step: a leaf's gradient node belongs to the stream on which it was first used, and an earlier
         # step's, if still alive in a thread of autograd, would draw that stream into a capture, which then fails.
         avatar = self.avatar.on_new_leaves()
-        rows = [] if refinement is None else [refinement.rows(inputs.frames)]
-        output, posed, drive = self._draw(inputs.frames, self.stats if self._collecting else None, avatar,
+        rows = [] if refinement is None else [refinement.rows(frames)]
+        output, posed, drive = self._draw(frames, self.stats if self._collecting else None, avatar,
                                           rows[0] if rows else None, limited=False)
-        losses = weighted_losses(LossContext.of(self.world, inputs.frames, output, posed, drive, inputs.rgba, avatar,
+        losses = weighted_losses(LossContext.of(self.world, frames, output, posed, drive, inputs.rgba, avatar,
                                                 self.settings.optimization, self.perceptual))
         if refinement is not None:
             losses["tracking"] = refinement.prior(rows[0])
-        total = torch.stack(list(losses.values())).sum()
-        learnt = [avatar.neutral, *rows, *avatar.extra_parameters().values()]
-        self.avatar.neutral.grad, *others = torch.autograd.grad(total, learnt, allow_unused=True)
+        total = exchange.weighted(torch.stack(list(losses.values())).sum())
+        extra = list(avatar.extra_parameters().values())
+        gradients = torch.autograd.grad(total, [*rows, avatar.neutral, *extra], allow_unused=True)
+        self.avatar.neutral.grad, *others = exchange.gradients(gradients[len(rows):])
+        exchange.factors(self.optimizer)
         self.optimizer.step(inputs.rates[0], inputs.rates[1], self.sh_degree)
         self.optimizer.zero_grad()
-        self.extra_optimizer.step(others[len(rows):])
+        self.extra_optimizer.step(others)
         if refinement is not None:
-            refinement.update(inputs.frames, *others[:1])
+            refinement.update(inputs.frames, exchange.rows(gradients[0]))
         detached = RenderOutput(output.image.detach(), output.alpha.detach(), output.radii)
         return {name: term.detach() for name, term in losses.items()}, detached
 
@@ -190,13 +201,16 @@ class Trainer:
         """Densification and the last pruning, where they are due."""
         optimization = self.settings.optimization
         if is_densify_step(optimization, self.iteration):
-            rows = densify(self.avatar, self.stats, optimization, self.iteration, self.generator)
+            stats = self.exchange.stats(self.stats)
+            rows = densify(self.avatar, stats, optimization, self.iteration, self.generator)
         elif is_last_pruning_step(optimization, self.iteration):
             rows = self._prune_unseen()
         else:
             return None
         self.optimizer.select_rows(rows.index, rows.fresh, self.avatar.neutral, self.avatar.differences)
         self.extra_optimizer.select_rows(rows.index, rows.fresh, self.avatar)
+        self.exchange.adopt(self.optimizer)
+        self.exchange.require_same(self.avatar)
         self._renew_stats()
         return rows
 
@@ -204,7 +218,9 @@ class Trainer:
         """Remove what no training picture shows, but for the back of the head: it closes the head from other sides."""
         frames = torch.from_numpy(self.world.dataset.train_indices).to(self.device)
         optimization, triangle = self.settings.optimization, self.avatar.binding.triangle
-        shown = most_shown(lambda batch: self._pose(batch, self.avatar, limited=False), frames, optimization.batch_size)
+        share, team = self.exchange.share, self.exchange.team
+        some = frames[team.rank::team.size] if len(frames) >= team.size else frames
+        shown = team.largest(most_shown(lambda batch: self._pose(batch, self.avatar, False), some, share.count).clone())
         back = faces_backwards(self.world.rig.posed.neutral.to(self.device), self.world.head.faces.to(self.device))
         is_back = (triangle >= 0) & back[triangle.clamp(min=0).long()]
         rows = keep_only(self.avatar, (shown >= optimization.prune_unseen) | is_back)
@@ -212,12 +228,18 @@ class Trainer:
                  self.avatar.count)
         return rows
 
-    def save(self, folder: Path, keep: int) -> Path:
-        """Write a checkpoint from which `restore` continues exactly. CheckpointError when it cannot be written."""
+    def save(self, folder: Path, keep: int) -> None:
+        """Write a checkpoint from which `restore` continues exactly. CheckpointError when it cannot be written.
+
+        Of several processes all call it, the first one writes.
+        """
+        stats = self.exchange.stats(self.stats)
+        if not self.exchange.team.leads:
+            return
         self.calibrate()
         optimizer = self.optimizer.state_dict()
         training = {f"optimizer.{name}": optimizer[name] for name in _OPTIMIZER}
-        training |= {f"stats.{name}": getattr(self.stats, name) for name in _STATS}
+        training |= {f"stats.{name}": getattr(stats, name) for name in _STATS}
         training |= {f"extensions.{name}": value for name, value in self.extra_optimizer.state_dict().items()}
         training["generator"] = self.generator.get_state()
         if self.refinement is not None:
@@ -225,7 +247,13 @@ class Trainer:
         state = {"sampler": self.sampler.state_dict(),
                  "gaussians": self.avatar.part_counts(), "head": self.world.head.name,
                  "expressions": self.world.rig.num_expressions, "sh_degree": self.sh_degree}
-        return save_checkpoint(folder, Checkpoint(self.iteration, self.avatar, training, state), keep)
+        save_checkpoint(folder, Checkpoint(self.iteration, self.avatar, training, state), keep)
+
+    def close(self) -> None:
+        """No more steps."""
+        if self.captured is not None:
+            self.captured.drop()
+        self.exchange.team.leave()
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint, exactly as if never interrupted; CheckpointError when it does not fit."""
@@ -254,7 +282,8 @@ class Trainer:
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{where}: {error}") from error
         self._inputs.forget()
-        self.stats = DensifyStats(*(checkpoint.training[f"stats.{n}"].to(self.device) for n in _STATS))
+        if self.exchange.team.leads:  # the others begin with nothing: what is saved is the sum
+            self.stats = DensifyStats(*(checkpoint.training[f"stats.{n}"].to(self.device) for n in _STATS))
         self.generator.set_state(checkpoint.training["generator"])
 
 

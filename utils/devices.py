@@ -5,13 +5,22 @@ from __future__ import annotations
 import torch
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, process: int | None = None) -> torch.device:
     """auto, cpu, cuda or cuda:N -> device, with its number; a GPU becomes torch's current one.
 
+    process: number of this process among several of this host, each of which takes the GPU of that number.
     ValueError when it is asked for and not there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if process is not None and name.startswith("cuda"):
+        if name != "cuda":
+            raise ValueError(f"--device: several processes take a GPU each, in their order; wanted auto, cpu or cuda, "
+                             f"got {name!r} (CUDA_VISIBLE_DEVICES chooses among the GPUs)")
+        if process >= torch.cuda.device_count():
+            raise ValueError(f"--device: process {process} of this host has no GPU of its own, there are "
+                             f"{torch.cuda.device_count()}; start as many processes as GPUs (--nproc_per_node)")
+        name = f"cuda:{process}"
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -16,11 +16,11 @@ from gaussian_renderer import Cameras
 from player.views import front_frame
 from utils.video import VideoUnavailable
 from viewer.camera import browser_camera, opening_view
-from viewer.capture import film, screenshot, timeline
 from viewer.pace import Pace
 from viewer.panel import Change, Panel, assign
 from viewer.picture import Painter
 from viewer.playback import Playback
+from viewer.recording import film, screenshot, timeline
 from viewer.server import PageServer
 from viewer.state import ViewState, slider_values, sliders_of
 from viewer.truth import GroundTruth

@@ -133,7 +133,7 @@ def _fitted(block: Mapping[str, Any], fitted: Mapping[str, Any] | None) -> list[
     pairs = [f"{NAMES[name]} {shown(name, fitted[name])} (before: {shown(name, block[name])})"
              for name in METRICS if fitted.get(name) is not None and block.get(name) is not None]
     return [f"With pose and codes fitted to each picture by {fitted.get('fit_steps', 'some')} steps, the avatar "
-            f"unchanged: {', '.join(pairs)}. It tells what the tracking of these frames costs and is not the score."]
+            f"unchanged: {', '.join(pairs)}. This shows what the tracking of these frames costs; it is not the score."]
 
 
 def _areas(block: Mapping[str, Any]) -> Table:

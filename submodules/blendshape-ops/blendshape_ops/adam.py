@@ -20,6 +20,8 @@ class FactoredAdam:
     torch.optim.Adam on dense tables, to rounding: columns above the active SH degree have zero gradient and zero
     moments there, so they are skipped here. One step counter serves all rows, new ones included.
 
+    `factored`, at first `differences` itself, is whose factors count: it may be set to `differences.with_pairs()[0]`.
+
     `backend`: "torch" forms the gradient densely and is the definition; "cpp", "cuda" fuse; "auto" chooses by device.
     """
 
@@ -58,12 +60,12 @@ class FactoredAdam:
             self._step_table(self.neutral, self.neutral.grad, moments, neutral_schedule, sh_degree)
         values, dense = self.differences.values, self.differences.values.grad
         moments = (self.difference_exp_avg, self.difference_exp_avg_sq)
-        if self.differences.factors and (dense is not None or backend == "torch"):
-            gradient = pair_gradient_torch(self.differences)
+        if self.factored.factors and (dense is not None or backend == "torch"):
+            gradient = pair_gradient_torch(self.factored)
             self._step_table(values, gradient if dense is None else gradient + dense, moments, schedule, sh_degree)
-        elif self.differences.factors:
+        elif self.factored.factors:
             args = native_adam.table_args(self._scalars(), schedule, values, moments)
-            native_adam.step_differences(backend, args, self.differences, sh_degree)
+            native_adam.step_differences(backend, args, self.factored, sh_degree)
         elif dense is not None:
             self._step_table(values, dense, moments, schedule, sh_degree)
 
@@ -72,6 +74,7 @@ class FactoredAdam:
         self.neutral.grad = None
         self.differences.values.grad = None
         self.differences.factors.clear()
+        self.factored.factors.clear()
 
     @torch.no_grad()
     def select_rows(self, index: Tensor, fresh: Tensor, neutral: Tensor, differences: Differences) -> None:
@@ -119,6 +122,7 @@ class FactoredAdam:
         if not neutral.is_contiguous() or not differences.values.is_contiguous():
             raise ValueError("neutral, values: wanted contiguous tables, because they are updated in place")
         self.neutral, self.differences = neutral, differences
+        self.factored = differences
 
     def _advance(self, rates: Tensor, backend: str) -> Tensor:
         """Count a step; learning rates [2, 60] to schedules [2, 61] (see `adam_update_torch`).

@@ -158,6 +158,17 @@ class Differences:
         shift = torch.repeat_interleave(first - starts, counts)
         return torch.arange(shift.numel(), device=shift.device) + shift
 
+    def with_pairs(self) -> tuple[Differences, Tensor]:
+        """The same pairs in the same memory as those of the M Gaussians that have any, and which these are, int64 [M].
+
+        Factors for it need only hold those Gaussians. Waits for the device.
+        """
+        counts = self.offsets.diff()
+        index = counts.nonzero()[:, 0]
+        offsets = _offsets_of_counts(counts[index])
+        gaussian = gaussians_of_pairs(offsets, self.values.shape[0])
+        return Differences(self.values, offsets, gaussian, self.expression, self.mask, self.trainable), index
+
     def select(self, index: Tensor) -> Differences:
         """The differences of the Gaussians `index` [N'] (int64, repeats allowed), renumbered 0..N'-1; copies."""
         rows = self.pairs_of(index)

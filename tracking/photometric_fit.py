@@ -12,7 +12,7 @@ from torch import Tensor
 from flame import Head, pose_head
 from flame.rotations import matrix_to_6d
 from tracking.bundle import DataTerm, Progress, State, minimise
-from tracking.fit import FitSettings, clip_of, fit_of, measured, state_of
+from tracking.landmark_fit import FitSettings, clip_of, fit_of, measured, state_of
 from tracking.photometric_term import Images, PhotometricTerm, band_pass, face_points, parts
 from tracking.records import Fit, Observations
 from tracking.surface import turns_of

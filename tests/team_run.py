@@ -1,0 +1,128 @@
+"""Trainings that tests/test_team.py compares: python -m torch.distributed.run --nproc_per_node 2 tests/team_run.py OUT
+SUBJECT writes what each process ended with; the test calls `run` itself for one process."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from arguments import DataSettings, ModelSettings, OptimizationSettings, RefinementSettings, RunSettings, TrainSettings
+from scene.checkpoint import avatar_tensors
+from tests.extensions import ExtendedOptimization, add_both
+from tests.refinement_scene import true_world
+from training import calibration, refinement
+from training.log import measured
+from training.team import Team, TeamError, Vote, join
+from training.trainer import Trainer
+from training.world import open_world
+
+CPU = torch.device("cpu")
+STEPS, FEW = 50, 20
+# Adam divides by the gradient's size plus this. Its own 1e-15 makes a whole step of a gradient that vanishes but for
+# rounding, which sums in another order change; this one leaves such a gradient without effect.
+EPS = 1e-2
+
+
+def settings_of(case: str, subject: Path) -> TrainSettings:
+    """Two thousandths of the schedule: densification ends, and unseen Gaussians go, with step 30."""
+    model = ModelSettings(num_face_gaussians=300, num_teeth_gaussians=20, num_expressions=12)
+    optimization = OptimizationSettings(iterations=STEPS, schedule_scale=2e-3, batch_size=3,
+                                        densify_grad_threshold=2e-3)
+    refine = RefinementSettings(refine_from_iter=5_000)
+    if case == "extended":
+        optimization = ExtendedOptimization(iterations=STEPS, schedule_scale=2e-3, batch_size=2,
+                                            densify_grad_threshold=2e-3)
+    if case == "without differences":
+        model, refine = replace(model, blendshapes=False), RefinementSettings(refine_tracking=False)
+        optimization = replace(optimization, isotropy_loss=0.1)
+    data = DataSettings(subject, test_frames=3, cache="stream")
+    return TrainSettings(data, RunSettings(Path("unused")), model, optimization, refine)
+
+
+CASES = ("subject", "extended", "without differences")
+
+
+def run(case: str, subject: Path, team: Team) -> dict[str, Tensor]:
+    """Everything that the training of a case ends with, and its logged losses."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(refinement, "EPS", EPS)
+        patch.setattr(calibration, "LEAST_FRAMES", calibration.BLOCKS)
+        if case == "extended":
+            add_both(patch)
+        settings = settings_of(case, subject)
+        world = open_world(settings.data, settings.model, 0, CPU) if case == "subject" else true_world()
+        trainer = Trainer(settings, world, CPU, team=team)
+        trainer.optimizer.eps = EPS
+        for group in trainer.extra_optimizer._adam.param_groups if trainer.extra_optimizer._adam else ():
+            group["eps"] = EPS
+        logged, counts = [], []
+        for _ in range(STEPS if case == "subject" else FEW):
+            result = trainer.step()
+            logged.append(measured(trainer, result)[1])
+            counts.append(trainer.avatar.count)
+        trainer.calibrate()
+        stats = trainer.exchange.stats(trainer.stats)
+    found = avatar_tensors(trainer.avatar) | {"logged": torch.stack([row.sum() for row in logged])}
+    found |= {"counts": torch.tensor(counts), "grad_sum": stats.grad_sum}
+    found |= {f"optimizer.{name}": value for name, value in trainer.optimizer.state_dict().items()}
+    found |= {f"extra.{name}": value for name, value in trainer.extra_optimizer.state_dict().items()}
+    if trainer.refinement is not None:
+        found |= {f"refinement.{name}": value for name, value in trainer.refinement.state_dict().items()}
+    return {name: value.detach().clone().contiguous() for name, value in found.items()}
+
+
+def outcome(team: Team, action: Callable[[], None]) -> str:
+    """What a process hears of an action that all of them do together."""
+    try:
+        with team.together():
+            action()
+    except TeamError as error:
+        return str(error)
+    return "fine"
+
+
+def fail_if(condition: bool) -> None:
+    if condition:
+        raise ValueError("bad file")
+
+
+def talk(team: Team) -> dict[str, object]:
+    """What the methods of a team say in this process."""
+    vote = Vote(team)
+    said: dict[str, object] = {
+        "sum": team.sum(torch.tensor([1.0 + team.rank])).tolist(),
+        "largest": team.largest(torch.tensor([-1.0 * team.rank])).tolist(),
+        "gather": team.gather(torch.tensor([[team.rank, 7]])).tolist(),
+        "vote": [vote.cast(team.rank == 1 and step == 2) for step in range(5)],
+        "all fine": outcome(team, lambda: fail_if(False)),
+        "one fails": outcome(team, lambda: fail_if(team.rank == 1)),
+        "all fail": outcome(team, lambda: fail_if(True)),
+        "share": [str(team.share(5).own), team.share(5).weight, team.share(5).largest],
+        "first": team.one_first(lambda: team.rank),
+    }
+    try:
+        team.require_equal("the answer", 42 + team.rank)
+    except TeamError as error:
+        said["unequal"] = str(error)
+    return said
+
+
+def main() -> None:
+    out, subject = Path(sys.argv[1]), Path(sys.argv[2])
+    team = join()
+    (out / f"talk{team.rank}.json").write_text(json.dumps(talk(team)))
+    for case in CASES:
+        save_file(run(case, subject, team), out / f"{case} {team.rank}.safetensors")
+    team.leave()
+
+
+if __name__ == "__main__":
+    main()
