@@ -13,7 +13,8 @@ from orchestration.subjects import Subject
 from utils.atomic import write_text
 
 LONGEST_ARRAY = 1000  # Slurm's default of MaxArraySize is 1001: beyond it, a job takes several subjects
-MINUTES = {"track": 30, "train": 60}  # of one subject, generous; sbatch's own --time overrides it
+MINUTES = {"track": 30, "train": 60}  # of a job with one subject, generous; sbatch's own --time overrides it
+FURTHER = 10  # minutes for each further subject of a job
 OWN_FLAGS = {"slurm", "scheduler", "stages", "only", "status", "address"}  # the scripts say these anew
 
 JOB = """#!/bin/bash
@@ -69,6 +70,7 @@ def write_scripts(
     if any("\n" in str(path) for path in (folder, programs, Path.cwd())):
         raise ValueError(f"{folder}: --slurm: paths with line breaks cannot be written into scripts")
     per_job = -(-len(subjects) // LONGEST_ARRAY)
+    further = FURTHER * (per_job - 1)
     names = [subject.name for subject in subjects]
     lines = [" ".join(names[start:start + per_job]) for start in range(0, len(names), per_job)]
     quote = shlex.quote
@@ -78,9 +80,9 @@ def write_scripts(
     gpu = f"\n#SBATCH --gres=gpu:{max(1, int(settings.gpus))}" if settings.gpus else ""
     tracks = any(subject.is_video for subject in subjects)
     scripts = {
-        "track.sbatch": JOB.format(kind="track", minutes=MINUTES["track"] * per_job, gpu="", stages="track",
+        "track.sbatch": JOB.format(kind="track", minutes=MINUTES["track"] + further, gpu="", stages="track",
                                    code=ALL_THE_SAME, **common),
-        "train.sbatch": JOB.format(kind="train", minutes=MINUTES["train"] * per_job, gpu=gpu,
+        "train.sbatch": JOB.format(kind="train", minutes=MINUTES["train"] + further, gpu=gpu,
                                    stages="train test export", code="$code", **common),
         "index.sbatch": INDEX.format(**common),
         "subjects.txt": "".join(f"{line}\n" for line in lines),

@@ -77,7 +77,7 @@ def test_more_subjects_than_an_array_may_have_share_jobs(tmp_path: Path) -> None
     assert len(lines) <= LONGEST_ARRAY and lines[0] == "s0 s1 s2"
     assert " ".join(lines).split() == [subject.name for subject in subjects]
     text = (submit_script.parent / "train.sbatch").read_text()
-    assert f"#SBATCH --array=0-{len(lines) - 1}\n" in text and "#SBATCH --time=180\n" in text
+    assert f"#SBATCH --array=0-{len(lines) - 1}\n" in text and "#SBATCH --time=80\n" in text
     assert "--slurm" not in text
     assert not (submit_script.parent / "track.sbatch").exists(), "data sets are tracked already"
     assert "aftercorr" not in submit_script.read_text()
