@@ -77,11 +77,11 @@ def settings_of_run(given: TrainSettings) -> TrainSettings:
 
 
 def perceptual_loss(settings: TrainSettings, device: torch.device) -> Perceptual | None:
-    """LPIPS (VGG) when it has a weight; loaded before training so that a missing file is known at once."""
+    """LPIPS when it has a weight; loaded before training so that a missing file is known at once."""
     if settings.optimization.lpips_loss == 0:
         return None
     try:
-        return load_lpips("vgg", settings.optimization.lpips_weights).to(device)
+        return load_lpips(settings.optimization.lpips_network, settings.optimization.lpips_weights).to(device)
     except MetricUnavailable as error:
         raise ValueError(f"--lpips_loss: {error}") from error
 

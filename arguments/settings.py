@@ -110,7 +110,11 @@ class OptimizationSettings:
     alpha_loss: float = 10.0
     """Weight of mean squared error between rendered and given alpha."""
     lpips_loss: float = 0.0
-    """Weight of LPIPS (VGG); needs its network weights."""
+    """Weight of LPIPS; needs its network weights."""
+    lpips_network: Literal["alex", "vgg"] = "vgg"
+    """Network of --lpips_loss. AlexNet takes a tenth of VGG16's time."""
+    lpips_from_iter: int = 0
+    """Before this iteration LPIPS does not count: it sharpens what stands in its place already."""
     isotropy_loss: float = 0.0
     """Weight of the squared excess of the axis ratio of each Gaussian."""
     cylinder_loss: float = 100.0
@@ -220,6 +224,9 @@ class TrainSettings:
     refinement: tyro.conf.OmitArgPrefixes[RefinementSettings] = field(default_factory=RefinementSettings)
 
 
+Protocol = Literal["as_tracked", "predicted", "seen"]
+
+
 @dataclass(frozen=True)
 class TestSettings:
     """Render a trained avatar and score it against held-out frames; everything goes below --model_path."""
@@ -234,10 +241,12 @@ class TestSettings:
     """Checkpoint to load; -1 = the newest."""
     split: Literal["test", "train", "all"] = "test"
     """Frames to render and score."""
-    as_tracked: bool = False
-    """Use the tracker's pose and codes where the run (--refine_tracking) learnt or predicted corrections of them."""
-    fit_tracking: int = 0
-    """Also fit pose and codes of each frame by this many steps, the avatar frozen; scored apart. 30 is plenty."""
+    protocols: tuple[Protocol, ...] = ("predicted",)
+    """Where pose and codes of the scored frames come from: as_tracked, the tracker; predicted, the tracker with the
+    corrections that a run with --refine_tracking learnt from its training frames; seen, estimated from the scored
+    picture itself through the avatar, whose looks stay as they are. The first one gets the report's pictures."""
+    seen_steps: int = 30
+    """Adam steps of a frame's estimate in the protocol seen."""
     without_blendshapes: Path | None = None
     """Run (already tested) of the same data trained with --blendshapes False, for the comparison in the report."""
     lpips: tuple[Literal["alex", "vgg"], ...] = ("alex", "vgg")

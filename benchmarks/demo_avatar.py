@@ -121,7 +121,7 @@ def sizes(player: Player, run: Path, folder: Path) -> None:
              "whole checkpoint": bytes_of(checkpoint)}
     print(f"{count:,} Gaussians, {len(player.avatar.differences.values):,} differences")
     for kind in ("ply", "splat", "spz", "gltf", "npy", "avatar", "web"):
-        settings = ExportSettings(folder, kind)  # type: ignore[arg-type]
+        settings = ExportSettings(folder, kind)
         known[kind] = bytes_of(written(player, settings))
     for name, size in known.items():
         print(f"{name}: {size / 1e6:.1f} MB, {size / count:.1f} bytes a Gaussian, "

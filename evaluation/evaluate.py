@@ -267,7 +267,7 @@ def _write_metrics(path: Path, split: str, block: dict[str, Any]) -> dict[str, A
     content = read_json(path) if path.is_file() else {}
     if split == "test":  # a comparison merged earlier was with other scores; it has to be merged anew
         content = {name: value for name, value in content.items() if not name.startswith("without_blendshapes")}
-    content.pop(f"{split}_fitted", None)  # fitted to what the avatar was then
+    content = {name: value for name, value in content.items() if not name.startswith(f"{split}_")}  # of that avatar
     content |= {split: block, "definitions": DEFINITIONS}
     write_json(path, content)
     return content

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from blendshape_ops import Drive, FactoredAdam, Posed, target_image
 from torch import Tensor
 
-from arguments import TrainSettings
+from arguments import OptimizationSettings, TrainSettings
 from gaussian_renderer import Cameras, DensifyStats, RenderOutput, render
 from gaussian_renderer.capture import CapturedStep
 from scene.avatar import Avatar
@@ -167,6 +167,13 @@ class Trainer:
         return collects_stats(self.settings.optimization, self.iteration)
 
     @property
+    def _loss_settings(self) -> OptimizationSettings:
+        """Weights of the losses: that of LPIPS is 0 up to --lpips_from_iter."""
+        settings = self.settings.optimization
+        started = self.iteration > settings.lpips_from_iter * settings.scale
+        return settings if started else replace(settings, lpips_loss=0.0)
+
+    @property
     def _refining(self) -> bool:
         return self.refinement is not None and self.iteration > self._refine_from
 
@@ -181,7 +188,7 @@ class Trainer:
         output, posed, drive = self._draw(frames, self.stats if self._collecting else None, avatar,
                                           rows[0] if rows else None, limited=False)
         losses = weighted_losses(LossContext.of(self.world, frames, output, posed, drive, inputs.rgba, avatar,
-                                                self.settings.optimization, self.perceptual))
+                                                self._loss_settings, self.perceptual))
         if refinement is not None:
             losses["tracking"] = refinement.prior(rows[0])
         total = exchange.weighted(torch.stack(list(losses.values())).sum())

@@ -86,6 +86,7 @@ class Page:
     cards: Sequence[Card]
     reasons: Sequence[str] = ()
     comparison: Comparison | None = None
+    protocols: Table | None = None
     areas: Table | None = None
     video: str = ""
     video_caption: str = ""
