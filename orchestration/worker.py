@@ -69,7 +69,7 @@ def perform(task: Task, gpus: Sequence[str] | None = None, cores: int = 0, tick:
         if busy is not None:
             attempt.close()
             return Outcome("busy", busy)
-        outcome = _carry_out(task, stage, attempt, _environment(gpus, cores), tick or (lambda: None))
+        outcome = _carry_out(task, stage, attempt, environment_of(gpus, cores), tick or (lambda: None))
     except LostError:
         return Outcome("busy", "whoever took the attempt for dead")
     except OSError as error:
@@ -141,7 +141,8 @@ def commands_of(task: Task, stage: Stage, product: Path, resume: bool) -> list[l
     return [[sys.executable, str(task.programs / stage.program), *line, *flags] for line in lines]
 
 
-def _environment(gpus: Sequence[str] | None, cores: int) -> dict[str, str]:
+def environment_of(gpus: Sequence[str] | None, cores: int) -> dict[str, str]:
+    """Of a program that may use these GPUs (None: all that this process sees) and so many threads (0: as it is)."""
     environment = dict(os.environ) | {"PYTHONUNBUFFERED": "1"}
     if gpus is not None:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)

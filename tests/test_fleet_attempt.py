@@ -13,6 +13,7 @@ import pytest
 from orchestration import attempt as module
 from orchestration.attempt import HEARTBEAT, RECORD, Attempt, LostError, clear, copy_tree, discard, read_record
 from orchestration.stages import STAGES, Place
+from orchestration.worker import environment_of
 from utils.atomic import write_json
 
 TRAIN = STAGES["train"]
@@ -141,3 +142,12 @@ def test_clearing_removes_what_nobody_needs_and_leaves_what_may_be_gone_on_from(
     winner.publish({})
     clear(place)
     assert not place.attempts.exists()
+
+
+def test_a_program_sees_the_gpus_and_cores_that_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+    assert [environment_of(["1"], 4)[name] for name in names] == ["1", "4"]
+    assert [environment_of([], 4)[name] for name in names] == ["", "4"], "a stage on cores must not touch a GPU"
+    assert [environment_of(None, 0)[name] for name in names] == ["0,1", "64"], "one after another: as the user has it"

@@ -156,7 +156,7 @@ def _is_stale(entry: Path, machine: str, pid: int) -> bool:
 
 
 def lives(pid: int) -> bool:
-    """Whether this machine has a process of this number."""
+    """Whether a process of this number runs on this machine."""
     if os.name == "nt":
         return True  # asking would end the process there
     try:
@@ -165,6 +165,8 @@ def lives(pid: int) -> bool:
         return False
     except (OSError, OverflowError):
         return True
+    with suppress(OSError, IndexError):  # Linux: one that has ended and waits for its parent to notice does not run
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
 
 
