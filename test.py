@@ -44,6 +44,13 @@ def frames_of(world: World, split: str) -> list[int]:
     return frames
 
 
+def groups_of(world: World, frames: list[int]) -> dict[str, dict[str, list[int]]]:
+    """What is scored apart where there are several cameras: what is new in a frame, and each camera."""
+    recording = world.dataset.recording
+    found = {"parts": recording.parts(world.dataset.train_indices, frames), "cameras": recording.by_camera(frames)}
+    return {kind: groups for kind, groups in found.items() if groups}
+
+
 def head_meshes(world: World) -> PosedMeshes:
     """The posed head mesh of every frame, with the regions that are scored on their own."""
     head = world.head
@@ -63,6 +70,11 @@ def print_scores(block: dict, split: str, protocol: Protocol) -> None:
         values = ", ".join(f"{name} {scores[name]:.4f}" if scores[name] is not None else f"{name} not computed"
                            for name in ("psnr", "ssim", "lpips_alex", "lpips_vgg"))
         print(f"{split}, {protocol}, {area}, {block['frames']} frames: {values}")
+    for kind in ("parts", "cameras"):
+        for name, part in block.get(kind, {}).items():
+            what = f"camera {name}" if kind == "cameras" else name.replace("_", " ")
+            print(f"{split}, {protocol}, {what}, {part['frames']} frames: psnr {part['psnr']:.4f}, "
+                  f"ssim {part['ssim']:.4f}")
     for name in ("lpips_alex", "lpips_vgg"):
         if block[name] is None:
             print(f"{name}: {block[f'{name}_reason']}")
@@ -145,7 +157,7 @@ def test(settings: TestSettings) -> None:
         block = settings.split if protocol == settings.protocols[0] else f"{settings.split}_{protocol}"
         world = run.world(protocol, frames, settings)
         metrics = evaluate(partial(render_on_black, world, run.avatar, run.sh_degree), world.dataset, frames,
-                           settings.model_path, options, head_meshes(world), block)
+                           settings.model_path, options, head_meshes(world), block, groups_of(world, frames))
         steps = {"seen_steps": settings.seen_steps} if protocol == "seen" else {}
         # Where nothing was corrected, the prediction is what the tracker says.
         note(settings.model_path, block, tracking="as_tracked" if world is run.tracked else protocol, **steps)

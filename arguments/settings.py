@@ -23,13 +23,15 @@ class DataSettings:
     source_path: Annotated[Path, Alias(aliases=["-s"])]
     """Data set folder."""
     layout: str = "auto"
-    """How the folder is laid out: insta, nerfbs, hr (docs/data.md); auto looks at what is there."""
+    """How the folder is laid out: insta, nerfbs, hr, cameras, vhap, nersemble, imavatar, nerface,
+    insta_transforms, codes (docs/data.md); auto looks at what is there."""
     use_nerfBS: bool = False
     """The same as --layout nerfbs: whole-image targets, masks in image_mask/, background bc.jpg."""
     use_HR: bool = False
     """The same as --layout hr: images from images.HQ/."""
     head: str = "auto"
-    """Head model of the tracking: auto (what head.json says, else FLAME), open, or a FLAME .pkl / head .npz."""
+    """Head model of the tracking: auto (what the data say, else FLAME), open, flame2020, flame2023, or a FLAME .pkl or
+    head .npz."""
     resolution: Annotated[int, Alias(aliases=["-r"])] = -1
     """Training size: -1 or 1 full, 2/4/8 a divisor, larger values a width in pixels."""
     split: Literal["tail", "blocks"] = "tail"
@@ -39,6 +41,9 @@ class DataSettings:
     more than a fifth): what the published protocol holds out of its long clips."""
     test_blocks: int = 5
     """Number of blocks for --split blocks."""
+    test_cameras: tuple[str, ...] = ("auto",)
+    """Of several cameras, names of those held out altogether; auto: of four and more the second in order of name; none:
+    all train. --test_frames and --split hold out moments of the others."""
     white_background: Annotated[bool, Alias(aliases=["-w"])] = False
     """Train on white instead of black; the target is composited on the same colour."""
     cache: Literal["auto", "ram", "stream"] = "auto"
@@ -172,13 +177,16 @@ class RefinementSettings:
     """The same for the expression codes that move the Gaussians."""
     refine_joint_lr: float = 1.5e-4
     """The same for jaw, eyes and eyelids."""
+    refine_camera_lr: float = 0.0
+    """Of several cameras: metres a step, turn and shift of each camera, once for all moments. 0: as calibrated."""
     refine_prior: float = 1e-4
     """Weight of the mean squared correction in (mm of surface motion)^2, summed over pose and codes."""
     refine_calibrate: bool = True
     """Correct held-out frames too: predict their corrections from their tracked pose and codes."""
 
     def __post_init__(self) -> None:
-        for name in ("refine_from_iter", "refine_pose_lr", "refine_expression_lr", "refine_joint_lr", "refine_prior"):
+        for name in ("refine_from_iter", "refine_pose_lr", "refine_expression_lr", "refine_joint_lr",
+                     "refine_camera_lr", "refine_prior"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"--{name}: wanted 0 or more, got {getattr(self, name)}")
 

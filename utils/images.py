@@ -23,6 +23,7 @@ from numpy.typing import NDArray  # noqa: E402
 
 from utils.atomic import write_bytes  # noqa: E402
 
+Size = tuple[int, int]  # width, height in pixels
 ByteImage = NDArray[np.uint8]
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -85,6 +86,27 @@ def read_png_header(path: Path) -> PngHeader:
     if exif_orientation(chunks.get(b"eXIf", b"")) >= 5:
         width, height = height, width
     return PngHeader(width, height, bits, channels)
+
+
+@dataclass(frozen=True)
+class PictureHeader:
+    """Upright size of an image file, and whether it stores transparency."""
+
+    width: int
+    height: int
+    has_alpha: bool
+
+
+def read_picture_header(path: Path) -> PictureHeader:
+    """Size and kind of a PNG or JPEG without decoding its pixels. Raises FileNotFoundError, ValueError naming it."""
+    data = path.read_bytes() if path.suffix.lower() in (".jpg", ".jpeg") else b""
+    if not data.startswith(b"\xff\xd8"):
+        png = read_png_header(path)
+        return PictureHeader(png.width, png.height, png.has_alpha)
+    size = _size_of(data)
+    if size is None:
+        raise ValueError(f"{path}: not a readable JPEG, or damaged ({len(data)} bytes)")
+    return PictureHeader(*size, has_alpha=False)
 
 
 def _chunks_before_pixels(file: BinaryIO) -> dict[bytes, bytes]:
@@ -191,6 +213,25 @@ def encode_image(image: ByteImage, suffix: str, quality: int = 95) -> bytes:
     return data.tobytes()
 
 
+def margins(picture: Size, window: Size) -> tuple[float, float, float]:
+    """Where a whole picture lies in the middle of a window: left and top margin in pixels, and its magnification."""
+    scale = min(window[0] / picture[0], window[1] / picture[1])
+    return 0.5 * (window[0] - scale * picture[0]), 0.5 * (window[1] - scale * picture[1]), scale
+
+
+def letterbox(image: ByteImage, size: Size) -> ByteImage:
+    """A whole image [H,W,C] in the middle of a black one of `size`, where `margins` says to a fraction of a pixel."""
+    if image.shape[1::-1] == size:
+        return image
+    left, top, scale = margins((image.shape[1], image.shape[0]), size)
+    if scale < 1:
+        image = resize_area(image, *(max(1, round(scale * side)) for side in image.shape[1::-1]))
+        left, top, scale = margins((image.shape[1], image.shape[0]), size)
+    shift = 0.5 * (scale - 1)  # OpenCV counts from the middle of the first pixel
+    place = np.array([[scale, 0, left + shift], [0, scale, top + shift]])
+    return cv2.warpAffine(image, place, size, flags=cv2.INTER_LINEAR).astype(np.uint8)
+
+
 def resize_area(image: ByteImage, width: int, height: int) -> ByteImage:
     """Mean over each target pixel's area: [h,w] or [h,w,C] -> [height,width(,C)]. Channels are independent."""
     resized = cv2.resize(image.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
@@ -218,6 +259,8 @@ def _decode(path: Path) -> NDArray[np.uint8]:
     # OpenCV decodes what there is of a cut file on some versions, and says nothing.
     if data.startswith(PNG_SIGNATURE) and PNG_TRAILER not in data[-64:]:
         raise ValueError(f"{path}: truncated PNG ({len(data)} bytes, its end is missing)")
+    if data.startswith(PNG_SIGNATURE) and not _chunks_fit(data):
+        raise ValueError(f"{path}: damaged PNG: a chunk says to be longer than the file of {len(data)} bytes")
     size = _size_of(data)
     if size is not None and size[0] * size[1] > MAX_PIXELS:
         raise ValueError(f"{path}: {size[0]} x {size[1]} pixels; pictures of up to {MAX_PIXELS >> 20} million pixels "
@@ -226,13 +269,21 @@ def _decode(path: Path) -> NDArray[np.uint8]:
     if image is None:
         raise ValueError(f"{path}: not a readable image, or damaged ({len(data)} bytes)")
     if image.dtype == np.uint16:
-        image = np.rint(image / 257.0).astype(np.uint8)  # 65535 = 257 * 255
+        image = cv2.convertScaleAbs(image, alpha=1 / 257)  # 65535 = 257 * 255; rounds, without a copy in float
     if image.dtype != np.uint8:
         raise ValueError(f"{path}: 8 or 16 bits per channel expected, got {_describe(image)}; save it as 8-bit PNG")
     if image.ndim == 3 and image.shape[2] == 2:
         image = image[:, :, [0, 0, 0, 1]]
     turn = TURNS.get(orientation)
     return np.ascontiguousarray(image if turn is None else turn(image))
+
+
+def _chunks_fit(data: bytes) -> bool:
+    """Whether every chunk of a PNG ends within it: OpenCV takes memory for a chunk by its stated length."""
+    position = len(PNG_SIGNATURE)
+    while position + 8 <= len(data):
+        position += 12 + int.from_bytes(data[position:position + 4], "big")
+    return position <= len(data)
 
 
 def _decoded_bytes(data: bytes) -> tuple[np.ndarray | None, int]:

@@ -94,6 +94,7 @@ def _page(
         video_caption=f"{', '.join(here.record['panels'])}; all {SPLIT_WORDS[here.split]}, in order.",
         comparison=compare(block, theirs, here, there, compared_frames) if theirs else None,
         areas=None if theirs else _areas(block),  # the comparison's table holds the same numbers
+        groups=_groups(block),
         frame_charts=_frame_charts(here, there),
         strips={KINDS[kind]: _strips(here, frames) for kind, frames in here.record["selection"].items() if frames},
         error_colors=here.record["error_colors"],
@@ -152,6 +153,14 @@ def _areas(block: Mapping[str, Any]) -> Table:
         frames = (block[area] if area else block)["frames"]
         rows.append([NAMES[area], *(shown(metric, score(block, area, metric)) for metric in METRICS), str(frames)])
     return Table(["", *(ARROWS[metric] for metric in METRICS), "frames"], rows)
+
+
+def _groups(block: Mapping[str, Any]) -> Table | None:
+    """Frames of several cameras by what is new in them, and by camera."""
+    named = [(name.replace("_", " "), part) for name, part in block.get("parts", {}).items()]
+    named += [(f"camera {name}", part) for name, part in block.get("cameras", {}).items()]
+    rows = [[name, *(shown(metric, part[metric]) for metric in METRICS), str(part["frames"])] for name, part in named]
+    return Table(["", *(ARROWS[metric] for metric in METRICS), "frames"], rows) if rows else None
 
 
 def _frame_charts(here: SplitFolder, there: SplitFolder | None) -> list[Markup]:

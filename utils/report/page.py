@@ -88,6 +88,7 @@ class Page:
     comparison: Comparison | None = None
     protocols: Table | None = None
     areas: Table | None = None
+    groups: Table | None = None
     video: str = ""
     video_caption: str = ""
     frame_charts: Sequence[Markup] = ()
