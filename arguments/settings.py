@@ -23,13 +23,15 @@ class DataSettings:
     source_path: Annotated[Path, Alias(aliases=["-s"])]
     """Data set folder."""
     layout: str = "auto"
-    """How the folder is laid out: insta, nerfbs, hr, cameras (docs/data.md); auto looks at what is there."""
+    """How the folder is laid out: insta, nerfbs, hr, cameras, vhap, nersemble, imavatar, nerface,
+    insta_transforms, codes (docs/data.md); auto looks at what is there."""
     use_nerfBS: bool = False
     """The same as --layout nerfbs: whole-image targets, masks in image_mask/, background bc.jpg."""
     use_HR: bool = False
     """The same as --layout hr: images from images.HQ/."""
     head: str = "auto"
-    """Head model of the tracking: auto (what head.json says, else FLAME), open, or a FLAME .pkl / head .npz."""
+    """Head model of the tracking: auto (what the data say, else FLAME), open, flame2020, flame2023, or a FLAME .pkl or
+    head .npz."""
     resolution: Annotated[int, Alias(aliases=["-r"])] = -1
     """Training size: -1 or 1 full, 2/4/8 a divisor, larger values a width in pixels."""
     split: Literal["tail", "blocks"] = "tail"

@@ -10,6 +10,7 @@ a posed splat file, and of the viewer's pictures with their JPEG. Processor time
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
@@ -57,10 +58,10 @@ def shown_frames(player: Player) -> list[int]:
 
 
 def draw(splats: dict[str, NDArray[np.float64]], sh: NDArray[np.float64], cameras: Cameras) -> Tensor:
-    """Means, quats, scales, opacities and harmonics [N,16,3] of a file as a picture [3,H,W]."""
+    """Means, quats, scales, opacities and harmonics [N,(degree+1)^2,3] of a file as a picture [3,H,W]."""
     means, quats, scales, opacities = (torch.from_numpy(np.ascontiguousarray(splats[name])).float()[None]
                                        for name in ("means", "quats", "scales", "opacities"))
-    basis = sh_basis(normalize(means[0] - cameras.centers, dim=1), 3)
+    basis = sh_basis(normalize(means[0] - cameras.centers, dim=1), math.isqrt(sh.shape[1]) - 1)
     colors = (0.5 + torch.einsum("nj,njc->nc", basis, torch.from_numpy(sh).float())).clamp(min=0)
     return render(Posed(means, normalize(quats, dim=2), scales, opacities, colors[None]), cameras).image[0]
 
@@ -69,8 +70,7 @@ def splat_rows(path: Path) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.f
     """What a .splat file says, as `draw` takes it."""
     raw = np.frombuffer(path.read_bytes(), np.uint8).reshape(-1, 32)
     numbers = raw[:, :24].copy().view("<f4").astype(np.float64)
-    sh = np.zeros((len(raw), 16, 3))
-    sh[:, 0] = (raw[:, 24:27] / 255 - 0.5) / 0.28209479
+    sh = (raw[:, None, 24:27] / 255 - 0.5) / 0.28209479
     return {"means": numbers[:, :3], "scales": numbers[:, 3:], "opacities": raw[:, 27] / 255,
             "quats": (raw[:, 28:].astype(np.float64) - 128) / 128}, sh
 

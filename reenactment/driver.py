@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from arguments import DataSettings, TrainSettings, load_config
-from flame import Head, load_head
+from flame import Head
 from player.reference_model import load_reference_model, reference_iterations
 from player.views import front_clip
 from reenactment.arkit_csv import read_arkit_csv
 from reenactment.motion import HeadMotion, motion_of
-from scene.clip import CLIP_FILE, Clip, choose_head, clip_of, load_clip, open_data, open_dataset
+from scene.clip import CLIP_FILE, Clip, choose_head, clip_of, head_of, load_clip, open_data, open_dataset, open_pictures
 from scene.dataset import Dataset
 from scene.readers import READERS
 from scene.rig import Codes
@@ -110,7 +110,7 @@ def run_pictures(folder: Path, clip: Clip, source_path: Path | None) -> Pictures
     try:
         data = load_config(TrainSettings, folder).data
         data = replace(data, cache="stream", source_path=source_path or data.source_path)
-        dataset = open_dataset(data, open_data(data))
+        dataset = open_pictures(data)
     except (ValueError, OSError):
         return None
     return dataset_pictures(dataset, clip)
@@ -118,7 +118,7 @@ def run_pictures(folder: Path, clip: Clip, source_path: Path | None) -> Pictures
 
 def _of_run(path: Path, source_path: Path | None) -> Driver:
     clip = front_clip(load_clip(path))
-    return driver_of_clip(path.resolve().name, clip, load_head(clip.head), run_pictures(path, clip, source_path))
+    return driver_of_clip(path.resolve().name, clip, head_of(clip), run_pictures(path, clip, source_path))
 
 
 def _of_data(data: DataSettings, name: str) -> Driver:

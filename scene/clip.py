@@ -1,7 +1,8 @@
 """What a run keeps of its data set, so that the avatar plays without it: codes, cameras and split of all frames.
 
-    OUT/clip.safetensors    codes.*, R, t, K, train, test, of several cameras also time and view; in the header: format
-                            version, head model, picture size, names of several cameras
+    OUT/clip.safetensors    codes.*, R, t, K, train, test; of several cameras also time and view; static_offset where
+                            the identity has one; in the header: format version, head model, picture size, names of
+                            several cameras
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Clip:
     train, test: int64 frame numbers, ascending. head: the head model that the codes belong to, as `load_head` takes it.
     recorded: which frame shows which moment, by which of several cameras; None: one camera, a moment a frame. Where
     their pictures differ in size, each lies in the middle of width x height pixels.
+    static_offset: [V,3] metres that the identity adds to its template, or None.
     """
 
     codes: Codes
@@ -56,6 +58,7 @@ class Clip:
     test: Tensor
     head: str
     recorded: Recording | None = None
+    static_offset: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.R)
@@ -75,7 +78,20 @@ class Clip:
 
 
 def open_data(data: DataSettings) -> Source:
-    """The data set that the settings name. Errors name the file or flag."""
+    """The data set that the settings name, complete. Errors name the file or flag.
+
+    The head model is loaded only where the layout cannot be read without it.
+    """
+    source = _open(data)
+    return source if source.pending is None else source.completed(choose_head(data.head, source))
+
+
+def open_pictures(data: DataSettings) -> Dataset:
+    """The pictures of the data set, for those who have its codes and cameras from a clip; no head model is needed."""
+    return open_dataset(data, replace(_open(data), pending=None))
+
+
+def _open(data: DataSettings) -> Source:
     flags = {f"--{reader.flag}": name for name, reader in READERS.items() if reader.flag and getattr(data, reader.flag)}
     asked = flags if data.layout == AUTO else flags | {f"--layout {data.layout}": data.layout}
     if len(set(asked.values())) > 1:
@@ -98,11 +114,20 @@ def head_name(name: str, source: Source) -> str:
 
 
 def choose_head(name: str, source: Source) -> Head:
-    """The head model the data was tracked with (see `head_name`). ValueError when its mesh does not fit the data's."""
+    """The head model the data was tracked with (see `head_name`), with the identity's static offset.
+
+    ValueError when its mesh does not fit the data's.
+    """
     head = load_head(head_name(name, source))
     if source.mesh is not None:
         check_head_matches(head, source.mesh.vertices, source.mesh.triangles, "canonical.obj of the data set")
-    return head
+    return head if source.static_offset is None else head.with_offset(torch.from_numpy(source.static_offset.copy()))
+
+
+def head_of(clip: Clip) -> Head:
+    """The head model that a clip belongs to, with its static offset. Raises as `load_head` does."""
+    head = load_head(clip.head)
+    return head if clip.static_offset is None else head.with_offset(clip.static_offset)
 
 
 def clip_of(data: DataSettings, source: Source, head: Head, dataset: Dataset) -> Clip:
@@ -116,10 +141,12 @@ def clip_of(data: DataSettings, source: Source, head: Head, dataset: Dataset) ->
 
     codes = Codes(shape=fitted(dataset.shape[0], head.n_shape, "shape"),
                   expression=fitted(dataset.expression, head.n_expression, "expression"),
-                  jaw=dataset.jaw, eyes=dataset.eyes, eyelids=dataset.eyelids)
+                  jaw=dataset.jaw, eyes=dataset.eyes, eyelids=dataset.eyelids, neck=dataset.neck)
+    offset = source.static_offset
     return Clip(codes, dataset.R, dataset.t, dataset.K_in_window, dataset.width, dataset.height,
                 torch.from_numpy(dataset.train_indices), torch.from_numpy(dataset.test_indices),
-                head_name(data.head, source), dataset.recording if dataset.recording.several else None)
+                head_name(data.head, source), dataset.recording if dataset.recording.several else None,
+                None if offset is None else torch.from_numpy(offset.copy()))
 
 
 def save_clip(clip: Clip, folder: Path) -> None:
@@ -127,6 +154,8 @@ def save_clip(clip: Clip, folder: Path) -> None:
     codes = {f"codes.{item.name}": getattr(clip.codes, item.name) for item in fields(Codes)}
     tensors = {name: value for name, value in codes.items() if value is not None}
     tensors |= {name: getattr(clip, name) for name in ("R", "t", "K", "train", "test")}
+    if clip.static_offset is not None:
+        tensors["static_offset"] = clip.static_offset
     header = {"format_version": FORMAT_VERSION, "head": clip.head, "width": clip.width, "height": clip.height}
     if clip.recorded is not None and clip.recorded.several:
         tensors |= {name: torch.from_numpy(getattr(clip.recorded, name)) for name in _RECORDED}
@@ -151,7 +180,7 @@ def load_clip(folder: Path) -> Clip:
     codes = Codes(**{item.name: tensors.get(f"codes.{item.name}") for item in fields(Codes)})  # type: ignore[arg-type]
     cameras = {name: tensors[name] for name in ("R", "t", "K", "train", "test")}
     recorded = _read_recording(size.pop("cameras", None), tensors, path)
-    return Clip(codes=codes, **cameras, **size, recorded=recorded)
+    return Clip(codes=codes, **cameras, **size, recorded=recorded, static_offset=tensors.get("static_offset"))
 
 
 def _read_recording(cameras: Any, tensors: dict[str, Tensor], path: Path) -> Recording | None:
@@ -190,7 +219,8 @@ def _check_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     wanted: dict[str, list[int | None]] = {"codes.shape": [None], "R": [None, 3, 3], "t": [None, 3], "K": [None, 3, 3]}
     wanted |= {f"codes.{name}": [None, width] for name, width in _CODE_WIDTHS.items()}
     wanted |= {name: [None] for name in ("train", "test", *_RECORDED)}
-    optional = {"codes.neck", *_RECORDED}
+    wanted["static_offset"] = [None, 3]
+    optional = {"codes.neck", "static_offset", *_RECORDED}
     missing, unexpected = sorted(wanted.keys() - optional - tensors.keys()), sorted(tensors.keys() - wanted)
     if missing or unexpected:
         raise ValueError(f"{path}: missing {missing or 'nothing'}, unexpected {unexpected or 'nothing'}")
@@ -203,7 +233,7 @@ def _check_tensors(tensors: dict[str, Tensor], path: Path) -> None:
             raise ValueError(f"{path}: {name}: wanted {dtype} {shape}, got {tensor.dtype} {list(tensor.shape)}")
         if indices and tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) < frames[0]:
             raise ValueError(f"{path}: {name}: wanted frames 0 to {frames[0] - 1}, got others")
-        if not indices and name != "codes.shape" and tensor.shape[:1] != frames:
+        if not indices and name not in ("codes.shape", "static_offset") and tensor.shape[:1] != frames:
             raise ValueError(f"{path}: {name}: wanted {frames[0]} frames as R has, got {len(tensor)}")
         if not whole and not torch.isfinite(tensor).all():
             raise ValueError(f"{path}: {name}: holds a number that is not finite")

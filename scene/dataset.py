@@ -48,9 +48,11 @@ class Dataset:
         background: uint8 [H,W,3] at working size, or None (see Source).
         R [N,3,3], t [N,3], K [N,3,3]: float32, cameras at working size.
         shape [N,S], expression [N,E], jaw [N,6], eyes [N,12], eyelids [N,2]: float32, codes of all frames.
+        neck: float32 [N,6], or None where the data set tracks none.
 
     Raises:
-        ValueError: a damaged or unsuitable image (named), a split without training frames, an impossible resolution.
+        ValueError: a damaged or unsuitable image (named), a split without training frames, an impossible resolution,
+            a source that is not complete (see `Source.completed`).
     """
 
     def __init__(
@@ -58,6 +60,8 @@ class Dataset:
         cache: Literal["auto", "ram", "stream"] = "auto", workers: int | None = None, progress: bool = True,
         held_out: bool = True,
     ) -> None:
+        if source.pending is not None:
+            raise ValueError("the source is not complete: Source.completed takes the head model")
         self.frames = _camera_after_camera(source.frames)
         self.frame_count = len(self.frames)
         self.recording = Recording.of(self.frames)
@@ -154,6 +158,7 @@ class Dataset:
         self.R, self.t, self.K = (_stacked(cameras, name) for name in ("R", "t", "K"))
         self.shape, self.expression = _stacked(codes, "shape"), _stacked(codes, "expression")
         self.jaw, self.eyes, self.eyelids = (_stacked(codes, name) for name in ("jaw", "eyes", "eyelids"))
+        self.neck = None if codes[0].neck is None else _stacked(codes, "neck")
 
     def _fits_in_ram(self) -> bool:
         pixels = sum(np.prod(self.size(index)) for index in range(self.frame_count))
@@ -178,12 +183,13 @@ class Dataset:
         frame, size = self.frames[index], self.size(index)
         if frame.mask_path is None:
             rgba = read_rgba(frame.image_path)
-            _check_size(rgba, frame)
-            return rgba if rgba.shape[1::-1] == size else resize_rgba(rgba, *size)
-        # The target is the whole photograph: colour outside the mask counts, so it is not weighted by alpha.
-        rgba = np.dstack([read_rgb(frame.image_path), read_mask(frame.mask_path)])
+        else:
+            rgba = np.dstack([read_rgb(frame.image_path), read_mask(frame.mask_path)])
         _check_size(rgba, frame)
-        return resized(rgba, size)
+        if rgba.shape[1::-1] == size:
+            return rgba
+        # Where the target is the whole photograph, colour outside the mask counts: it is not weighted by alpha.
+        return resize_rgba(rgba, *size) if self.background is None else resized(rgba, size)
 
 
 def resized(image: ByteImage, size: Size) -> ByteImage:

@@ -63,7 +63,7 @@ class Tracking:
     """Codes of the parametric head for one frame, as the data set stores them.
 
     shape [S], expression [E]; jaw [6] and eyes [12] (left, right) are 6D rotations (first two ROWS of the matrix);
-    eyelids [2] (left, right) closing.
+    eyelids [2] (left, right) closing; neck [6]: 6D rotation, None where the data set tracks none (at rest).
 
     Raises:
         ValueError: wrong shape, a non-finite number, or a 6D rotation without a direction.
@@ -74,11 +74,16 @@ class Tracking:
     jaw: FloatArray
     eyes: FloatArray
     eyelids: FloatArray
+    neck: FloatArray | None = None
 
     def __post_init__(self) -> None:
         for name, shape in (("shape", (-1,)), ("expression", (-1,)), ("jaw", (6,)), ("eyes", (12,)), ("eyelids", (2,))):
             _freeze(self, name, shape)
-        for name, six in (("jaw", self.jaw), ("left eye", self.eyes[:6]), ("right eye", self.eyes[6:])):
+        turns = {"jaw": self.jaw, "left eye": self.eyes[:6], "right eye": self.eyes[6:]}
+        if self.neck is not None:
+            _freeze(self, "neck", (6,))
+            turns["neck"] = self.neck
+        for name, six in turns.items():
             # Parallel or zero rows span no rotation: Gram-Schmidt would divide by (nearly) zero.
             if np.linalg.norm(np.cross(six[:3], six[3:])) < 1e-6:
                 raise ValueError(f"{name}: {six.tolist()} is no 6D rotation (its two rows are zero or parallel)")

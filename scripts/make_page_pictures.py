@@ -72,13 +72,14 @@ def layers(player: Player, side: int = 300) -> Image:
     return np.concatenate([row(drawn[:4]), row(drawn[4:])])
 
 
-def still(tab: Tab, seconds: float = 60) -> Image:
-    """The page, once two looks at it a second apart are alike."""
-    before = tab.screenshot()
+def still(tab: Tab, seconds: float = 120) -> Image:
+    """The page, once it has looked the same for three seconds: a sharp picture follows a moving one."""
+    before, alike = tab.screenshot(), 0
     for _ in range(int(seconds)):
         tab.evaluate("new Promise(done => setTimeout(() => done(true), 1000))")
         after = tab.screenshot()
-        if np.array_equal(before, after):
+        alike = alike + 1 if np.array_equal(before, after) else 0
+        if alike == 3:
             return after
         before = after
     raise TimeoutError(f"the page did not come to rest within {seconds} s")
@@ -116,8 +117,11 @@ def beside(tab: Tab, name: str, selector: str, then: str) -> None:
 
 
 def viewer_pictures(run: Path, folder: Path) -> dict[str, Image]:
-    """The Face tab with a changed face, and the comparison with the ground truth."""
-    with viewer(run, folder) as tab:
+    """The Face tab with a changed face, and the comparison with the ground truth.
+
+    A browser for each: where it draws slowly, viser's page lowers its resolution for good.
+    """
+    with viewer(run, folder / "face") as tab:
         still(tab)
         tab.click(*tab.middle_of("[role=tab]", "Face"))
         for name, value in TURNS.items():
@@ -125,7 +129,8 @@ def viewer_pictures(run: Path, folder: Path) -> dict[str, Image]:
             tab.call("Input.insertText", text=str(value))
         tab.evaluate("document.activeElement.blur()")
         face = still(tab)
-        tab.click(*tab.middle_of("button", "Undo all sliders"))
+    with viewer(run, folder / "look") as tab:
+        still(tab)
         tab.click(*tab.middle_of("[role=tab]", "Look"))
         beside(tab, "Ground truth", "input[type=checkbox]", "box.click()")
         return {"viewer_face": face, "viewer_compare": still(tab)}
@@ -141,7 +146,7 @@ def web_pictures(player: Player, folder: Path) -> dict[str, Image]:
             tab.wait_for("document.body && document.body.dataset.report", 120)
             tab.evaluate("[...document.querySelectorAll('summary')].find(e => e.innerText.startsWith('Mouth'))"
                          ".scrollIntoView()")
-            pictures[name] = still(tab, 120)
+            pictures[name] = still(tab)
     pictures["web_compare"] = web_beside_ours(player, page, folder / "compare")
     return pictures
 

@@ -30,6 +30,17 @@ def random_image(channels: int, height: int = 12, width: int = 16, seed: int = 0
     return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
 
 
+def test_chunk_that_says_to_be_longer_than_the_file(tmp_path: Path) -> None:
+    """OpenCV takes memory for a chunk by its stated length, here 1.8 GB, before it reads."""
+    write_image(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    place = data.index(b"IDAT")
+    data[place - 4:place] = b"null"
+    (tmp_path / "long.png").write_bytes(data)
+    with pytest.raises(ValueError, match=r"long\.png: damaged PNG: a chunk says to be longer than the file"):
+        read_rgb(tmp_path / "long.png")
+
+
 def test_round_trips(tmp_path: Path) -> None:
     rgba, rgb, grey = random_image(4), random_image(3), random_image(1)[..., 0]
     for name, pixels in (("a", rgba), ("b", rgb), ("c", grey)):

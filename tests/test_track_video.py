@@ -192,6 +192,12 @@ def test_cut_short_file_gives_what_decodes_and_says_so(tmp_path: Path) -> None:
     assert len(list(complete.pictures(Span()))) == 75 and complete.notes == []
 
 
+def test_names_inside_a_video_may_be_no_text(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "a.mp4", moving_face(3))
+    clip.write_bytes(clip.read_bytes().replace(b"VideoHandler", b"\xdd\xffdeoHandler"))
+    assert len(read(clip)) == 3
+
+
 def test_file_cut_before_its_index_is_refused(tmp_path: Path) -> None:
     whole = write_clip(tmp_path / "a.mp4", moving_face(30))  # the index of such a file is at its end
     part = tmp_path / "part.mp4"

@@ -92,7 +92,7 @@ class VideoFile:
 
     def _opened(self) -> av.container.InputContainer:
         try:
-            return av.open(str(self.path))
+            return av.open(str(self.path), metadata_errors="replace")  # titles may be no UTF-8
         except av.error.FFmpegError as error:
             raise FootageError(
                 f"{self.path}: neither video nor image could be read from it ({error.strerror}); it is damaged, cut "

@@ -88,6 +88,27 @@ def read_png_header(path: Path) -> PngHeader:
     return PngHeader(width, height, bits, channels)
 
 
+@dataclass(frozen=True)
+class PictureHeader:
+    """Upright size of an image file, and whether it stores transparency."""
+
+    width: int
+    height: int
+    has_alpha: bool
+
+
+def read_picture_header(path: Path) -> PictureHeader:
+    """Size and kind of a PNG or JPEG without decoding its pixels. Raises FileNotFoundError, ValueError naming it."""
+    data = path.read_bytes() if path.suffix.lower() in (".jpg", ".jpeg") else b""
+    if not data.startswith(b"\xff\xd8"):
+        png = read_png_header(path)
+        return PictureHeader(png.width, png.height, png.has_alpha)
+    size = _size_of(data)
+    if size is None:
+        raise ValueError(f"{path}: not a readable JPEG, or damaged ({len(data)} bytes)")
+    return PictureHeader(*size, has_alpha=False)
+
+
 def _chunks_before_pixels(file: BinaryIO) -> dict[bytes, bytes]:
     """Of a PNG read up to the end of IHDR: transparency (without content) and EXIF, where they precede the pixels."""
     found: dict[bytes, bytes] = {}
@@ -238,6 +259,8 @@ def _decode(path: Path) -> NDArray[np.uint8]:
     # OpenCV decodes what there is of a cut file on some versions, and says nothing.
     if data.startswith(PNG_SIGNATURE) and PNG_TRAILER not in data[-64:]:
         raise ValueError(f"{path}: truncated PNG ({len(data)} bytes, its end is missing)")
+    if data.startswith(PNG_SIGNATURE) and not _chunks_fit(data):
+        raise ValueError(f"{path}: damaged PNG: a chunk says to be longer than the file of {len(data)} bytes")
     size = _size_of(data)
     if size is not None and size[0] * size[1] > MAX_PIXELS:
         raise ValueError(f"{path}: {size[0]} x {size[1]} pixels; pictures of up to {MAX_PIXELS >> 20} million pixels "
@@ -246,13 +269,21 @@ def _decode(path: Path) -> NDArray[np.uint8]:
     if image is None:
         raise ValueError(f"{path}: not a readable image, or damaged ({len(data)} bytes)")
     if image.dtype == np.uint16:
-        image = np.rint(image / 257.0).astype(np.uint8)  # 65535 = 257 * 255
+        image = cv2.convertScaleAbs(image, alpha=1 / 257)  # 65535 = 257 * 255; rounds, without a copy in float
     if image.dtype != np.uint8:
         raise ValueError(f"{path}: 8 or 16 bits per channel expected, got {_describe(image)}; save it as 8-bit PNG")
     if image.ndim == 3 and image.shape[2] == 2:
         image = image[:, :, [0, 0, 0, 1]]
     turn = TURNS.get(orientation)
     return np.ascontiguousarray(image if turn is None else turn(image))
+
+
+def _chunks_fit(data: bytes) -> bool:
+    """Whether every chunk of a PNG ends within it: OpenCV takes memory for a chunk by its stated length."""
+    position = len(PNG_SIGNATURE)
+    while position + 8 <= len(data):
+        position += 12 + int.from_bytes(data[position:position + 4], "big")
+    return position <= len(data)
 
 
 def _decoded_bytes(data: bytes) -> tuple[np.ndarray | None, int]:

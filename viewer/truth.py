@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arguments import DataSettings
-from scene.clip import Clip, open_data, open_dataset
+from scene.clip import Clip, open_pictures
 from scene.recording import NONE
 from utils.images import letterbox
 
@@ -20,7 +20,7 @@ class GroundTruth:
         """ValueError or OSError names what is missing, or that the data set is another one than the avatar's."""
         # All frames are as good here.
         data = replace(data, cache="stream", split="tail", test_frames=0, test_cameras=(NONE,))
-        self._dataset = open_dataset(data, open_data(data))
+        self._dataset = open_pictures(data)
         got = self._dataset.frame_count, self._dataset.width, self._dataset.height
         wanted = len(clip), clip.width, clip.height
         if got != wanted:

@@ -35,8 +35,9 @@ def _place_findings(subject: Subject) -> Iterator[Finding]:
     size = subject.size.min(axis=1)
     behind = np.flatnonzero(subject.depth <= 0)
     if len(behind):
-        cause = ("the cameras follow OpenGL's convention (y up, z backwards); multiply the second and third row of R "
-                 "and t by -1, OpenCV's has y down and z forward" if len(behind) == len(subject.depth)
+        cause = ("the cameras follow OpenGL's convention (y up, z backwards) where the layout wants OpenCV's (y down, "
+                 "z forward), or the other way round; multiply the second and third row of R and t by -1"
+                 if len(behind) == len(subject.depth)
                  else "tracking was lost there; leave these frames out or track them again")
         yield Finding(True, f"{subject.names(behind)}: the head is behind the camera: wanted a positive depth, found "
                             f"{subject.depth[behind[0]]:.3g} m. Likely cause: {cause}")
