@@ -17,6 +17,7 @@ from arguments import parse_flags
 from arguments.reenact_settings import ReenactSettings
 from exporting.poses import frame_numbers
 from player import Player, open_player
+from player.views import front_clip
 from reenactment.broadcast import Broadcast
 from reenactment.curves import is_unsigned
 from reenactment.driver import Driver, driver_of_clip, open_driver, run_pictures
@@ -182,6 +183,7 @@ def reenact(settings: ReenactSettings) -> None:
     check(settings)
     player = open_player(settings.model_path, resolve_device(settings.device), settings.iteration,
                          settings.source_path)
+    player.clip = front_clip(player.clip)
     if settings.webcam is not None:
         mirror(player, settings)
         return

@@ -6,11 +6,15 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import torch
 
-from arguments import ModelSettings, TestSettings, TrainSettings, load_config, parse_flags
+from arguments import ModelSettings, Protocol, TestSettings, TrainSettings, load_config, parse_flags
 from evaluation import EvaluationSettings, PosedMeshes, evaluate, merge_without_blendshapes
 from player.reference_model import load_reference_model, reference_iterations, reference_rig
 from scene.avatar import Avatar
@@ -40,6 +44,13 @@ def frames_of(world: World, split: str) -> list[int]:
     return frames
 
 
+def groups_of(world: World, frames: list[int]) -> dict[str, dict[str, list[int]]]:
+    """What is scored apart where there are several cameras: what is new in a frame, and each camera."""
+    recording = world.dataset.recording
+    found = {"parts": recording.parts(world.dataset.train_indices, frames), "cameras": recording.by_camera(frames)}
+    return {kind: groups for kind, groups in found.items() if groups}
+
+
 def head_meshes(world: World) -> PosedMeshes:
     """The posed head mesh of every frame, with the regions that are scored on their own."""
     head = world.head
@@ -47,15 +58,23 @@ def head_meshes(world: World) -> PosedMeshes:
     return PosedMeshes(head.faces.numpy(), world.mesh_in_data, regions)
 
 
-def print_scores(metrics: dict, split: str) -> None:
-    """The headline numbers with their definitions."""
+def print_definitions() -> None:
+    """What the numbers are."""
     for name, text in DEFINITIONS.items():
         print(f"  {name}: {text}")
-    block = metrics[split]
+
+
+def print_scores(block: dict, split: str, protocol: Protocol) -> None:
+    """The headline numbers of a protocol."""
     for area, scores in (("whole frame", block), ("head mask", block["head"])):
         values = ", ".join(f"{name} {scores[name]:.4f}" if scores[name] is not None else f"{name} not computed"
                            for name in ("psnr", "ssim", "lpips_alex", "lpips_vgg"))
-        print(f"{split}, {area}, {block['frames']} frames: {values}")
+        print(f"{split}, {protocol}, {area}, {block['frames']} frames: {values}")
+    for kind in ("parts", "cameras"):
+        for name, part in block.get(kind, {}).items():
+            what = f"camera {name}" if kind == "cameras" else name.replace("_", " ")
+            print(f"{split}, {protocol}, {what}, {part['frames']} frames: psnr {part['psnr']:.4f}, "
+                  f"ssim {part['ssim']:.4f}")
     for name in ("lpips_alex", "lpips_vgg"):
         if block[name] is None:
             print(f"{name}: {block[f'{name}_reason']}")
@@ -68,25 +87,29 @@ def note(folder: Path, split: str, **facts: object) -> None:
     write_json(folder / "metrics.json", metrics)
 
 
-def score_fitted(settings: TestSettings, world: World, avatar: Avatar, degree: int, frames: list[int],
-                 options: EvaluationSettings) -> None:
-    """Score the frames once more with pose and codes fitted to each, the avatar as it is, under a name of its own."""
-    name = f"{settings.split}_fitted"
-    fitted = fit_tracking(world, avatar, degree, frames, settings.fit_tracking, settings.batch_size)
-    metrics = evaluate(lambda batch: render_on_black(fitted, avatar, degree, batch), world.dataset, frames,
-                       settings.model_path, options, head_meshes(world), name)
-    note(settings.model_path, name, fit_steps=settings.fit_tracking)
-    print(f"{settings.split}, pose and codes fitted to each frame by {settings.fit_tracking} steps: "
-          f"PSNR {metrics[name]['psnr']:.4f}, SSIM {metrics[name]['ssim']:.4f} "
-          "(says what better tracking would give; not the score)")
-
-
-def open_run(settings: TestSettings, device: torch.device) -> tuple[World, Avatar, int, bool]:
-    """The data set, the avatar, its SH degree, and whether the run refined its tracking.
+@dataclass(frozen=True)
+class OpenRun:
+    """The data set as its tracker left it, the avatar, its SH degree, and what corrects the tracking, if anything does.
 
     Of a run of train.py or a model of the reference.
     """
-    refined = False
+
+    tracked: World
+    avatar: Avatar
+    sh_degree: int
+    correct: Callable[[World], World] | None
+
+    def world(self, protocol: Protocol, frames: list[int], settings: TestSettings) -> World:
+        """The data set with pose and codes of `frames` as the protocol has them."""
+        predicted = self.tracked if self.correct is None or protocol == "as_tracked" else self.correct(self.tracked)
+        if protocol != "seen":
+            return predicted
+        return fit_tracking(predicted, self.avatar, self.sh_degree, frames, settings.seen_steps, settings.batch_size)
+
+
+def open_run(settings: TestSettings, device: torch.device) -> OpenRun:
+    """Read what is to be tested."""
+    correct = None
     if reference_iterations(settings.model_path):
         model = load_reference_model(settings.model_path, settings.iteration, settings.source_path)
         data = dataclasses.replace(model.data, cache="auto")
@@ -98,40 +121,51 @@ def open_run(settings: TestSettings, device: torch.device) -> tuple[World, Avata
         data = run.data
         if settings.source_path is not None:
             data = dataclasses.replace(data, source_path=settings.source_path)
-        refined = run.refinement.refine_tracking
-        correct = refined and not settings.as_tracked
-        checkpoint = newest_checkpoint(settings.model_path, settings.iteration, with_training=correct)
+        corrects = run.refinement.refine_tracking and settings.protocols != ("as_tracked",)
+        checkpoint = newest_checkpoint(settings.model_path, settings.iteration, with_training=corrects)
         world = open_world(data, run.model, run.run.seed, device)
         check_fits(checkpoint, world, f"checkpoint of iteration {checkpoint.iteration}")
-        if correct:
-            world = corrected(world, checkpoint, run.refinement)
+        if corrects:
+            correct = partial(corrected, checkpoint=checkpoint, settings=run.refinement)
         avatar, degree = checkpoint.avatar.to(device), int(checkpoint.state["sh_degree"])
         iteration = checkpoint.iteration
     log.info("%s: iteration %d, %d Gaussians", settings.model_path, iteration, avatar.count)
-    return world, avatar, degree, refined
+    return OpenRun(world, avatar, degree, correct)
+
+
+def check(settings: TestSettings) -> None:
+    """ValueError for flags that make no sense."""
+    if settings.seen_steps < 1:
+        raise ValueError(f"--seen_steps: wanted 1 or more, got {settings.seen_steps}")
+    if not settings.protocols or len(set(settings.protocols)) < len(settings.protocols):
+        raise ValueError(f"--protocols: wanted one or more of {', '.join(get_args(Protocol))}, each once, got "
+                         f"{' '.join(settings.protocols) or 'none'}")
 
 
 def test(settings: TestSettings) -> None:
     """Score one split of a run and leave metrics.json, pictures, video and report.html in its folder."""
-    if settings.fit_tracking < 0:
-        raise ValueError(f"--fit_tracking: wanted a number of steps, 0 for none, got {settings.fit_tracking}")
-    world, avatar, degree, refined = open_run(settings, resolve_device(settings.device))
+    check(settings)
+    run = open_run(settings, resolve_device(settings.device))
     options = EvaluationSettings(batch=settings.batch_size, lpips=settings.lpips, lpips_folder=settings.lpips_weights,
                                  lpips_every=settings.lpips_every, background=settings.background,
                                  pictures=settings.pictures, fps=settings.fps, video=settings.video)
-    frames = frames_of(world, settings.split)
-    black = empty_targets(world.dataset, frames)
+    frames = frames_of(run.tracked, settings.split)
+    black = empty_targets(run.tracked.dataset, frames)
     if black is not None:
         raise ValueError(black)
-    metrics = evaluate(lambda batch: render_on_black(world, avatar, degree, batch), world.dataset, frames,
-                       settings.model_path, options, head_meshes(world), settings.split)
-    if refined:
-        note(settings.model_path, settings.split, tracking="as tracked" if settings.as_tracked else "corrected")
+    for protocol in settings.protocols:
+        block = settings.split if protocol == settings.protocols[0] else f"{settings.split}_{protocol}"
+        world = run.world(protocol, frames, settings)
+        metrics = evaluate(partial(render_on_black, world, run.avatar, run.sh_degree), world.dataset, frames,
+                           settings.model_path, options, head_meshes(world), block, groups_of(world, frames))
+        steps = {"seen_steps": settings.seen_steps} if protocol == "seen" else {}
+        # Where nothing was corrected, the prediction is what the tracker says.
+        note(settings.model_path, block, tracking="as_tracked" if world is run.tracked else protocol, **steps)
+        if protocol == settings.protocols[0]:
+            print_definitions()
+        print_scores(metrics[block], settings.split, protocol)
     if settings.without_blendshapes is not None:
         merge_without_blendshapes(settings.model_path / "metrics.json", settings.without_blendshapes / "metrics.json")
-    print_scores(metrics, settings.split)
-    if settings.fit_tracking > 0:
-        score_fitted(settings, world, avatar, degree, frames, options)
     if settings.report:
         log.info("Report: %s", write_report(settings.model_path, settings.split))
 

@@ -77,11 +77,11 @@ def settings_of_run(given: TrainSettings) -> TrainSettings:
 
 
 def perceptual_loss(settings: TrainSettings, device: torch.device) -> Perceptual | None:
-    """LPIPS (VGG) when it has a weight; loaded before training so that a missing file is known at once."""
+    """LPIPS when it has a weight; loaded before training so that a missing file is known at once."""
     if settings.optimization.lpips_loss == 0:
         return None
     try:
-        return load_lpips("vgg", settings.optimization.lpips_weights).to(device)
+        return load_lpips(settings.optimization.lpips_network, settings.optimization.lpips_weights).to(device)
     except MetricUnavailable as error:
         raise ValueError(f"--lpips_loss: {error}") from error
 
@@ -95,14 +95,15 @@ def evaluation_iterations(settings: TrainSettings) -> set[int]:
 @torch.no_grad()
 def evaluate_some(trainer: Trainer, run_log: SilentLog) -> None:
     """Score a few held-out frames, spread evenly."""
-    held_out = trainer.world.dataset.test_indices
+    dataset = trainer.world.dataset
+    held_out = max(dataset.by_size(dataset.test_indices), key=len, default=dataset.test_indices)  # pictures of one size
     views = min(trainer.settings.run.test_views, len(held_out))
     if views == 0 or not trainer.exchange.team.leads:
         return
     frames = [int(held_out[i * len(held_out) // views]) for i in range(views)]
     trainer.calibrate()
     pictures = torch.cat([trainer.render_frames([frame]).image.clamp(0, 1) for frame in frames])
-    targets = trainer.target(trainer.world.dataset.rgba_batch(frames).to(trainer.device))
+    targets = trainer.target(dataset.rgba_batch(frames).to(trainer.device))
     run_log.evaluation(trainer.iteration, frames, pictures, targets)
 
 
@@ -124,10 +125,11 @@ def open_checked(settings: TrainSettings, device: torch.device, leads: bool = Tr
     """The world of the settings, after a look at its data (`leads`); says which frames train and which are held out."""
     run = settings.run
     world = open_world(settings.data, settings.model, run.seed, device)
-    train_frames, held_out = world.dataset.train_indices, world.dataset.test_indices
-    log.info("%s", describe_split(train_frames, held_out))
+    dataset = world.dataset
+    log.info("%s", describe_split(dataset.train_indices, dataset.test_indices, dataset.recording))
     refinement = settings.refinement
-    if refinement.refine_tracking and refinement.refine_calibrate and len(train_frames) < LEAST_FRAMES:
+    moments = len(set(dataset.recording.time[dataset.train_indices].tolist()))
+    if refinement.refine_tracking and refinement.refine_calibrate and moments < LEAST_FRAMES:
         log.info("Held-out frames keep the tracker's pose and codes: correcting them takes %d training frames",
                  LEAST_FRAMES)
     if leads and (run.check_data or run.check_only):

@@ -5,11 +5,12 @@ from arguments.settings import (
     DataSettings,
     ModelSettings,
     OptimizationSettings,
+    Protocol,
     RefinementSettings,
     RunSettings,
     TestSettings,
     TrainSettings,
 )
 
-__all__ = ["DataSettings", "ModelSettings", "OptimizationSettings", "RefinementSettings", "RunSettings", "TestSettings",
-           "TrainSettings", "load_config", "parse_flags", "save_config"]
+__all__ = ["DataSettings", "ModelSettings", "OptimizationSettings", "Protocol", "RefinementSettings", "RunSettings",
+           "TestSettings", "TrainSettings", "load_config", "parse_flags", "save_config"]

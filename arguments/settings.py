@@ -23,13 +23,15 @@ class DataSettings:
     source_path: Annotated[Path, Alias(aliases=["-s"])]
     """Data set folder."""
     layout: str = "auto"
-    """How the folder is laid out: insta, nerfbs, hr (docs/data.md); auto looks at what is there."""
+    """How the folder is laid out: insta, nerfbs, hr, cameras, vhap, nersemble, imavatar, nerface,
+    insta_transforms, codes (docs/data.md); auto looks at what is there."""
     use_nerfBS: bool = False
     """The same as --layout nerfbs: whole-image targets, masks in image_mask/, background bc.jpg."""
     use_HR: bool = False
     """The same as --layout hr: images from images.HQ/."""
     head: str = "auto"
-    """Head model of the tracking: auto (what head.json says, else FLAME), open, or a FLAME .pkl / head .npz."""
+    """Head model of the tracking: auto (what the data say, else FLAME), open, flame2020, flame2023, or a FLAME .pkl or
+    head .npz."""
     resolution: Annotated[int, Alias(aliases=["-r"])] = -1
     """Training size: -1 or 1 full, 2/4/8 a divisor, larger values a width in pixels."""
     split: Literal["tail", "blocks"] = "tail"
@@ -39,6 +41,9 @@ class DataSettings:
     more than a fifth): what the published protocol holds out of its long clips."""
     test_blocks: int = 5
     """Number of blocks for --split blocks."""
+    test_cameras: tuple[str, ...] = ("auto",)
+    """Of several cameras, names of those held out altogether; auto: of four and more the second in order of name; none:
+    all train. --test_frames and --split hold out moments of the others."""
     white_background: Annotated[bool, Alias(aliases=["-w"])] = False
     """Train on white instead of black; the target is composited on the same colour."""
     cache: Literal["auto", "ram", "stream"] = "auto"
@@ -110,7 +115,11 @@ class OptimizationSettings:
     alpha_loss: float = 10.0
     """Weight of mean squared error between rendered and given alpha."""
     lpips_loss: float = 0.0
-    """Weight of LPIPS (VGG); needs its network weights."""
+    """Weight of LPIPS; needs its network weights."""
+    lpips_network: Literal["alex", "vgg"] = "vgg"
+    """Network of --lpips_loss. AlexNet takes a tenth of VGG16's time."""
+    lpips_from_iter: int = 0
+    """Before this iteration LPIPS does not count: it sharpens what stands in its place already."""
     isotropy_loss: float = 0.0
     """Weight of the squared excess of the axis ratio of each Gaussian."""
     cylinder_loss: float = 100.0
@@ -168,13 +177,16 @@ class RefinementSettings:
     """The same for the expression codes that move the Gaussians."""
     refine_joint_lr: float = 1.5e-4
     """The same for jaw, eyes and eyelids."""
+    refine_camera_lr: float = 0.0
+    """Of several cameras: metres a step, turn and shift of each camera, once for all moments. 0: as calibrated."""
     refine_prior: float = 1e-4
     """Weight of the mean squared correction in (mm of surface motion)^2, summed over pose and codes."""
     refine_calibrate: bool = True
     """Correct held-out frames too: predict their corrections from their tracked pose and codes."""
 
     def __post_init__(self) -> None:
-        for name in ("refine_from_iter", "refine_pose_lr", "refine_expression_lr", "refine_joint_lr", "refine_prior"):
+        for name in ("refine_from_iter", "refine_pose_lr", "refine_expression_lr", "refine_joint_lr",
+                     "refine_camera_lr", "refine_prior"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"--{name}: wanted 0 or more, got {getattr(self, name)}")
 
@@ -220,6 +232,9 @@ class TrainSettings:
     refinement: tyro.conf.OmitArgPrefixes[RefinementSettings] = field(default_factory=RefinementSettings)
 
 
+Protocol = Literal["as_tracked", "predicted", "seen"]
+
+
 @dataclass(frozen=True)
 class TestSettings:
     """Render a trained avatar and score it against held-out frames; everything goes below --model_path."""
@@ -234,10 +249,12 @@ class TestSettings:
     """Checkpoint to load; -1 = the newest."""
     split: Literal["test", "train", "all"] = "test"
     """Frames to render and score."""
-    as_tracked: bool = False
-    """Use the tracker's pose and codes where the run (--refine_tracking) learnt or predicted corrections of them."""
-    fit_tracking: int = 0
-    """Also fit pose and codes of each frame by this many steps, the avatar frozen; scored apart. 30 is plenty."""
+    protocols: tuple[Protocol, ...] = ("predicted",)
+    """Where pose and codes of the scored frames come from: as_tracked, the tracker; predicted, the tracker with the
+    corrections that a run with --refine_tracking learnt from its training frames; seen, estimated from the scored
+    picture itself through the avatar, whose looks stay as they are. The first one gets the report's pictures."""
+    seen_steps: int = 30
+    """Adam steps of a frame's estimate in the protocol seen."""
     without_blendshapes: Path | None = None
     """Run (already tested) of the same data trained with --blendshapes False, for the comparison in the report."""
     lpips: tuple[Literal["alex", "vgg"], ...] = ("alex", "vgg")

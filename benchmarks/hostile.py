@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,12 +27,14 @@ import torch
 
 from arguments import TrainSettings, load_config
 from benchmarks.hostile_files import TENSORS, VALUES, WITNESS, mutated, pickled, torch_archive
-from flame import load_head
+from flame import Head, load_head
 from flame.load import OPEN_HEAD
 from player import open_player
 from scene.checkpoint import CheckpointError
 from scene.readers import open_source
-from tests.heads import write_flame_pickle
+from scene.writers import WRITERS
+from tests.heads import random_head, write_flame_pickle
+from tests.layout_sources import make_source
 from tests.player_subject import lively_player, write_run
 from tests.track_videos import moving_face, write_clip
 from tests.tracker_folder import write_folder
@@ -136,7 +139,27 @@ def targets(folder: Path) -> list[Target]:
         Target("settings", run / "config.json", lambda: load_config(TrainSettings, run)),
         Target("FLAME pickle", flame, lambda: load_head(flame)),
         Target("head", folder / "head.npz", lambda: load_head(folder / "head.npz")),
+        *layout_targets(folder / "layouts"),
     ]
+
+
+def layout_targets(folder: Path) -> list[Target]:
+    """Files of other programs' layouts, each read by its reader and completed with a head model."""
+    files = {"vhap": ("transforms_train.json", "flame_param/00001.npz"), "imavatar": ("flame_params.json",),
+             "nersemble": ("camera_params.json",), "nerface": ("transforms_train.json",), "codes": ("codes.npz",),
+             "insta_transforms": ("flame/exp/00001.txt", "meshes/00000.obj")}
+    head = random_head()
+    source = make_source(folder / "pictures", head, times=2, neck=False)
+    found = []
+    for layout, names in files.items():
+        WRITERS[layout](folder / layout, source, head)
+        read = partial(_complete, folder / layout, layout, head)
+        found += [Target(f"{layout} {Path(name).name}", folder / layout / name, read) for name in names]
+    return found
+
+
+def _complete(folder: Path, layout: str, head: Head) -> object:
+    return open_source(folder, layout).completed(head)
 
 
 def mutate_all(found: list[Target], mutations: int, report: Callable[[str, Outcome], None]) -> Counter[str]:

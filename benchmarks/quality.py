@@ -3,7 +3,8 @@
 Starts `python train.py` in a process of its own and scores what it leaves on all held-out frames: PSNR, SSIM, LPIPS as
 test.py does, with the corrections of a run that refines its tracking. Rows of the run: seconds of the whole command,
 average images/s from its first step to its last, and the most memory that its GPU had in use, the CUDA context
-included. Every other flag goes to train.py. `--label` names the setting in the rows.
+included. `--protocols` scores the finished run in other ways too, each with rows of its own. Every other flag goes to
+train.py. `--label` names the setting in the rows.
 
 `--steps 1` (the default) runs the command as a user does. More steps are checkpoints on the way, each with a row that
 says after how many seconds it was complete; such a run scores no pictures of its own meanwhile.
@@ -22,12 +23,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from arguments import OptimizationSettings, TrainSettings, load_config
+from arguments import OptimizationSettings, TestSettings, TrainSettings, load_config
 from benchmarks.gpu_memory import GpuMemory
 from benchmarks.results import RESULTS, Results
 from evaluation.scores import PerceptualMetrics, measure, measure_perceptual
 from scene.avatar import Avatar
 from scene.checkpoint import STATE_FILE, list_checkpoints, load_checkpoint
+from training.fitting import fit_tracking
 from training.log import CSV_NAME
 from training.refinement import corrected
 from training.world import World, open_world, render_on_black
@@ -119,9 +121,19 @@ def report(folder: Path, trained: Run, args: argparse.Namespace, results: Result
                             if name in scores)
             reached = f"{setting}, {checkpoint.iteration} steps, N={avatar.count}: {text}"
             results.add("time_to_quality", reached, seconds, "s")
+    frames = world.dataset.test_indices.tolist()
+    report_scores(scores, f"{setting}, {len(frames)} held-out frames", results)
+    for protocol in args.protocols:
+        seen = protocol == "seen"
+        other = fit_tracking(view, avatar, degree, frames, TestSettings.seen_steps, BATCH) if seen else world
+        setting_of = f"{setting}, {protocol.replace('_', ' ')}, {len(frames)} held-out frames"
+        report_scores(score(other, avatar, degree, networks), setting_of, results)
+
+
+def report_scores(scores: dict[str, float], setting: str, results: Results) -> None:
+    """A row for each score."""
     for name, value in scores.items():
-        unit = "dB" if name.endswith("psnr") else "1"
-        results.add(f"quality_{name}", f"{setting}, {len(world.dataset.test_indices)} held-out frames", value, unit)
+        results.add(f"quality_{name}", setting, value, "dB" if name.endswith("psnr") else "1")
 
 
 def main() -> None:
@@ -131,6 +143,8 @@ def main() -> None:
     parser.add_argument("--label", default="default", help="of the settings, for the rows")
     parser.add_argument("--iterations", type=int, default=OptimizationSettings.iterations)
     parser.add_argument("--steps", type=int, default=1, help="checkpoints to score")
+    parser.add_argument("--protocols", nargs="*", default=[], choices=("as_tracked", "seen"),
+                        help="of test.py, to score beside the predicted tracking")
     parser.add_argument("--processes", type=int, default=1, help="that train together, each on a GPU of its own")
     parser.add_argument("--lpips_weights", type=Path)
     parser.add_argument("--device", default="auto", help="of the scoring; train.py gets its own --device")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -18,13 +18,15 @@ from tqdm import tqdm
 from evaluation import pictures, scores
 from evaluation.regions import REGIONS, MeshView, PosedMeshes, ViewCamera, box
 from utils.atomic import write_json
-from utils.images import write_image
+from utils.images import Size, letterbox, write_image
 from utils.metrics import DEFINITIONS, HEAD_ALPHA, on_black
 from utils.score_files import Row, read_json, summarize, write_csv
 
 if TYPE_CHECKING:
     from utils.video import AddFrame
 
+Groups = Mapping[str, Mapping[str, Sequence[int]]]
+NO_GROUPS: Groups = {}
 Render = Callable[[Sequence[int]], tuple[Tensor, Tensor]]
 
 
@@ -84,6 +86,7 @@ def evaluate(
     settings: EvaluationSettings,
     meshes: PosedMeshes | None = None,
     split: str = "test",
+    groups: Groups = NO_GROUPS,
 ) -> dict[str, Any]:
     """Score the frames `indices` and write everything about them below `run`.
 
@@ -92,11 +95,13 @@ def evaluate(
         source: serves the same frames' ground truth, uint8 RGBA [H,W,4] of the same size, and cameras.
         meshes: for overlays and the face, eyes and mouth scores; these are null without it.
         split: names the folder and the block of metrics.json.
+        groups: some of the frames that are averaged apart as well: kind -> name -> frames.
 
     Returns:
-        The content of run/metrics.json, which is written with {split: block of `summarize`, "definitions"};
-        blocks of other splits that it already holds are kept, a comparison is not. In run/split: frames.csv,
-        evaluation.json (timing, selection, picture layout), prediction/*.png, side_by_side/*.jpg, video.mp4.
+        The content of run/metrics.json, which is written with {split: block of `summarize`, "definitions"}; the
+        block holds each kind of group as {name: block of its frames}. Blocks of other
+        splits that it already holds are kept, a comparison is not. In run/split: frames.csv, evaluation.json (timing,
+        selection, picture layout), prediction/*.png, side_by_side/*.jpg, video.mp4.
 
     Raises:
         ValueError: no frames, ground truth and prediction of different sizes, or NaN in a rendered image.
@@ -105,7 +110,7 @@ def evaluate(
     if not len(indices):
         raise ValueError(f"{split}: no frames to evaluate")
     folder, started = run / split, time.perf_counter()
-    evaluation = _Evaluation(render, source, settings, meshes, _load_perceptual(source, indices[0], settings))
+    evaluation = _Evaluation(render, source, settings, meshes, _load_perceptual(source, indices, settings))
     rows: dict[int, Row] = {}
     boxes: dict[int, Any] = {}
     with ExitStack() as stack:
@@ -125,7 +130,11 @@ def evaluate(
     write_csv(folder / "frames.csv", rows)
     record = {"seconds": round(time.perf_counter() - started, 2), "selection": selection, "boxes": boxes}
     write_json(folder / "evaluation.json", record | evaluation.describe())
-    return _write_metrics(run / "metrics.json", split, evaluation.summarize(rows))
+    block = evaluation.summarize(rows)
+    for kind, parts in groups.items():
+        block[kind] = {name: evaluation.summarize({index: rows[index] for index in part})
+                       for name, part in parts.items()}
+    return _write_metrics(run / "metrics.json", split, block)
 
 
 class _Evaluation:
@@ -145,9 +154,19 @@ class _Evaluation:
         self.seconds_per_frame: list[float] = []
 
     def frames(self, indices: Sequence[int], scored: bool = True) -> Iterator[_Result]:
-        """Results in order; at most one batch of them is in memory. Their rows are empty unless `scored`."""
-        for start in range(0, len(indices), self.settings.batch):
-            yield from self._batch(list(indices[start : start + self.settings.batch]), start if scored else None)
+        """Results in order; at most one batch of them, of one size, is in memory. Rows are empty unless `scored`."""
+        start = 0
+        while start < len(indices):
+            stop = start + 1
+            size = self._size(indices[start])
+            while stop < min(start + self.settings.batch, len(indices)) and self._size(indices[stop]) == size:
+                stop += 1
+            yield from self._batch(list(indices[start:stop]), start if scored else None)
+            start = stop
+
+    def _size(self, index: int) -> Size:
+        camera = self.source.camera(index)
+        return camera.width, camera.height
 
     def summarize(self, rows: dict[int, Row]) -> dict[str, Any]:
         """The frames' block of metrics.json."""
@@ -226,9 +245,11 @@ def _check_finite(image: Tensor, indices: list[int]) -> None:
             raise ValueError(f"frame {index}: {count} numbers of the rendered image are not finite")
 
 
-def _load_perceptual(source: FrameSource, index: int, settings: EvaluationSettings) -> scores.PerceptualMetrics:
-    camera = source.camera(index)
-    return scores.PerceptualMetrics.load(settings.lpips_folder, settings.lpips, min(camera.width, camera.height))
+def _load_perceptual(source: FrameSource, indices: Sequence[int],
+                     settings: EvaluationSettings) -> scores.PerceptualMetrics:
+    cameras = map(source.camera, indices)
+    smallest = min(min(camera.width, camera.height) for camera in cameras)
+    return scores.PerceptualMetrics.load(settings.lpips_folder, settings.lpips, smallest)
 
 
 def _draw(folder: Path, result: _Result, background: str, film: AddFrame | None, save: bool) -> None:
@@ -257,17 +278,27 @@ def _remove_stale(folder: Path, written: set[int], video: bool) -> None:
         (folder / "video.mp4").unlink(missing_ok=True)
 
 
-def _video(path: Path, fps: float) -> AbstractContextManager[AddFrame]:
+@contextmanager
+def _video(path: Path, fps: float) -> Iterator[AddFrame]:
+    """A film of pictures of any size: all are fitted into the first one's."""
     from utils.video import write_video  # here, so that scores need no PyAV
 
-    return write_video(path, fps)
+    size: list[Size] = []
+    with write_video(path, fps) as add:
+
+        def fit(picture: NDArray[np.uint8]) -> None:
+            if not size:
+                size.append((picture.shape[1], picture.shape[0]))
+            add(letterbox(picture, size[0]))
+
+        yield fit
 
 
 def _write_metrics(path: Path, split: str, block: dict[str, Any]) -> dict[str, Any]:
     content = read_json(path) if path.is_file() else {}
     if split == "test":  # a comparison merged earlier was with other scores; it has to be merged anew
         content = {name: value for name, value in content.items() if not name.startswith("without_blendshapes")}
-    content.pop(f"{split}_fitted", None)  # fitted to what the avatar was then
+    content = {name: value for name, value in content.items() if not name.startswith(f"{split}_")}  # of that avatar
     content |= {split: block, "definitions": DEFINITIONS}
     write_json(path, content)
     return content

@@ -3,7 +3,7 @@
 from flame.head import JOINT_NAMES, Head, MouthPlacement, check_head_matches
 from flame.load import load_head
 from flame.mouth import subject_mouth
-from flame.pose import Joints, PosedHead, joint_transforms, pose_feature, pose_head
+from flame.pose import Joints, PosedHead, joint_transforms, pose_feature, pose_head, posed_vertices
 
 __all__ = [
     "JOINT_NAMES",
@@ -16,5 +16,6 @@ __all__ = [
     "load_head",
     "pose_feature",
     "pose_head",
+    "posed_vertices",
     "subject_mouth",
 ]

@@ -88,6 +88,17 @@ class Head:
         """False when all pose_dirs are zero, as in the open head: then pose offsets need not be computed at all."""
         return bool(self.pose_dirs.any())
 
+    def with_offset(self, offset: Tensor) -> Head:
+        """The same head with `offset` [V,3] (metres) added to its template, from which joints are regressed.
+
+        An offset of more vertices than the head has ends with the teeth that GaussianAvatars' FLAME appends; they are
+        left out, as teeth here are Gaussians of their own. ValueError when it has fewer.
+        """
+        if offset.ndim != 2 or offset.shape[1] != 3 or len(offset) < self.n_vertices:
+            raise ValueError(f"{self.name}: a static offset [{self.n_vertices}, 3] is wanted, got "
+                             f"{list(offset.shape)}; choose the head model that the data was tracked with (--head)")
+        return replace(self, v_template=self.v_template + offset[:self.n_vertices].to(self.v_template))
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Head:
         """A copy with its floating tensors in `dtype` and all tensors on `device`; itself when nothing changes."""
 

@@ -1,4 +1,4 @@
-"""Reading heads from disk: the shipped open head, any .npz in its layout, FLAME 2020 and 2023 pickles."""
+"""Reading heads from disk: the shipped open head, any .npz in its layout, FLAME pickles of 2020 and 2023."""
 
 from __future__ import annotations
 
@@ -21,11 +21,16 @@ from utils.safe_pickle import load_flame_pickle
 _DATA = Path(__file__).resolve().parent.parent / "data"
 OPEN_HEAD = _DATA / "open_head" / "open_head.npz"
 FLAME_FOLDER = _DATA / "FLAME"
-FLAME_FILES = ("generic_model.pkl", "flame2020.pkl", "flame2023.pkl", "flame2023_Open.pkl")
-"""What "flame" stands for: the first of these that the user has put in data/FLAME."""
+FLAME_2020 = ("generic_model.pkl", "flame2020.pkl")
+FLAME_2023 = ("flame2023.pkl", "flame2023_Open.pkl")
+FLAME_FILES = {"flame": (*FLAME_2020, *FLAME_2023), "flame2020": FLAME_2020, "flame2023": FLAME_2023}
+"""What a name stands for: the first of these files that the user has put in data/FLAME."""
 
 FLAME_IDENTITIES = 300
 """FLAME's shapedirs hold 300 identity columns, then the expressions (100)."""
+
+TEETH_VERTICES = 120
+"""GaussianAvatars' FLAME ends with so many vertices of teeth (5143 for 5023), which no eyelid file knows."""
 
 _SHARED_KEYS = ("v_template", "f", "shapedirs", "posedirs", "J_regressor", "weights", "kintree_table")
 _OPEN_KEYS = (*_SHARED_KEYS, "n_shape", "exp_names", "l_eyelid", "r_eyelid")
@@ -38,17 +43,19 @@ _log = logging.getLogger(__name__)
 def load_head(source: str | Path, regions: str | Path | None = None) -> Head:
     """Load a parametric head as float32 CPU tensors.
 
-    source: "open" (the head that ships in data/open_head), "flame" (the first of `FLAME_FILES` in data/FLAME), a path
-    of a .npz in that head's layout (its README lists the keys), or of a FLAME 2020 or 2023 .pkl. FLAME pickles hold
-    no eyelids: `l_eyelid.npy` and `r_eyelid.npy` [V,3] beside the pickle are used if they exist, zeros otherwise; so is
-    `mediapipe_landmark_embedding.npz`, which tracking needs.
-    Pickles are read without executing them.
+    source: "open" (the head that ships in data/open_head), "flame", "flame2020" or "flame2023" (the first of its
+    `FLAME_FILES` in data/FLAME), a path of a .npz in that head's layout (its README lists the keys), or of a FLAME
+    .pkl: 2020, 2023, 2023 Open, or one with the teeth that GaussianAvatars appends. FLAME pickles hold no eyelids:
+    `l_eyelid.npy` and `r_eyelid.npy` [V,3] beside the pickle are used if they exist, zeros otherwise; so is
+    `mediapipe_landmark_embedding.npz`, which tracking needs. What is missing is said once. Pickles are read without
+    executing them.
     regions: a masks pickle or a folder that replaces regions, see `flame.region_files.region_overrides`.
 
     Raises FileNotFoundError, ValueError naming the file and the key that is missing or has a wrong shape, and
     `utils.safe_pickle`'s UnsafePickleError and DamagedFileError.
     """
-    path = OPEN_HEAD if str(source) == "open" else _installed_flame() if str(source) == "flame" else Path(source)
+    name = str(source)
+    path = OPEN_HEAD if name == "open" else _installed_flame(name) if name in FLAME_FILES else Path(source)
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
         raise FileNotFoundError(f"{path}: {found}; a head is 'open', an .npz or a .pkl (see data/FLAME/README.md)")
@@ -60,11 +67,11 @@ def load_head(source: str | Path, regions: str | Path | None = None) -> Head:
         raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from error
 
 
-def _installed_flame() -> Path:
-    for name in FLAME_FILES:
+def _installed_flame(version: str) -> Path:
+    for name in FLAME_FILES[version]:
         if (FLAME_FOLDER / name).is_file():
             return FLAME_FOLDER / name
-    raise FileNotFoundError(f"no FLAME model in data/FLAME (looked for {', '.join(FLAME_FILES)}); "
+    raise FileNotFoundError(f"no {version.upper()} model in data/FLAME (looked for {', '.join(FLAME_FILES[version])}); "
                             "data/FLAME/README.md says how to get one, and --head names another file. The head that "
                             "ships needs no registration: --head open, for data that were tracked with it")
 
@@ -99,19 +106,34 @@ def _from_flame(path: Path, regions: str | Path | None) -> Head:
     names = tuple(f"exp{k:03d}" for k in range(columns - FLAME_IDENTITIES))
     lids = _flame_eyelids(path, len(_array(path, data, "v_template", (None, 3))))
     landmarks = flame_embedding(path, len(_array(path, data, "f", (None, 3))))
+    _tell_what_lacks(path, lids, landmarks)
     return _assemble(path, data, FLAME_IDENTITIES, names, lids, regions, landmarks)
+
+
+_told: set[Path] = set()  # models of which was said what they lack
+
+
+def _tell_what_lacks(model: Path, lids: Floats, landmarks: LandmarkEmbedding | None) -> None:
+    lacks = [] if lids.any() else ["no l_eyelid.npy and r_eyelid.npy beside it, eyelid codes will move nothing"]
+    if landmarks is None:
+        lacks.append("no mediapipe_landmark_embedding.npz, track.py cannot fit this model to a video")
+    if lacks and model not in _told:
+        _log.warning("%s: %s", model, "; ".join(lacks))
+    _told.add(model)
 
 
 def _flame_eyelids(model: Path, n_vertices: int) -> Floats:
     files = [model.parent / name for name in ("l_eyelid.npy", "r_eyelid.npy")]
     if not all(file.is_file() for file in files):
-        _log.warning("%s: no l_eyelid.npy and r_eyelid.npy beside it; eyelid codes will move nothing", model)
         return np.zeros((2, n_vertices, 3))
     lids = [read_npy(file) for file in files]
     for file, lid in zip(files, lids, strict=True):
-        if lid.size != n_vertices * 3 or lid.dtype.kind not in "iuf":
+        if lid.size not in (n_vertices * 3, (n_vertices - TEETH_VERTICES) * 3) or lid.dtype.kind not in "iuf":
             raise ValueError(f"{file}: shape {list(lid.shape)}, wanted [{n_vertices}, 3] numbers; type {lid.dtype}")
-    return np.stack([lid.reshape(n_vertices, 3).astype(np.float64) for lid in lids])
+    whole = np.zeros((2, n_vertices, 3))
+    for side, lid in zip(whole, lids, strict=True):
+        side[:lid.size // 3] = lid.reshape(-1, 3)
+    return whole
 
 
 def _assemble(

@@ -67,7 +67,7 @@ class PosedHead:
 
     def vertices_at(self, frames: slice | Tensor) -> Tensor:
         """`vertices` of some frames (slice or int64 indices), [T',V,3], in chunks of at most `CHUNK_BYTES`."""
-        return _posed_vertices(
+        return posed_vertices(
             self.head, self.neutral, self.expression[frames], self.pose_feature[frames],
             self.joint_transforms[frames], self.eyelids[frames],
         )  # fmt: skip
@@ -107,7 +107,7 @@ def pose_head(
     rotations, joints, transforms = Joints.of(head, neutral).pose(expression, neck, jaw, eyes)
     feature = pose_feature(rotations)
     anchor = head.regions["back_of_head"]
-    moved = _posed_vertices(head, neutral, expression, feature, transforms, eyelids, anchor)
+    moved = posed_vertices(head, neutral, expression, feature, transforms, eyelids, anchor)
     return PosedHead(
         head=head,
         neutral=neutral,
@@ -173,7 +173,7 @@ def joint_transforms(rotations: Tensor, joints: Tensor, parents: tuple[int, ...]
     return placed
 
 
-def _posed_vertices(
+def posed_vertices(
     head: Head,
     neutral: Tensor,
     expression: Tensor,
@@ -182,7 +182,11 @@ def _posed_vertices(
     eyelids: Tensor,
     subset: Tensor | None = None,
 ) -> Tensor:
-    """Vertices [T,V,3], or [T,len(subset),3] for some vertex ids, a bounded number of frames at a time."""
+    """Vertices [T,V,3], or [T,len(subset),3] for some vertex ids, a bounded number of frames at a time.
+
+    neutral [V,3]; expression [T,E]; feature [T,9*(J-1)], see `pose_feature`; transforms [T,J,3,4], see
+    `joint_transforms`; eyelids [T,2]. Differentiable in all of them.
+    """
     pick = slice(None) if subset is None else subset
     rest, weights, lids = neutral[pick], head.weights[pick], head.eyelids[:, pick]
     basis, codes = head.expression_dirs[pick], expression

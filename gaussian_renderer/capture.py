@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, TypeVar
 
 import torch
@@ -82,3 +82,27 @@ class CapturedStep(Generic[Result]):
         self._graph = graph
         self._room = list_usage(*self._picture)[1]
         self.captures += 1
+
+
+class CapturedSizes(Generic[Result]):
+    """A `CapturedStep` for each size of pictures (width, height): a graph has fixed shapes."""
+
+    def __init__(self, compute: Callable[[], Result], device: torch.device, batch: int,
+                 sizes: Iterable[tuple[int, int]], agreement: Callable[[], Callable[[bool], bool]] = lambda: bool,
+                 ) -> None:
+        """`agreement` makes what each of them takes as `agree`."""
+        self._steps = {size: CapturedStep(compute, (device, batch, *size), agreement()) for size in sizes}
+
+    @property
+    def captures(self) -> int:
+        """How many graphs were captured."""
+        return sum(step.captures for step in self._steps.values())
+
+    def drop(self) -> None:
+        """Forget the captured graphs; tensors that they used may go away."""
+        for step in self._steps.values():
+            step.drop()
+
+    def run(self, size: tuple[int, int], key: Hashable) -> Result:
+        """One run of the variant `key` with pictures of a size."""
+        return self._steps[size].run(key)

@@ -15,12 +15,12 @@ from blendshape_ops import Posed
 from torch import Tensor
 
 from arguments import DataSettings, TrainSettings, load_config
-from flame import Head, load_head
+from flame import Head
 from gaussian_renderer import Cameras, RenderOutput, render
 from player.reference_model import load_reference_model, reference_iterations, reference_rig
 from scene.avatar import Avatar
 from scene.checkpoint import STATE_FILE, Checkpoint, CheckpointError, check_fits, newest_checkpoint
-from scene.clip import CLIP_FILE, Clip, choose_head, clip_of, load_clip, open_data, open_dataset
+from scene.clip import CLIP_FILE, Clip, choose_head, clip_of, head_of, load_clip, open_data, open_dataset
 from scene.rig import Codes, Rig
 
 Frames: TypeAlias = int | slice | Sequence[int] | Tensor
@@ -125,7 +125,7 @@ def open_player(model_path: Path, device: torch.device, iteration: int = -1,
         return _open_reference(model_path, device, iteration, source_path)
     if (model_path / CLIP_FILE).is_file():  # then config.json, which other versions write otherwise, is not needed
         clip = load_clip(model_path)
-        subject = _Subject(clip, load_head(clip.head))
+        subject = _Subject(clip, head_of(clip))
     else:
         subject = _from_data(load_config(TrainSettings, model_path).data, model_path)
     return _assemble(subject, newest_checkpoint(model_path, iteration, with_training=False), device, model_path)

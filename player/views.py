@@ -30,6 +30,15 @@ def front_frame(clip: Clip) -> int:
     return int((angle / 10 + unusual / unusual.median().clamp_min(1e-6)).argmin())
 
 
+def front_clip(clip: Clip) -> Clip:
+    """The frames of the camera that sees the face best, of several; the clip itself where there is but one.
+
+    For what plays a clip in time: moment after moment, each once.
+    """
+    recording = clip.recording
+    return clip.of_camera(int(recording.view[front_frame(clip)])) if recording.several else clip
+
+
 def seen_directions(player: Player, target: NDArray[np.floating]) -> Directions:
     """Views of all training frames, thinned to `APART` degrees. target [3]: the head's middle, metres, at rest."""
     clip, found = player.clip, list[Directions]()

@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 
 from arguments import DataSettings, TrainSettings, load_config
-from flame import Head, load_head
+from flame import Head
 from player.reference_model import load_reference_model, reference_iterations
+from player.views import front_clip
 from reenactment.arkit_csv import read_arkit_csv
 from reenactment.motion import HeadMotion, motion_of
-from scene.clip import CLIP_FILE, Clip, choose_head, clip_of, load_clip, open_data, open_dataset
+from scene.clip import CLIP_FILE, Clip, choose_head, clip_of, head_of, load_clip, open_data, open_dataset, open_pictures
 from scene.dataset import Dataset
 from scene.readers import READERS
 from scene.rig import Codes
@@ -80,7 +81,7 @@ def open_driver(path: Path, head: str = "auto", source_path: Path | None = None,
 
 
 def driver_of_clip(name: str, clip: Clip, head: Head, pictures: Pictures | None = None) -> Driver:
-    """The frames of a clip as a driver. ValueError when its codes are not the head's."""
+    """The frames of a clip of one camera as a driver. ValueError when its codes are not the head's."""
     got = clip.codes.expression.shape[1]
     if got != head.n_expression:
         raise ValueError(f"{name}: wanted {head.n_expression} expression codes, for it says to be of {head.name}, got "
@@ -89,11 +90,15 @@ def driver_of_clip(name: str, clip: Clip, head: Head, pictures: Pictures | None 
     return Driver(name, head, clip.codes, motion, pictures=pictures)
 
 
-def dataset_pictures(dataset: Dataset, count: int) -> Pictures:
-    """The head on black, frame by frame."""
+def dataset_pictures(dataset: Dataset, clip: Clip) -> Pictures | None:
+    """The head on black, frame by frame of a clip of one camera; None where the data set is of other frames."""
+    recording, name = dataset.recording, clip.recording.cameras[0]
+    frames = recording.of_camera(recording.cameras.index(name)).tolist() if name in recording.cameras else []
+    if len(frames) != len(clip):
+        return None
 
     def pictures() -> Iterator[NDArray[np.uint8]]:
-        for index in range(count):
+        for index in frames:
             rgba = dataset.rgba(index).astype(np.uint16)
             yield ((rgba[..., :3] * rgba[..., 3:] + 127) // 255).astype(np.uint8)
 
@@ -101,19 +106,19 @@ def dataset_pictures(dataset: Dataset, count: int) -> Pictures:
 
 
 def run_pictures(folder: Path, clip: Clip, source_path: Path | None) -> Pictures | None:
-    """Pictures of a run's own data set; None when it is gone or another one."""
+    """Pictures of a run's own data set for a clip of one camera; None when it is gone or another one."""
     try:
         data = load_config(TrainSettings, folder).data
         data = replace(data, cache="stream", source_path=source_path or data.source_path)
-        dataset = open_dataset(data, open_data(data))
+        dataset = open_pictures(data)
     except (ValueError, OSError):
         return None
-    return dataset_pictures(dataset, len(clip)) if dataset.frame_count == len(clip) else None
+    return dataset_pictures(dataset, clip)
 
 
 def _of_run(path: Path, source_path: Path | None) -> Driver:
-    clip = load_clip(path)
-    return driver_of_clip(path.resolve().name, clip, load_head(clip.head), run_pictures(path, clip, source_path))
+    clip = front_clip(load_clip(path))
+    return driver_of_clip(path.resolve().name, clip, head_of(clip), run_pictures(path, clip, source_path))
 
 
 def _of_data(data: DataSettings, name: str) -> Driver:
@@ -124,8 +129,8 @@ def _of_data(data: DataSettings, name: str) -> Driver:
         raise ValueError(f"--driver {data.source_path}: its codes belong to head '{source.head or 'flame'}', which "
                          f"does not open: {error}. --driver_head names another model") from error
     dataset = open_dataset(data, source)
-    clip = clip_of(data, source, head, dataset)
-    return driver_of_clip(name, clip, head, dataset_pictures(dataset, len(clip)))
+    clip = front_clip(clip_of(data, source, head, dataset))
+    return driver_of_clip(name, clip, head, dataset_pictures(dataset, clip))
 
 
 def _some(pictures: Pictures, frames: Sequence[int]) -> Pictures:

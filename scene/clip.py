@@ -1,15 +1,18 @@
 """What a run keeps of its data set, so that the avatar plays without it: codes, cameras and split of all frames.
 
-    OUT/clip.safetensors    codes.*, R, t, K, train, test; in the header: format version, head model, picture size
+    OUT/clip.safetensors    codes.*, R, t, K, train, test; of several cameras also time and view; static_offset where
+                            the identity has one; in the header: format version, head model, picture size, names of
+                            several cameras
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -21,6 +24,7 @@ from flame.codes import fit_code
 from flame.load import LOADERS
 from scene.dataset import Dataset
 from scene.readers import AUTO, READERS, Source, open_source
+from scene.recording import Recording
 from scene.rig import Codes
 from scene.split import Split
 from utils.atomic import write_with
@@ -29,6 +33,7 @@ from utils.processes import process_rank
 CLIP_FILE = "clip.safetensors"
 FORMAT_VERSION = 1
 _HEADER = "clip"
+_RECORDED = ("time", "view")
 _CODE_WIDTHS = {"expression": None, "jaw": 6, "eyes": 12, "eyelids": 2, "neck": 6}
 
 
@@ -38,6 +43,9 @@ class Clip:
 
     codes: float32, fitted to the head. R [T,3,3], t [T,3], K [T,3,3]: float32 cameras at width x height pixels.
     train, test: int64 frame numbers, ascending. head: the head model that the codes belong to, as `load_head` takes it.
+    recorded: which frame shows which moment, by which of several cameras; None: one camera, a moment a frame. Where
+    their pictures differ in size, each lies in the middle of width x height pixels.
+    static_offset: [V,3] metres that the identity adds to its template, or None.
     """
 
     codes: Codes
@@ -49,13 +57,41 @@ class Clip:
     train: Tensor
     test: Tensor
     head: str
+    recorded: Recording | None = None
+    static_offset: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.R)
 
+    @property
+    def recording(self) -> Recording:
+        """`recorded`, or that of a single camera."""
+        return self.recorded or Recording.single(len(self))
+
+    def of_camera(self, number: int) -> Clip:
+        """The frames of one of several cameras, in order of time, as a clip of that camera alone."""
+        chosen = torch.from_numpy(self.recording.of_camera(number))
+        train, test = (torch.nonzero(torch.isin(chosen, part))[:, 0] for part in (self.train, self.test))
+        alone = replace(Recording.single(len(chosen)), cameras=self.recording.cameras[number:number + 1])
+        return replace(self, codes=self.codes.at(chosen), R=self.R[chosen], t=self.t[chosen], K=self.K[chosen],
+                       train=train, test=test, recorded=alone)
+
 
 def open_data(data: DataSettings) -> Source:
-    """The data set that the settings name. Errors name the file or flag."""
+    """The data set that the settings name, complete. Errors name the file or flag.
+
+    The head model is loaded only where the layout cannot be read without it.
+    """
+    source = _open(data)
+    return source if source.pending is None else source.completed(choose_head(data.head, source))
+
+
+def open_pictures(data: DataSettings) -> Dataset:
+    """The pictures of the data set, for those who have its codes and cameras from a clip; no head model is needed."""
+    return open_dataset(data, replace(_open(data), pending=None))
+
+
+def _open(data: DataSettings) -> Source:
     flags = {f"--{reader.flag}": name for name, reader in READERS.items() if reader.flag and getattr(data, reader.flag)}
     asked = flags if data.layout == AUTO else flags | {f"--layout {data.layout}": data.layout}
     if len(set(asked.values())) > 1:
@@ -65,7 +101,8 @@ def open_data(data: DataSettings) -> Source:
 
 def open_dataset(data: DataSettings, source: Source) -> Dataset:
     """The frames of `source`, split and sized as the settings say."""
-    split = Split(data.split, None if data.test_frames < 0 else data.test_frames, blocks=data.test_blocks)
+    split = Split(data.split, None if data.test_frames < 0 else data.test_frames, blocks=data.test_blocks,
+                  cameras=data.test_cameras)
     first = process_rank() == 0  # of several that train, the first one scores held-out frames and shows its progress
     return Dataset(source, split, data.resolution, data.cache, progress=first, held_out=first)
 
@@ -77,11 +114,20 @@ def head_name(name: str, source: Source) -> str:
 
 
 def choose_head(name: str, source: Source) -> Head:
-    """The head model the data was tracked with (see `head_name`). ValueError when its mesh does not fit the data's."""
+    """The head model the data was tracked with (see `head_name`), with the identity's static offset.
+
+    ValueError when its mesh does not fit the data's.
+    """
     head = load_head(head_name(name, source))
     if source.mesh is not None:
         check_head_matches(head, source.mesh.vertices, source.mesh.triangles, "canonical.obj of the data set")
-    return head
+    return head if source.static_offset is None else head.with_offset(torch.from_numpy(source.static_offset.copy()))
+
+
+def head_of(clip: Clip) -> Head:
+    """The head model that a clip belongs to, with its static offset. Raises as `load_head` does."""
+    head = load_head(clip.head)
+    return head if clip.static_offset is None else head.with_offset(clip.static_offset)
 
 
 def clip_of(data: DataSettings, source: Source, head: Head, dataset: Dataset) -> Clip:
@@ -95,10 +141,12 @@ def clip_of(data: DataSettings, source: Source, head: Head, dataset: Dataset) ->
 
     codes = Codes(shape=fitted(dataset.shape[0], head.n_shape, "shape"),
                   expression=fitted(dataset.expression, head.n_expression, "expression"),
-                  jaw=dataset.jaw, eyes=dataset.eyes, eyelids=dataset.eyelids)
-    return Clip(codes, dataset.R, dataset.t, dataset.K, dataset.width, dataset.height,
+                  jaw=dataset.jaw, eyes=dataset.eyes, eyelids=dataset.eyelids, neck=dataset.neck)
+    offset = source.static_offset
+    return Clip(codes, dataset.R, dataset.t, dataset.K_in_window, dataset.width, dataset.height,
                 torch.from_numpy(dataset.train_indices), torch.from_numpy(dataset.test_indices),
-                head_name(data.head, source))
+                head_name(data.head, source), dataset.recording if dataset.recording.several else None,
+                None if offset is None else torch.from_numpy(offset.copy()))
 
 
 def save_clip(clip: Clip, folder: Path) -> None:
@@ -106,7 +154,12 @@ def save_clip(clip: Clip, folder: Path) -> None:
     codes = {f"codes.{item.name}": getattr(clip.codes, item.name) for item in fields(Codes)}
     tensors = {name: value for name, value in codes.items() if value is not None}
     tensors |= {name: getattr(clip, name) for name in ("R", "t", "K", "train", "test")}
+    if clip.static_offset is not None:
+        tensors["static_offset"] = clip.static_offset
     header = {"format_version": FORMAT_VERSION, "head": clip.head, "width": clip.width, "height": clip.height}
+    if clip.recorded is not None and clip.recorded.several:
+        tensors |= {name: torch.from_numpy(getattr(clip.recorded, name)) for name in _RECORDED}
+        header["cameras"] = list(clip.recorded.cameras)
     write_with(folder / CLIP_FILE, lambda path: save_file(
         {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path,
         {_HEADER: json.dumps(header)}))
@@ -126,11 +179,29 @@ def load_clip(folder: Path) -> Clip:
     _check_tensors(tensors, path)
     codes = Codes(**{item.name: tensors.get(f"codes.{item.name}") for item in fields(Codes)})  # type: ignore[arg-type]
     cameras = {name: tensors[name] for name in ("R", "t", "K", "train", "test")}
-    return Clip(codes=codes, **cameras, **size)
+    recorded = _read_recording(size.pop("cameras", None), tensors, path)
+    return Clip(codes=codes, **cameras, **size, recorded=recorded, static_offset=tensors.get("static_offset"))
+
+
+def _read_recording(cameras: Any, tensors: dict[str, Tensor], path: Path) -> Recording | None:
+    """Of several cameras; None where the header names none."""
+    there = [name for name in _RECORDED if name in tensors]
+    if cameras is None and not there:
+        return None
+    named = isinstance(cameras, list) and len(set(map(str, cameras))) == len(cameras) > 1
+    if not named or not all(isinstance(name, str) for name in cameras) or len(there) < len(_RECORDED):
+        raise ValueError(f"{path}: several cameras: wanted their names in the header, time and view, got names "
+                         f"{str(cameras)[:60]} and {there or 'neither'}")
+    time, view = (tensors[name].numpy() for name in _RECORDED)
+    gapless = np.array_equal(np.unique(time), np.arange(time.max() + 1))
+    if not (gapless and 0 <= view.min() <= view.max() < len(cameras)):
+        raise ValueError(f"{path}: time and view: wanted moments 0, 1, ... without gaps and cameras 0 to "
+                         f"{len(cameras) - 1}, got others")
+    return Recording(time, view, tuple(cameras))
 
 
 def _read_header(header: dict[str, str] | None, path: Path) -> dict[str, Any]:
-    """width, height and head."""
+    """width, height, head, and the names of several cameras."""
     try:
         values = json.loads((header or {})[_HEADER])
         version = values.pop("format_version")
@@ -138,7 +209,7 @@ def _read_header(header: dict[str, str] | None, path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: wanted the header that save_clip writes, got {header}") from None
     if version != FORMAT_VERSION:
         raise ValueError(f"{path}: wanted clip format {FORMAT_VERSION}, got {version!r}")
-    wanted = {"head": str, "width": int, "height": int}
+    wanted = {"head": str, "width": int, "height": int} | ({"cameras": list} if "cameras" in values else {})
     if {name: type(value) for name, value in values.items()} != wanted or min(values["width"], values["height"]) < 1:
         raise ValueError(f"{path}: header: wanted head and a positive width and height, got {values}")
     return values
@@ -147,20 +218,22 @@ def _read_header(header: dict[str, str] | None, path: Path) -> dict[str, Any]:
 def _check_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     wanted: dict[str, list[int | None]] = {"codes.shape": [None], "R": [None, 3, 3], "t": [None, 3], "K": [None, 3, 3]}
     wanted |= {f"codes.{name}": [None, width] for name, width in _CODE_WIDTHS.items()}
-    wanted |= {"train": [None], "test": [None]}
-    missing, unexpected = sorted(wanted.keys() - {"codes.neck"} - tensors.keys()), sorted(tensors.keys() - wanted)
+    wanted |= {name: [None] for name in ("train", "test", *_RECORDED)}
+    wanted["static_offset"] = [None, 3]
+    optional = {"codes.neck", "static_offset", *_RECORDED}
+    missing, unexpected = sorted(wanted.keys() - optional - tensors.keys()), sorted(tensors.keys() - wanted)
     if missing or unexpected:
         raise ValueError(f"{path}: missing {missing or 'nothing'}, unexpected {unexpected or 'nothing'}")
     frames = tensors["R"].shape[:1]
     for name, tensor in tensors.items():
-        indices = name in ("train", "test")
-        shape, dtype = wanted[name], torch.int64 if indices else torch.float32
+        indices, whole = name in ("train", "test"), name in ("train", "test", *_RECORDED)
+        shape, dtype = wanted[name], torch.int64 if whole else torch.float32
         fits = tensor.ndim == len(shape) and all(w in (None, g) for w, g in zip(shape, tensor.shape, strict=True))
         if not fits or tensor.dtype != dtype:
             raise ValueError(f"{path}: {name}: wanted {dtype} {shape}, got {tensor.dtype} {list(tensor.shape)}")
         if indices and tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) < frames[0]:
             raise ValueError(f"{path}: {name}: wanted frames 0 to {frames[0] - 1}, got others")
-        if not indices and name != "codes.shape" and tensor.shape[:1] != frames:
+        if not indices and name not in ("codes.shape", "static_offset") and tensor.shape[:1] != frames:
             raise ValueError(f"{path}: {name}: wanted {frames[0]} frames as R has, got {len(tensor)}")
-        if not indices and not torch.isfinite(tensor).all():
+        if not whole and not torch.isfinite(tensor).all():
             raise ValueError(f"{path}: {name}: holds a number that is not finite")

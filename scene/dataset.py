@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -15,8 +16,9 @@ from tqdm import tqdm
 from scene.frame import Camera, Frame
 from scene.picture_facts import PictureFacts, picture_facts
 from scene.readers.source import Source
-from scene.split import IndexArray, Split
-from utils.images import ByteImage, read_mask, read_rgb, read_rgba, resize_area, resize_rgba
+from scene.recording import IndexArray, Recording
+from scene.split import Split
+from utils.images import ByteImage, Size, read_mask, read_rgb, read_rgba, resize_area, resize_rgba
 from utils.parallel import ordered
 from utils.processes import local_count
 
@@ -36,15 +38,21 @@ class Dataset:
         decoding. held_out: cache held-out frames too; otherwise `images` of them are black.
 
     Attributes:
-        frame_count, width, height: working size, pixels.
+        frames, frame_count: camera after camera, each in the order of time, whatever their order in the source.
+        recording: which frame shows which moment, by which camera.
+        sizes: working sizes that occur, (width, height) in pixels; `size` says which is whose.
+        width, height: the size that there is, or the raster into which pictures of every size fit.
         train_indices, test_indices: int64 arrays, ascending.
-        images: uint8 RGBA [N,H,W,4] on the CPU, or None when streaming.
+        images: by size, uint8 RGBA [n,H,W,4] on the CPU, in the order of frames; or None when streaming.
+        place: int64 [N], where a frame's picture is among those of its size.
         background: uint8 [H,W,3] at working size, or None (see Source).
         R [N,3,3], t [N,3], K [N,3,3]: float32, cameras at working size.
         shape [N,S], expression [N,E], jaw [N,6], eyes [N,12], eyelids [N,2]: float32, codes of all frames.
+        neck: float32 [N,6], or None where the data set tracks none.
 
     Raises:
-        ValueError: a damaged or unsuitable image (named), a split without training frames, an impossible resolution.
+        ValueError: a damaged or unsuitable image (named), a split without training frames, an impossible resolution,
+            a source that is not complete (see `Source.completed`).
     """
 
     def __init__(
@@ -52,37 +60,52 @@ class Dataset:
         cache: Literal["auto", "ram", "stream"] = "auto", workers: int | None = None, progress: bool = True,
         held_out: bool = True,
     ) -> None:
-        self.frames = source.frames
-        self.frame_count = len(source.frames)
-        self.train_indices, self.test_indices = (split or Split()).indices(
-            self.frame_count, source.default_test_frames
-        )
-        full = source.frames[0].camera
-        self.width, self.height = working_size(full.width, full.height, resolution)
+        if source.pending is not None:
+            raise ValueError("the source is not complete: Source.completed takes the head model")
+        self.frames = _camera_after_camera(source.frames)
+        self.frame_count = len(self.frames)
+        self.recording = Recording.of(self.frames)
+        self.train_indices, self.test_indices = (split or Split()).of(self.recording, source.default_test_frames)
+        self._arrange(resolution)
+        if source.background is not None and (self.recording.several or len(self.sizes) > 1):
+            raise ValueError(f"{self.frames[0].image_path}: whole photographs over one background are read from one "
+                             "camera; pictures of several need an alpha channel")
         self.background = None if source.background is None else torch.from_numpy(
-            self._fitted(source.background.copy())
+            resized(source.background.copy(), (self.width, self.height))
         )
         self._stack_tensors()
         workers = workers or max(1, (os.cpu_count() or 1) // local_count())
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._pending: dict[int, Future[ByteImage]] = {}
         self._facts: dict[int, PictureFacts] = {}
-        self.images: Tensor | None = None
+        self.images: dict[Size, Tensor] | None = None
         if cache == "ram" or (cache == "auto" and self._fits_in_ram()):
             wanted = np.arange(self.frame_count) if held_out else self.train_indices
-            self.images = torch.from_numpy(self._decode_all(wanted, workers, progress))
+            images = self._decode_all(wanted, workers, progress)
+            self.images = {size: torch.from_numpy(array) for size, array in images.items()}
+
+    def size(self, index: int) -> Size:
+        """Working size of one frame: width, height."""
+        return self.sizes[self._size_number[index]]
+
+    def by_size(self, indices: Sequence[int] | IndexArray) -> list[IndexArray]:
+        """`indices`, divided into those of one size each; order is kept."""
+        index = np.asarray(indices, np.int64)
+        parts = [index[self._size_number[index] == number] for number in range(len(self.sizes))]
+        return [part for part in parts if len(part)]
 
     def rgba(self, index: int) -> ByteImage:
         """Image of one frame, uint8 [H,W,4], colour not premultiplied; alpha is the head mask."""
         if self.images is not None:
-            return self.images[index].numpy()
+            return self.images[self.size(index)][self.place[index]].numpy()
         future = self._pending.pop(int(index), None)
         return future.result() if future is not None else self._decode(int(index))
 
     def rgba_batch(self, indices: Sequence[int] | IndexArray) -> Tensor:
-        """Images of several frames, uint8 [B,H,W,4] on the CPU."""
+        """Images of several frames of one size, uint8 [B,H,W,4] on the CPU."""
         if self.images is not None:
-            return self.images[torch.as_tensor(np.asarray(indices, dtype=np.int64))]
+            index = np.asarray(indices, dtype=np.int64)
+            return self.images[self.size(index[0])][torch.from_numpy(self.place[index])]
         self.prefetch(indices)
         return torch.from_numpy(np.stack([self.rgba(index) for index in indices]))
 
@@ -108,7 +131,26 @@ class Dataset:
 
     def camera(self, index: int) -> Camera:
         """Camera of one frame at working size."""
-        return self.frames[index].camera.resized(self.width, self.height)
+        return self.frames[index].camera.resized(*self.size(index))
+
+    @property
+    def K_in_window(self) -> Tensor:  # noqa: N802 (a name of the mathematics)
+        """K [N,3,3] of pictures that lie in the middle of width x height pixels: `K` where all have one size."""
+        if len(self.sizes) == 1:
+            return self.K
+        fitted = [self.camera(index).fitted(self.width, self.height) for index in range(self.frame_count)]
+        return _stacked(fitted, "K")
+
+    def _arrange(self, resolution: int) -> None:
+        """Working sizes, and which frame's picture is where."""
+        sizes = [working_size(f.camera.width, f.camera.height, resolution) for f in self.frames]
+        self.sizes = tuple(dict.fromkeys(sizes))
+        self.width, self.height = (max(side) for side in zip(*self.sizes, strict=True))
+        self._size_number = np.array([self.sizes.index(size) for size in sizes])
+        self.place = np.zeros(self.frame_count, np.int64)
+        for number in range(len(self.sizes)):
+            mine = self._size_number == number
+            self.place[mine] = np.arange(np.count_nonzero(mine))
 
     def _stack_tensors(self) -> None:
         cameras = [self.camera(i) for i in range(self.frame_count)]
@@ -116,17 +158,21 @@ class Dataset:
         self.R, self.t, self.K = (_stacked(cameras, name) for name in ("R", "t", "K"))
         self.shape, self.expression = _stacked(codes, "shape"), _stacked(codes, "expression")
         self.jaw, self.eyes, self.eyelids = (_stacked(codes, name) for name in ("jaw", "eyes", "eyelids"))
+        self.neck = None if codes[0].neck is None else _stacked(codes, "neck")
 
     def _fits_in_ram(self) -> bool:
-        return self.frame_count * self.height * self.width * 4 <= RAM_SHARE * _physical_memory() / local_count()
+        pixels = sum(np.prod(self.size(index)) for index in range(self.frame_count))
+        return bool(4 * pixels <= RAM_SHARE * _physical_memory() / local_count())
 
-    def _decode_all(self, wanted: IndexArray, workers: int, progress: bool) -> ByteImage:
-        images = np.zeros((self.frame_count, self.height, self.width, 4), np.uint8)
+    def _decode_all(self, wanted: IndexArray, workers: int, progress: bool) -> dict[Size, ByteImage]:
+        counts = np.bincount(self._size_number)
+        images = {size: np.zeros((count, size[1], size[0], 4), np.uint8)
+                  for size, count in zip(self.sizes, counts, strict=True)}
 
         def decode(number: int) -> None:
             index = int(wanted[number])
-            images[index] = self._decode(index)
-            self._facts[index] = picture_facts(images[index])
+            images[self.size(index)][self.place[index]] = image = self._decode(index)
+            self._facts[index] = picture_facts(image)
 
         done = ordered(decode, len(wanted), workers)
         for _ in tqdm(done, "Reading images", len(wanted), unit="img", disable=not progress):
@@ -134,21 +180,21 @@ class Dataset:
         return images
 
     def _decode(self, index: int) -> ByteImage:
-        frame = self.frames[index]
+        frame, size = self.frames[index], self.size(index)
         if frame.mask_path is None:
             rgba = read_rgba(frame.image_path)
-            _check_size(rgba, frame)
-            return rgba if self._is_full(rgba) else resize_rgba(rgba, self.width, self.height)
-        # The target is the whole photograph: colour outside the mask counts, so it is not weighted by alpha.
-        rgba = np.dstack([read_rgb(frame.image_path), read_mask(frame.mask_path)])
+        else:
+            rgba = np.dstack([read_rgb(frame.image_path), read_mask(frame.mask_path)])
         _check_size(rgba, frame)
-        return self._fitted(rgba)
+        if rgba.shape[1::-1] == size:
+            return rgba
+        # Where the target is the whole photograph, colour outside the mask counts: it is not weighted by alpha.
+        return resize_rgba(rgba, *size) if self.background is None else resized(rgba, size)
 
-    def _fitted(self, image: ByteImage) -> ByteImage:
-        return image if self._is_full(image) else resize_area(image, self.width, self.height)
 
-    def _is_full(self, image: ByteImage) -> bool:
-        return image.shape[:2] == (self.height, self.width)
+def resized(image: ByteImage, size: Size) -> ByteImage:
+    """An image, averaged over areas to another size where it has not that already."""
+    return image if image.shape[1::-1] == size else resize_area(image, *size)
 
 
 def working_size(width: int, height: int, resolution: int) -> tuple[int, int]:
@@ -164,6 +210,13 @@ def working_size(width: int, height: int, resolution: int) -> tuple[int, int]:
         raise ValueError(f"resolution: -1, 1, 2, 4, 8, or a target width from {LEAST_WIDTH} up to the images' {width} "
                          f"pixels expected, got {resolution}")
     return resolution, max(1, round(height * resolution / width))
+
+
+def _camera_after_camera(frames: Sequence[Frame]) -> tuple[Frame, ...]:
+    """Frames sorted by camera, in the order in which cameras first appear, and by time, numbered so."""
+    cameras = list(dict.fromkeys(frame.view for frame in frames))
+    ordered = sorted(frames, key=lambda frame: (cameras.index(frame.view), frame.time))
+    return tuple(frame if frame.index == index else replace(frame, index=index) for index, frame in enumerate(ordered))
 
 
 def _check_size(rgba: ByteImage, frame: Frame) -> None:

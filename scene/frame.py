@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from utils.images import margins
+
 FloatArray = NDArray[np.float32]
 
 ROTATION_TOLERANCE = 1e-3  # trackers store float32 rotations optimised as 6D vectors; errors stay below 1e-5
@@ -49,13 +51,19 @@ class Camera:
         scale = np.array([width / self.width, height / self.height, 1.0])
         return Camera(self.R, self.t, self.K * scale[:, None], width, height)
 
+    def fitted(self, width: int, height: int) -> Camera:
+        """The whole picture in the middle of a raster of width x height pixels, enlarged evenly."""
+        left, top, scale = margins((self.width, self.height), (width, height))
+        K = self.K * np.array([[scale], [scale], [1.0]]) + np.array([[0, 0, left], [0, 0, top], [0, 0, 0]])
+        return Camera(self.R, self.t, K, width, height)
+
 
 @dataclass(frozen=True, eq=False)
 class Tracking:
     """Codes of the parametric head for one frame, as the data set stores them.
 
     shape [S], expression [E]; jaw [6] and eyes [12] (left, right) are 6D rotations (first two ROWS of the matrix);
-    eyelids [2] (left, right) closing.
+    eyelids [2] (left, right) closing; neck [6]: 6D rotation, None where the data set tracks none (at rest).
 
     Raises:
         ValueError: wrong shape, a non-finite number, or a 6D rotation without a direction.
@@ -66,11 +74,16 @@ class Tracking:
     jaw: FloatArray
     eyes: FloatArray
     eyelids: FloatArray
+    neck: FloatArray | None = None
 
     def __post_init__(self) -> None:
         for name, shape in (("shape", (-1,)), ("expression", (-1,)), ("jaw", (6,)), ("eyes", (12,)), ("eyelids", (2,))):
             _freeze(self, name, shape)
-        for name, six in (("jaw", self.jaw), ("left eye", self.eyes[:6]), ("right eye", self.eyes[6:])):
+        turns = {"jaw": self.jaw, "left eye": self.eyes[:6], "right eye": self.eyes[6:]}
+        if self.neck is not None:
+            _freeze(self, "neck", (6,))
+            turns["neck"] = self.neck
+        for name, six in turns.items():
             # Parallel or zero rows span no rotation: Gram-Schmidt would divide by (nearly) zero.
             if np.linalg.norm(np.cross(six[:3], six[3:])) < 1e-6:
                 raise ValueError(f"{name}: {six.tolist()} is no 6D rotation (its two rows are zero or parallel)")
@@ -78,9 +91,11 @@ class Tracking:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One frame: its place in the clip, its camera at the size of its image, its codes and its files.
+    """One picture: its place in the data set, its camera at the size of its image, its codes and its files.
 
-    mask_path is None where the image's own alpha channel is the mask.
+    mask_path is None where the image's own alpha channel is the mask. time: the number of the moment; the pictures that
+    several cameras took at one moment share it, and with it their tracking (-1, the default: a moment of its own, the
+    index). view: the name of the camera, "" where there is only one.
     """
 
     index: int
@@ -88,6 +103,12 @@ class Frame:
     tracking: Tracking
     image_path: Path
     mask_path: Path | None = None
+    time: int = -1
+    view: str = ""
+
+    def __post_init__(self) -> None:
+        if self.time < 0:
+            object.__setattr__(self, "time", self.index)
 
 
 def read_only(array: ArrayLike) -> FloatArray:

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-IndexArray = NDArray[np.int64]
-
+from scene.recording import AUTO, IndexArray, Recording
 
 LARGEST_TEST = 350  # frames that a clip holds out at most where its layout's convention does not apply
 
@@ -24,14 +22,26 @@ def default_test_count(frame_count: int, convention: int) -> int:
     return convention if convention <= fifth else min(LARGEST_TEST, fifth)
 
 
-def describe_split(train: IndexArray, test: IndexArray) -> str:
-    """One line: how many frames train, how many are held out, and which."""
+def describe_split(train: IndexArray, test: IndexArray, recording: Recording | None = None) -> str:
+    """One line: how many frames train, how many are held out, and which; with several cameras also of what kind."""
     if len(test) == 0:
         return f"{len(train)} frames train, none held out"
-    starts = np.flatnonzero(np.diff(test, prepend=-2) > 1)
-    runs = [f"{test[start]} to {test[stop - 1]}" for start, stop in zip(starts, [*starts[1:], len(test)], strict=True)]
-    shown = ", ".join(runs[:6]) + (", ..." if len(runs) > 6 else "")
-    return f"{len(train)} frames train, {len(test)} held out ({shown} of 0 to {len(train) + len(test) - 1})"
+    if recording is None or not recording.several:
+        last = len(train) + len(test) - 1
+        return f"{len(train)} frames train, {len(test)} held out ({_in_words(test)} of 0 to {last})"
+    moments = np.setdiff1d(recording.time, recording.time[train])
+    cameras = [name for number, name in enumerate(recording.cameras) if number not in recording.view[train]]
+    which = [f"moments {_in_words(moments)} of 0 to {recording.moments - 1}"] if len(moments) else []
+    which += [f"of {len(recording.cameras)} cameras {', '.join(cameras)}"] if cameras else []
+    parts = [f"{len(frames)} {name.replace('_', ' ')}" for name, frames in recording.parts(train, test).items()]
+    return f"{len(train)} frames train, {len(test)} held out ({'; '.join(which)}): {', '.join(parts)}"
+
+
+def _in_words(frames: IndexArray) -> str:
+    """Ascending frames as runs of neighbours, in words."""
+    starts = np.flatnonzero(np.diff(frames, prepend=-2) > 1)
+    runs = [f"{frames[a]} to {frames[b - 1]}" for a, b in zip(starts, [*starts[1:], len(frames)], strict=True)]
+    return ", ".join(runs[:6]) + (", ..." if len(runs) > 6 else "")
 
 
 @dataclass(frozen=True)
@@ -42,11 +52,25 @@ class Split:
     clip, each between training frames, so that the test stays inside the range of training.
     test_frames: how many frames to hold out; None: see `default_test_count`.
     blocks: number of runs ("blocks" only).
+    cameras: names of cameras to hold out altogether; see `Recording.held_out_cameras`.
+
+    With several cameras the rule holds out moments, and frames of them are those of all cameras at that moment.
     """
 
     kind: Literal["tail", "blocks"] = "tail"
     test_frames: int | None = None
     blocks: int = 5
+    cameras: tuple[str, ...] = (AUTO,)
+
+    def of(self, recording: Recording, default_test_frames: int) -> tuple[IndexArray, IndexArray]:
+        """(train, test) frames of a recording, both ascending. Raises ValueError as `indices` does."""
+        moments = self.indices(recording.moments, default_test_frames)[0]
+        cameras = sorted(recording.held_out_cameras(self.cameras))
+        trains = np.isin(recording.time, moments) & ~np.isin(recording.view, cameras)
+        if not trains.any():
+            raise ValueError("no training frames left: the cameras that train have no picture of the moments that do; "
+                             "hold out fewer with --test_frames or --test_cameras")
+        return np.flatnonzero(trains), np.flatnonzero(~trains)
 
     def indices(self, frame_count: int, default_test_frames: int) -> tuple[IndexArray, IndexArray]:
         """(train, test), both ascending, together 0 .. frame_count - 1.

@@ -77,7 +77,8 @@ def played_facts(run: Path) -> dict[str, object]:
     frame = [int(player.clip.test[0])]
     codes, cameras = player.codes_of(frame), player.cameras_of(frame)
     shown = player.render(codes, cameras).image
-    world, avatar, degree, _ = test_program.open_run(TestSettings(run, device="cpu"), CPU)
+    opened = test_program.open_run(TestSettings(run, device="cpu"), CPU)
+    world, avatar, degree = opened.tracked, opened.avatar, opened.sh_degree
     plain = replace(player.avatar, attributes={}, networks=torch.nn.ModuleDict(), network_options={})
     other = Player(player.head, plain, player.clip, player.sh_degree, player.num_expressions, CPU, "plain")
     facts: dict[str, object] = {

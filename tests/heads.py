@@ -99,6 +99,27 @@ def write_flame_pickle(path: Path, head: Head, protocol: int = 2, **changes: Any
     return path
 
 
+def write_flame_with_teeth(path: Path, head: Head) -> Path:
+    """`head` as a FLAME-like pickle with 120 vertices of teeth appended, upper ones on the neck, lower on the jaw."""
+    count, teeth = head.n_vertices, 120
+    angle = np.linspace(0, np.pi, teeth // 4)
+    arch = np.stack([0.02 * np.cos(angle), np.zeros_like(angle), 0.015 * np.sin(angle)], axis=1)
+    rows = [arch + head.mouth.center.numpy() + (0, height, 0) for height in (0.004, 0.001, -0.001, -0.004)]
+    first = np.arange(teeth // 4 - 1)
+    quads = [np.stack([first, first + 1, first + teeth // 4], axis=1) + start for start in (0, teeth // 2)]
+    regressor = np.pad(head.joint_regressor.double().numpy(), ((0, 0), (0, teeth)))
+    weights = np.zeros((teeth, 5))
+    weights[:teeth // 2, 1] = weights[teeth // 2:, 2] = 1
+    directions = np.zeros((count + teeth, 3, FLAME_IDENTITIES + FLAME_EXPRESSIONS))
+    directions[:count, :, :head.n_shape] = head.shape_dirs
+    directions[:count, :, FLAME_IDENTITIES:FLAME_IDENTITIES + head.n_expression] = head.expression_dirs
+    return write_flame_pickle(
+        path, head, v_template=np.vstack([head.v_template.double().numpy(), *rows]), J_regressor=regressor,
+        f=np.vstack([head.faces.numpy(), *(quad + count for quad in quads)]).astype(np.uint32), shapedirs=directions,
+        weights=np.vstack([head.weights.double().numpy(), weights]),
+        posedirs=np.pad(head.pose_dirs.double().numpy(), ((0, teeth), (0, 0), (0, 0))))
+
+
 def write_eyelids(folder: Path, head: Head) -> None:
     """l_eyelid.npy and r_eyelid.npy beside a FLAME pickle, float64 as the public ones."""
     for name, lid in zip(("l_eyelid.npy", "r_eyelid.npy"), head.eyelids, strict=True):

@@ -14,10 +14,12 @@ from blendshape_ops import Binding
 from torch import Tensor
 
 from flame import load_head
+from flame.rotations import matrix_from_axis_angle
 from gaussian_renderer import Cameras, render
 from player import Player
 from scene.avatar import Avatar
 from scene.mouth import create_mouth
+from scene.recording import Recording
 from scene.rig import Rig
 from tests.player_subject import CPU, EXPRESSIONS, lively_player
 from training.refinement import Columns, corrected_cameras, corrected_clip
@@ -30,9 +32,10 @@ class Pictures:
     """Stands for a Dataset: pictures that the player's avatar draws with its own tracking."""
 
     def __init__(self, player: Player, world: World) -> None:
-        clip = player.clip
+        clip = world.clip
         self.train_indices, self.test_indices = clip.train.numpy(), clip.test.numpy()
         self.frame_count, self.width, self.height = len(clip), clip.width, clip.height
+        self.sizes = ((clip.width, clip.height),)
         self.images = None
         with torch.no_grad():
             index = torch.arange(len(clip))
@@ -44,6 +47,12 @@ class Pictures:
 
     def rgba_batch(self, indices: Sequence[int]) -> Tensor:
         return self.rgba_all[torch.as_tensor(np.asarray(indices))]
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self.sizes[0]
+
+    def by_size(self, indices: Sequence[int]) -> list[np.ndarray]:
+        return [np.asarray(indices)]
 
     def prefetch(self, indices: Sequence[int]) -> None:
         pass
@@ -57,8 +66,31 @@ def true_world() -> World:
     rig = Rig(head, clip.codes, EXPRESSIONS, CPU)
     mouth = create_mouth(head, rig.posed.neutral, 20, np.zeros(3), 0)
     cameras = Cameras(clip.R, clip.t, clip.K, clip.width, clip.height)
-    world = World(SimpleNamespace(), clip, head, rig, mouth, cameras, None, whole=False)  # type: ignore[arg-type]
+    sizes = SimpleNamespace(sizes=((clip.width, clip.height),))
+    world = World(sizes, clip, head, rig, mouth, cameras, None, whole=False)  # type: ignore[arg-type]
     return replace(world, dataset=Pictures(player, world))  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=1)
+def ring_world(swings: tuple[float, ...] = (0.0, 0.5, -0.7)) -> World:
+    """The same moments seen by a camera for each swing: radians about the vertical through the head's place."""
+    base = true_world()
+    clip, count = base.clip, len(base.clip)
+    place = (clip.R @ base.rig.posed.neutral.mean(dim=0) + clip.t).mean(dim=0)
+    turns = matrix_from_axis_angle(torch.tensor([[0.0, swing, 0.0] for swing in swings]))
+    R = torch.cat([turn @ clip.R for turn in turns])
+    t = torch.cat([(clip.t - place) @ turn.T + place for turn in turns])
+    index = torch.arange(count).repeat(len(swings))
+    view = np.repeat(np.arange(len(swings)), count)
+    trains = torch.from_numpy(np.isin(index.numpy(), clip.train.numpy()))
+    recorded = Recording(index.numpy(), view, tuple(f"cam{number}" for number in range(len(swings))))
+    ring = replace(clip, codes=clip.codes.at(index), R=R, t=t, K=clip.K[index], recorded=recorded,
+                   train=torch.nonzero(trains)[:, 0], test=torch.nonzero(~trains)[:, 0])
+    cameras = Cameras(ring.R, ring.t, ring.K, ring.width, ring.height)
+    sizes = SimpleNamespace(sizes=((ring.width, ring.height),))
+    world = replace(base, dataset=sizes, clip=ring, cameras=cameras,  # type: ignore[arg-type]
+                    rig=base.rig.with_codes(ring.codes))
+    return replace(world, dataset=Pictures(lively_player(), world))  # type: ignore[arg-type]
 
 
 def true_avatar() -> Avatar:

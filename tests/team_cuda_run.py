@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from arguments import DataSettings, ModelSettings, OptimizationSettings, RefinementSettings, RunSettings, TrainSettings
 from scene.checkpoint import avatar_tensors
 from tests.subjects import nothing_waits
-from training import refinement
+from training import corrections
 from training.log import measured
 from training.team import Team, join
 from training.trainer import Trainer
@@ -27,7 +28,6 @@ CASES = {"captured": True, "eager": False}
 
 def run(subject: Path, team: Team, device: torch.device, capture: bool) -> dict[str, Tensor]:
     """What 100 steps, densification among them, end with; the last five may not wait for the GPU."""
-    refinement.EPS = EPS
     # Hundredths of the schedule: densification every 5 steps until 75, SH degrees every 5, refinement from 20 on.
     optimization = OptimizationSettings(batch_size=3, schedule_scale=5e-3, densify_grad_threshold=2e-3)
     settings = TrainSettings(DataSettings(subject, test_frames=3), RunSettings(Path("unused")),
@@ -37,13 +37,15 @@ def run(subject: Path, team: Team, device: torch.device, capture: bool) -> dict[
     trainer = Trainer(settings, world, device, capture=capture, team=team)
     trainer.optimizer.eps = EPS
     logged, counts = [], []
-    for _ in range(STEPS - 5):
-        logged.append(measured(trainer, trainer.step())[1].sum())
-        counts.append(trainer.avatar.count)
-    if not capture:
-        with nothing_waits():
-            for _ in range(5):
-                trainer.step()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corrections, "EPS", EPS)
+        for _ in range(STEPS - 5):
+            logged.append(measured(trainer, trainer.step())[1].sum())
+            counts.append(trainer.avatar.count)
+        if not capture:
+            with nothing_waits():
+                for _ in range(5):
+                    trainer.step()
     trainer.exchange.require_same(trainer.avatar)
     captures = 0 if trainer.captured is None else trainer.captured.captures
     found = avatar_tensors(trainer.avatar) | {"logged": torch.stack(logged), "counts": torch.tensor(counts),

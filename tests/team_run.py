@@ -15,17 +15,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from arguments import DataSettings, ModelSettings, OptimizationSettings, RefinementSettings, RunSettings, TrainSettings
-from scene.checkpoint import avatar_tensors
+from scene.checkpoint import avatar_tensors, newest_checkpoint
 from tests.extensions import ExtendedOptimization, add_both
 from tests.refinement_scene import true_world
-from training import calibration, refinement
+from training import calibration, corrections
 from training.log import measured
 from training.team import Team, TeamError, Vote, join
 from training.trainer import Trainer
 from training.world import open_world
 
 CPU = torch.device("cpu")
-STEPS, FEW = 50, 20
+STEPS, FEW, SAVED = 50, 20, 13
 # Adam divides by the gradient's size plus this. Its own 1e-15 makes a whole step of a gradient that vanishes but for
 # rounding, which sums in another order change; this one leaves such a gradient without effect.
 EPS = 1e-2
@@ -50,24 +50,42 @@ def settings_of(case: str, subject: Path) -> TrainSettings:
 CASES = ("subject", "extended", "without differences")
 
 
-def run(case: str, subject: Path, team: Team) -> dict[str, Tensor]:
-    """Everything that the training of a case ends with, and its logged losses."""
+def trainer_of(case: str, subject: Path, team: Team) -> Trainer:
+    """A trainer that has not begun, whose optimizers all divide by `EPS` and more."""
+    settings = settings_of(case, subject)
+    world = open_world(settings.data, settings.model, 0, CPU) if case == "subject" else true_world()
+    return with_eps(Trainer(settings, world, CPU, team=team))
+
+
+def with_eps(trainer: Trainer) -> Trainer:
+    trainer.optimizer.eps = EPS
+    for group in trainer.extra_optimizer._adam.param_groups if trainer.extra_optimizer._adam else ():
+        group["eps"] = EPS
+    return trainer
+
+
+def run(case: str, subject: Path, team: Team, folder: Path | None = None) -> dict[str, Tensor]:
+    """Everything that the training of a case ends with, and its logged losses.
+
+    folder: the run is saved there between two densifications, and goes on with a new trainer that has read that.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(refinement, "EPS", EPS)
+        patch.setattr(corrections, "EPS", EPS)
         patch.setattr(calibration, "LEAST_FRAMES", calibration.BLOCKS)
         if case == "extended":
             add_both(patch)
-        settings = settings_of(case, subject)
-        world = open_world(settings.data, settings.model, 0, CPU) if case == "subject" else true_world()
-        trainer = Trainer(settings, world, CPU, team=team)
-        trainer.optimizer.eps = EPS
-        for group in trainer.extra_optimizer._adam.param_groups if trainer.extra_optimizer._adam else ():
-            group["eps"] = EPS
+        trainer = trainer_of(case, subject, team)
         logged, counts = [], []
-        for _ in range(STEPS if case == "subject" else FEW):
+        for step in range(1, 1 + (STEPS if case == "subject" else FEW)):
             result = trainer.step()
             logged.append(measured(trainer, result)[1])
             counts.append(trainer.avatar.count)
+            if folder and step == SAVED:
+                trainer.save(folder / "checkpoints", 0)
+                team.tell("saved")
+                trainer = trainer_of(case, subject, team)
+                trainer.restore(newest_checkpoint(folder))
+                with_eps(trainer)
         trainer.calibrate()
         stats = trainer.exchange.stats(trainer.stats)
     found = avatar_tensors(trainer.avatar) | {"logged": torch.stack([row.sum() for row in logged])}
@@ -120,7 +138,7 @@ def main() -> None:
     team = join()
     (out / f"talk{team.rank}.json").write_text(json.dumps(talk(team)))
     for case in CASES:
-        save_file(run(case, subject, team), out / f"{case} {team.rank}.safetensors")
+        save_file(run(case, subject, team, out if case == "subject" else None), out / f"{case} {team.rank}.safetensors")
     team.leave()
 
 

@@ -17,10 +17,11 @@ import pytest
 import torch
 from diff_gaussian_rasterization import rasterize
 
-from benchmarks import against_gsplat, kernels, naive, sanitize, training
+from benchmarks import against_gsplat, kernels, naive, sanitize, team, training
 from benchmarks.rasterizer import LEARNT, load_scene, our_steps, time_steps
 from benchmarks.results import Results
 from tests.subjects import write_subject
+from training.team import ALONE, Team
 from training.trainer import Trainer
 from training.world import open_world
 
@@ -96,6 +97,29 @@ def test_rows_of_the_naive_path_say_so(subject, tmp_path):
     rows = rows_of(tmp_path / "r.csv")
     assert [row["name"] for row in rows] == ["train_images_per_s"] * 2
     assert rows[0]["setting"] == rows[1]["setting"] + " naive"
+
+
+# Several GPUs --------------------------------------------------------------------------------------------------------
+
+
+def test_rows_of_a_team_say_how_many(subject, tmp_path):
+    args = training_args(subject, "--warm_up", "0", "--steps", "1", "--results", str(tmp_path / "r.csv"))
+    args.refined = False
+    team.measure_team(args, ALONE)
+    rows = rows_of(tmp_path / "r.csv")
+    assert [row["name"] for row in rows] == ["train_images_per_s"]
+    assert rows[0]["setting"].endswith(" 32x32 G=1")
+
+
+def test_bytes_of_a_step_are_those_of_docs_scale(subject):
+    settings = training.settings_of(training_args(subject), 4, 500, -1)
+    trainer = Trainer(settings, open_world(settings.data, settings.model, 0, CPU), CPU, team=Team(0, 2))
+    pairs = int((trainer.avatar.differences.offsets.diff() > 0).sum())
+    assert 0 < pairs < trainer.avatar.count
+    own = team.random_factors(trainer)
+    assert own.v_geometry.shape == (2, trainer.avatar.count, 11)
+    sent = 2 * (pairs * (11 + 3 + 3) + 50) * 4
+    assert team.bytes_sent(trainer) == trainer.avatar.count * 240 + sent
 
 
 # Against gsplat ------------------------------------------------------------------------------------------------------

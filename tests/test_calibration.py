@@ -78,7 +78,7 @@ def test_held_out_frames_get_what_their_tracking_tells(world: World, calibrate: 
     refinement = Refinement(world, RefinementSettings(refine_calibrate=calibrate), 1, frames)
     metres = 1e-3 * mixture(tracked_features(world, frames), refinement.columns.width).float()
     truth = torch.where(refinement.reach > 0, metres / refinement.reach.clamp_min(1e-12), 0.0)
-    refinement.load_values(truth * (torch.arange(FRAMES) < LEARNT)[:, None])
+    refinement.table.load_values(truth * (torch.arange(FRAMES) < LEARNT)[:, None])
     refinement.calibrate()
     assert torch.equal(refinement.values[:LEARNT], truth[:LEARNT])
     held_out = refinement.values[LEARNT:]

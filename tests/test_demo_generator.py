@@ -53,6 +53,39 @@ def write(out: Path, **changes: object) -> Path:
 
 
 @pytest.mark.usefixtures("quick")
+def test_several_cameras_see_the_same_moments(tmp_path: Path, head: Head) -> None:
+    folder = write(tmp_path / "demo", frames=2, cameras=4)
+    data = Dataset(open_source(folder), Split(test_frames=0, cameras=("none",)), progress=False)
+    assert data.recording.cameras == ("000", "090", "180", "270")
+    assert data.recording.time.tolist() == [0, 1] * 4
+    for index in range(8):
+        mask = data.rgba(index)[..., 3] / 255.0
+        assert (mask[silhouette(head, data, index)] > 0.5).mean() > 0.97
+        assert mask[[0, -1]].max() == mask[:, [0, -1]].max() == 0, "the whole head is in the picture"
+    # Where the cameras stand in the space of the head: x to its left, z in front of it.
+    centres = -torch.einsum("nji,nj->ni", data.R, data.t)[::2]
+    for centre, (axis, sign) in zip(centres, ((2, 1), (0, 1), (2, -1), (0, -1)), strict=True):
+        assert sign * float(centre[axis]) > 0.9 * float(centre.norm())
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_subject_from_before_there_were_cameras_is_not_drawn_again(tmp_path: Path) -> None:
+    folder = write(tmp_path / "demo", frames=1)
+    mark = folder / "truth.json"
+    truth = json.loads(mark.read_text())
+    del truth["settings"]["cameras"]
+    mark.write_text(json.dumps(truth))
+    assert not generate(folder, Settings(1, SIZE), workers=1, progress=False)
+    assert generate(folder, Settings(1, SIZE, cameras=2), workers=1, progress=False)
+
+
+@pytest.mark.parametrize("change", [{"cameras": 0}, {"cameras": 2, "mode": "hr"}])
+def test_impossible_cameras(change: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="cameras: 1 to 36 expected, more than one with mode insta only"):
+        Settings(**change)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("mode", MODES)
 def test_reads_back_in_every_mode(tmp_path: Path, mode: str, head: Head) -> None:
     folder = write(tmp_path / "demo", mode=mode)

@@ -15,7 +15,7 @@ import torch
 
 from flame import Head, check_head_matches, load_head, pose_head
 from flame.load import OPEN_HEAD
-from tests.heads import random_codes, random_head, write_eyelids, write_flame_pickle
+from tests.heads import random_codes, random_head, write_eyelids, write_flame_pickle, write_flame_with_teeth
 from utils.safe_pickle import DamagedFileError, UnsafePickleError
 
 
@@ -118,8 +118,46 @@ def test_flame_without_eyelid_files_says_so(tmp_path, open_head, caplog):
     file = write_flame_pickle(tmp_path / "model.pkl", open_head)
     with caplog.at_level(logging.WARNING):
         head = load_head(file)
-    assert "no l_eyelid.npy" in caplog.text
+        load_head(file)
+    assert [record.getMessage().count("no l_eyelid.npy") for record in caplog.records] == [1]  # said once
+    assert "no mediapipe_landmark_embedding.npz" in caplog.text
     assert not head.eyelids.any()
+
+
+def test_a_name_chooses_the_version_of_flame(tmp_path, open_head, monkeypatch):
+    monkeypatch.setattr("flame.load.FLAME_FOLDER", tmp_path)
+    write_flame_pickle(tmp_path / "generic_model.pkl", open_head)
+    assert load_head("flame").name == load_head("flame2020").name == "generic_model"
+    with pytest.raises(FileNotFoundError, match=r"no FLAME2023 model in data/FLAME \(looked for flame2023\.pkl"):
+        load_head("flame2023")
+    write_flame_pickle(tmp_path / "flame2023_Open.pkl", open_head)
+    assert load_head("flame2023").name == "flame2023_Open"
+    assert load_head("flame").name == "generic_model"
+
+
+def test_flame_with_appended_teeth_loads(tmp_path, open_head, flame_file):
+    """120 vertices in two rows behind the lips, as GaussianAvatars appends; eyelid files know only those before."""
+    write_eyelids(tmp_path, open_head)
+    head, plain = load_head(write_flame_with_teeth(tmp_path / "teeth.pkl", open_head)), load_head(flame_file)
+    assert head.n_vertices == plain.n_vertices + 120
+    torch.testing.assert_close(head.eyelids[:, :plain.n_vertices], plain.eyelids, rtol=0, atol=0)
+    assert not head.eyelids[:, plain.n_vertices:].any()
+    torch.testing.assert_close(head.mouth.center, plain.mouth.center, rtol=0, atol=1e-6)
+    for name in ("back_of_head", "lower_neck"):
+        assert torch.equal(head.regions[name], plain.regions[name]), name
+
+
+def test_a_static_offset_moves_the_template_and_its_joints():
+    head = random_head()
+    offset = 0.01 * torch.randn(head.n_vertices + 120, 3, generator=torch.Generator().manual_seed(0))
+    moved = head.with_offset(offset)  # what belongs to appended teeth is left out
+    torch.testing.assert_close(moved.v_template, head.v_template + offset[:head.n_vertices], rtol=0, atol=0)
+    codes = random_codes(head, 2, torch.float32)
+    joints = pose_head(moved, **codes).joints - pose_head(head, **codes).joints
+    expected = (head.joint_regressor @ offset[:head.n_vertices]).expand(2, -1, -1)
+    torch.testing.assert_close(joints, expected, rtol=0, atol=1e-6)  # float32 sums of numbers around 1
+    with pytest.raises(ValueError, match=r"random: a static offset \[40, 3\] is wanted, got \[39, 3\]"):
+        head.with_offset(offset[:39])
 
 
 def test_wrong_eyelid_files_are_named(tmp_path, open_head):

@@ -209,3 +209,70 @@ def test_bad_data_are_refused_by_training_and_testing(data: Path, tmp_path: Path
     assert tested.returncode != 0
     assert "the target is black in all 2 frames" in tested.stderr
     assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+# Several cameras
+
+
+def ring(good: Path, folder: Path, change: Callable[[str, dict[str, Any]], Any]) -> Path:
+    """The data twice, as cameras a and b; `change` edits the groups of each record in place."""
+    for name in "ab":
+        shutil.copytree(good, folder / "cameras" / name)
+        for path in sorted((folder / "cameras" / name / "checkpoint").iterdir()):
+            content = torch.load(path, weights_only=False)
+            change(name, content)
+            torch.save(content, path)
+    shutil.copy(good / "head.json", folder / "head.json")
+    return folder
+
+
+def test_right_data_of_two_cameras_pass_without_a_word(good: Path, tmp_path: Path) -> None:
+    assert inspect_data(subject_of(ring(good, tmp_path, lambda name, content: None))) == []
+
+
+def test_a_camera_is_named_where_it_alone_is_wrong(good: Path, tmp_path: Path) -> None:
+    def stretched(name: str, content: dict[str, Any]) -> None:
+        if name == "b":
+            content["opencv"]["K"][..., 0, 0] *= 1.4
+
+    texts = [finding.text for finding in inspect_data(subject_of(ring(good, tmp_path, stretched)))]
+    assert any(text.startswith(f"frame {FRAMES} (camera b, 00000.png): focal lengths") for text in texts)
+    assert not any("camera a" in text for text in texts)
+
+
+def test_a_camera_upside_down_is_named(good: Path, tmp_path: Path) -> None:
+    def turned(name: str, content: dict[str, Any]) -> None:
+        if name == "b":
+            for key in ("R", "t"):
+                content["opencv"][key][:, :2] *= -1
+
+    texts = [finding.text for finding in inspect_data(subject_of(ring(good, tmp_path, turned)))]
+    assert any(text.startswith("camera b: the head stands upside down") for text in texts)
+
+
+def test_cameras_that_move_against_each_other_are_told(good: Path, tmp_path: Path) -> None:
+    count = iter(range(10**6))
+
+    def wandering(name: str, content: dict[str, Any]) -> None:
+        if name == "b":
+            content["opencv"]["t"][..., 0] += 0.01 * (next(count) % 3)
+
+    texts = [finding.text for finding in inspect_data(subject_of(ring(good, tmp_path, wandering)))]
+    assert any(re.match("camera b moves against camera a: by 10 mm and 0.0 degrees in the median moment", text)
+               for text in texts)
+
+
+def test_of_several_cameras_some_may_stand_behind_the_head(good: Path, tmp_path: Path) -> None:
+    """All of them behind it is told, one is not."""
+    back = np.diag([-1.0, 1, -1]).astype(np.float32)
+
+    def behind(*names: str) -> Callable[[str, dict[str, Any]], None]:
+        def turn(name: str, content: dict[str, Any]) -> None:
+            if name in names:
+                content["opencv"]["R"] = content["opencv"]["R"] @ back
+        return turn
+
+    for names, told in ((("b",), False), (("a", "b"), True)):
+        folder = ring(good, tmp_path / "".join(names), behind(*names))
+        texts = [finding.text for finding in inspect_data(subject_of(folder))]
+        assert any("shows its back" in text for text in texts) == told

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
 from blendshape_ops import target_image as composite_target
 
-from arguments import OptimizationSettings
+from arguments import DataSettings, ModelSettings, OptimizationSettings, RunSettings, TrainSettings
 from gaussian_renderer import RenderOutput
 from scene.mouth import Cylinder
 from tests.avatars import small_avatar
+from tests.subjects import write_subject
 from training.losses import LOSSES, LossContext, weighted_losses
+from training.trainer import Trainer
+from training.world import open_world
 
 CYLINDER = Cylinder(torch.zeros(3), 10.0, 10.0)
 
@@ -95,3 +99,15 @@ def test_a_weight_without_its_network_is_an_error() -> None:
 def test_every_loss_has_a_weight_among_the_settings() -> None:
     names = {item.name for item in dataclasses.fields(OptimizationSettings)}
     assert {setting for setting, _ in LOSSES.values()} <= names
+
+
+def test_lpips_counts_from_its_iteration_on(tmp_path: Path) -> None:
+    subject = write_subject(tmp_path, 4, 32)
+    optimization = OptimizationSettings(iterations=4, batch_size=1, schedule_scale=0.5, densify=False, lpips_loss=1.0,
+                                        lpips_from_iter=4)
+    settings = TrainSettings(DataSettings(subject, test_frames=1), RunSettings(Path("unused")),
+                             ModelSettings(num_face_gaussians=100, num_teeth_gaussians=10), optimization)
+    cpu = torch.device("cpu")
+    trainer = Trainer(settings, open_world(settings.data, settings.model, 0, cpu), cpu,
+                      perceptual=lambda image, target: (image - target).abs().mean(dim=(1, 2, 3)))
+    assert ["lpips" in trainer.step().losses for _ in range(4)] == [False, False, True, True]  # 4 stands for 2 here

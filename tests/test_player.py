@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 
 import test as test_program
 from arguments import TrainSettings, load_config
+from flame import load_head
 from flame.rotations import matrix_from_axis_angle, matrix_to_6d
 from player import Player, open_player
 from scene.checkpoint import CheckpointError, newest_checkpoint
-from scene.clip import CLIP_FILE, Clip, load_clip, save_clip
+from scene.clip import CLIP_FILE, Clip, head_of, load_clip, save_clip
 from scene.rig import Codes
 from tests.subjects import write_subject
 from training.world import open_world
@@ -212,6 +213,18 @@ def test_a_clip_comes_back_as_it_was(tmp_path: Path, neck: bool) -> None:
         assert (before is None and after is None) or torch.equal(before, after)
 
 
+def test_a_clip_keeps_what_an_identity_adds_to_the_head(tmp_path: Path) -> None:
+    """Without its data set, an avatar is driven by the mesh that it was trained on."""
+    head = load_head("open")
+    offset = 0.001 * torch.randn(head.n_vertices, 3, generator=torch.Generator().manual_seed(0))
+    save_clip(dataclasses.replace(some_clip(), static_offset=offset), tmp_path)
+    again = load_clip(tmp_path)
+    assert again.static_offset is not None
+    assert torch.equal(again.static_offset, offset)
+    assert torch.equal(head_of(again).v_template, head.v_template + offset)
+    assert torch.equal(head_of(some_clip()).v_template, head.v_template)
+
+
 def rewrite(folder: Path, tensors: dict | None = None, header: dict | None = None) -> None:
     """Save a clip, then change tensors (None removes) or its header."""
     save_clip(some_clip(), folder)
@@ -231,6 +244,7 @@ def rewrite(folder: Path, tensors: dict | None = None, header: dict | None = Non
     ({"t": torch.zeros(2, 3)}, "t: wanted 3 frames as R has, got 2"),
     ({"test": torch.tensor([3])}, "test: wanted frames 0 to 2"),
     ({"K": torch.full((3, 3, 3), torch.nan)}, "K: holds a number that is not finite"),
+    ({"static_offset": torch.zeros(7, 2)}, r"static_offset: wanted torch\.float32 \[None, 3\]"),
 ])
 def test_malformed_clips_are_refused(tmp_path: Path, tensors: dict, message: str) -> None:
     rewrite(tmp_path, tensors)

@@ -203,8 +203,8 @@ def test_missing_folders(tmp_path: Path) -> None:
 
 
 def test_an_unknown_layout_lists_the_known_ones(folder: Path) -> None:
-    with pytest.raises(ValueError, match="--layout vhap: unknown; known are auto, insta, nerfbs, hr"):
-        open_source(folder, "vhap")
+    with pytest.raises(ValueError, match="--layout colmap: unknown; known are auto, insta, nerfbs, hr, cameras, vhap"):
+        open_source(folder, "colmap")
 
 
 @pytest.mark.parametrize("mode", ["insta", "nerfbs", "hr"])
@@ -244,7 +244,7 @@ def test_a_reader_added_to_the_table_is_chosen_by_name_and_by_content(
     monkeypatch.setitem(READERS, "dummy", Reader(lambda path: source, lambda path: (path / "dummy.txt").is_file()))
     source = Source((), None, 350, head="mine")
     assert open_data(parse_flags(TrainSettings, "train.py", run).data).head == "mine"
-    with pytest.raises(ValueError, match="known are auto, insta, nerfbs, hr, dummy"):
+    with pytest.raises(ValueError, match="known are auto, insta, .*, dummy"):
         open_source(folder, "dumy")
 
 

@@ -25,8 +25,9 @@ from tests.refinement_scene import (
     true_avatar,
     true_world,
 )
+from training.corrections import BETAS, EPS, LAST_RATE, MOST_HASTE, USUAL_VISITS
 from training.fitting import fit_tracking
-from training.refinement import BETAS, EPS, LAST_RATE, MOST_HASTE, USUAL_VISITS, Columns, Refinement, corrected_cameras
+from training.refinement import Columns, Refinement, corrected_cameras
 from training.trainer import Trainer
 from training.world import World
 
@@ -83,7 +84,7 @@ def test_corrected_view_is_that_of_the_corrected_clip() -> None:
     """What training sees is what everyone sees who reads the clip afterwards."""
     world, frames = true_world(), torch.arange(5)
     refinement = Refinement(world, FREE, 1, None)
-    refinement.load_values(mistake(0.02, 0.003, 0.1) + 0.01)
+    refinement.table.load_values(mistake(0.02, 0.003, 0.1) + 0.01)
     cameras, drive = refinement.view(frames, refinement.rows(frames).detach())
     saved = refinement.corrected_world()
     assert torch.allclose(saved.cameras.R, cameras.R, atol=1e-6)
@@ -139,10 +140,10 @@ def test_update_is_adam_of_the_drawn_rows() -> None:
         table.grad = gradient.sum(0) if twice else gradient[0]
         before = table.detach().clone()
         adam.step()
-        position += refinement.rates * LAST_RATE ** ((step + 1) / USUAL_VISITS) * (table.detach() - before)
+        position += refinement.table.rates * LAST_RATE ** ((step + 1) / USUAL_VISITS) * (table.detach() - before)
     # float32, six steps
     assert torch.allclose(refinement.values[2], position, rtol=1e-4, atol=1e-9)
-    assert refinement.visits[:, 0].tolist() == [5, 0, 6, 0, 0]
+    assert refinement.table.visits[:, 0].tolist() == [5, 0, 6, 0, 0]
     assert not refinement.values[[1, 3, 4]].any()
 
 
@@ -159,7 +160,7 @@ def test_rates_fall_with_the_visits() -> None:
 
 def test_frames_that_are_drawn_seldom_take_longer_steps() -> None:
     visits = (12 * USUAL_VISITS, USUAL_VISITS / 2, 1)
-    rates = [float(Refinement(true_world(), FREE, count, None).rates[3]) for count in visits]
+    rates = [float(Refinement(true_world(), FREE, count, None).table.rates[3]) for count in visits]
     assert rates == pytest.approx([factor * FREE.refine_pose_lr for factor in (1, 2, MOST_HASTE)])
 
 
@@ -167,11 +168,11 @@ def test_rates_are_metres_of_surface_motion() -> None:
     refinement = Refinement(true_world(), replace(FREE, refine_expression_lr=5e-4, refine_joint_lr=0),
                             USUAL_VISITS, None)
     moving = refinement.reach > 0
-    metres = (refinement.rates * refinement.reach)[moving]
+    metres = (refinement.table.rates * refinement.reach)[moving]
     assert torch.allclose(metres[:6], torch.tensor(FREE.refine_pose_lr))
     assert torch.allclose(metres[6:-20], torch.tensor(5e-4))
-    assert not refinement.rates[-20:].any()
-    assert not refinement.rates[~moving].any()
+    assert not refinement.table.rates[-20:].any()
+    assert not refinement.table.rates[~moving].any()
 
 
 def test_mean_of_training_frames_stays_zero_and_held_out_frames_stay_tracked() -> None:
@@ -190,7 +191,7 @@ def test_prior_pulls_towards_the_tracker() -> None:
     rows = torch.zeros(2, COLUMNS.width)
     rows[0, 3], rows[1, 0] = 2e-3, 0.01  # 2 mm of shift, 10 mrad at a lever of 10 cm
     assert float(refinement.prior(rows)) == pytest.approx(0.5 * (4 + 1) / 2)
-    refinement.load_values(mistake(0.01, 1e-3, 0.05))
+    refinement.table.load_values(mistake(0.01, 1e-3, 0.05))
     frames, before = torch.arange(5), (refinement.values * refinement.reach).abs().max()
     for _ in range(200):
         rows = refinement.rows(frames)
@@ -319,7 +320,7 @@ def test_checkpoints_with_and_without_corrections_do_not_mix(tmp_path: Path) -> 
 def test_corrections_of_another_clip_are_refused() -> None:
     refinement = learning(true_world())
     with pytest.raises(ValueError, match=r"corrections: wanted \[5, 38\] \(frames, columns\), got \[6, 38\]"):
-        refinement.load_values(torch.zeros(6, 38))
+        refinement.table.load_values(torch.zeros(6, 38))
     state = refinement.state_dict() | {"visits": torch.zeros(7, 1)}
     with pytest.raises(ValueError, match=r"refinement.visits: wanted \[5, 1\] \(frames, columns\), got \[7, 1\]"):
         refinement.load_state_dict(state)

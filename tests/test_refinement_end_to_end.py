@@ -1,4 +1,4 @@
-"""train.py --refine_tracking and test.py --fit_tracking as a user runs them."""
+"""train.py --refine_tracking and test.py --protocols as a user runs them."""
 
 from __future__ import annotations
 
@@ -53,19 +53,30 @@ def test_resuming_a_finished_run_keeps_its_clip(runs: dict[str, Path]) -> None:
     assert torch.equal(load_clip(runs["refined"]).t, before.t)
 
 
-def test_fitted_frames_are_scored_apart(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_protocols_are_scored_side_by_side(runs: dict[str, Path], tmp_path: Path) -> None:
     run, weights = runs["refined"], ["--lpips_weights", str(tmp_path)]
     succeed("test.py", "-m", str(run), *SCORING, *weights)
     plain = json.loads((run / "metrics.json").read_text())
-    assert "test_fitted" not in plain
-    assert plain["test"]["tracking"] == "corrected"
-    text = succeed("test.py", "-m", str(run), *SCORING, *weights, "--fit_tracking", "15")
+    assert {"test_as_tracked", "test_seen"}.isdisjoint(plain)
+    assert plain["test"]["tracking"] == "predicted"
+    assert "By tracking" not in (run / "report.html").read_text()
+    text = succeed("test.py", "-m", str(run), *SCORING, *weights, "--protocols", "predicted", "as_tracked", "seen",
+                   "--seen_steps", "15")
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["test"] == plain["test"]  # the score stays what it was
-    assert metrics["test_fitted"]["psnr"] > metrics["test"]["psnr"]
-    assert metrics["test_fitted"]["fit_steps"] == 15
-    assert "not the score" in text
-    assert "fitted to each picture by 15 steps" in (run / "report.html").read_text()
+    assert metrics["test"] == plain["test"]  # the other protocols leave it alone
+    assert metrics["test_seen"]["psnr"] > metrics["test"]["psnr"]
+    assert metrics["test_seen"]["seen_steps"] == 15
+    assert [metrics[f"test_{name}"]["tracking"] for name in ("as_tracked", "seen")] == ["as_tracked", "seen"]
+    assert text.count("whole frame, 3 frames") == 3
+    report = (run / "report.html").read_text()
+    assert report.index("as tracked") < report.index("corrected as training suggests") < report.index("estimated from")
+    succeed("test.py", "-m", str(run), *SCORING, *weights)  # another avatar may have been scored: all is new
+    assert "test_seen" not in json.loads((run / "metrics.json").read_text())
+
+
+def test_without_refinement_the_prediction_is_the_tracking(runs: dict[str, Path], tmp_path: Path) -> None:
+    succeed("test.py", "-m", str(runs["plain"]), *SCORING, "--lpips_weights", str(tmp_path), "--report", "False")
+    assert json.loads((runs["plain"] / "metrics.json").read_text())["test"]["tracking"] == "as_tracked"
 
 
 def test_the_mesh_is_seen_as_corrected(runs: dict[str, Path]) -> None:
@@ -84,9 +95,9 @@ def test_the_mesh_is_seen_as_corrected(runs: dict[str, Path]) -> None:
 
 def test_tracking_as_it_came(runs: dict[str, Path], tmp_path: Path) -> None:
     run = runs["refined"]
-    succeed("test.py", "-m", str(run), *SCORING, "--lpips_weights", str(tmp_path), "--split", "train", "--as_tracked",
-            "--report", "False")
-    assert json.loads((run / "metrics.json").read_text())["train"]["tracking"] == "as tracked"
+    succeed("test.py", "-m", str(run), *SCORING, "--lpips_weights", str(tmp_path), "--split", "train",
+            "--protocols", "as_tracked", "--report", "False")
+    assert json.loads((run / "metrics.json").read_text())["train"]["tracking"] == "as_tracked"
 
 
 def test_a_run_that_ends_before_refinement_starts_says_so(subject: Path, runs: dict[str, Path], tmp_path: Path) -> None:
@@ -96,5 +107,7 @@ def test_a_run_that_ends_before_refinement_starts_says_so(subject: Path, runs: d
 
 
 def test_settings_that_make_no_sense_are_refused(subject: Path, runs: dict[str, Path], tmp_path: Path) -> None:
-    said = refused("test.py", "-m", str(runs["plain"]), "--fit_tracking", "-1")
-    assert "--fit_tracking: wanted a number of steps, 0 for none, got -1" in said
+    said = refused("test.py", "-m", str(runs["plain"]), "--seen_steps", "0")
+    assert "--seen_steps: wanted 1 or more, got 0" in said
+    said = refused("test.py", "-m", str(runs["plain"]), "--protocols", "seen", "seen")
+    assert "--protocols: wanted one or more of as_tracked, predicted, seen, each once, got seen seen" in said

@@ -27,7 +27,7 @@ from training.inputs import _Upcoming
 from training.team import ALONE, Team, Vote
 from utils.devices import resolve_device
 
-LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 SMALL = ["--test_frames", "3", "--num_face_gaussians", "300", "--num_teeth_gaussians", "20", "--batch_size", "2",
          "--iterations", "60", "--checkpoint_interval", "5", "--test_views", "1", "--densify", "False",
          "--device", "cpu"]
@@ -58,6 +58,8 @@ def team_results(subject: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_train_as_one(team_results: Path, subject: Path, case: str) -> None:
     """Batches of three and two frames, refined tracking that is calibrated, densification, pruning, SSIM, extensions.
+
+    The first case is saved and resumed on the way by the two, with densification statistics of unequal shares.
 
     Sums in another order differ in the last bits of float32, 6e-8 of the largest summand; 20 to 50 steps have measured
     1e-7 of the largest number (tests/team_run.py says what Adam would make of them).

@@ -255,13 +255,13 @@ def test_screenshot_is_the_picture_and_a_film_has_all_frames(tmp_path: Path) -> 
         seen.append(done)
         return True
 
-    states = timeline(with_override(REST, SLIDERS["jaw open"], 10), 5)
+    states = timeline(with_override(REST, SLIDERS["jaw open"], 10), range(5))
     movie = film(painter, states, front(64), 25.0, note)
     assert movie is not None and seen == [1, 2, 3, 4, 5]
     (tmp_path / "film.mp4").write_bytes(movie)
     video = cv2.VideoCapture(str(tmp_path / "film.mp4"))
     assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == 5
-    assert film(painter, timeline(REST, 5), front(64), 25.0, lambda done: done < 2) is None, "stopped"
+    assert film(painter, timeline(REST, range(5)), front(64), 25.0, lambda done: done < 2) is None, "stopped"
 
 
 def test_captures_have_a_limit() -> None:

@@ -310,7 +310,7 @@ def test_watch_shows_the_next_checkpoint(tmp_path: Path, page: Page, client: Pag
     before = client.picture.mean()
     save_checkpoint(folder / "checkpoints", Checkpoint(3, brighter, {}, state))
     client.wait_until(lambda: np.mean(client.picture) > before + 10)  # type: ignore[arg-type]
-    assert "iteration 3 (following the run)" in page._status()
+    assert "iteration 3 (following the run)" in page._subtitle
     page.replace_avatar(old, "iteration 1")
 
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.arrays import read_npz
-from utils.atomic import write_with
+from utils.arrays import read_npz, write_npz
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -100,7 +99,7 @@ class Fit:
 def save_record(path: Path, record: DataclassInstance) -> None:
     """Write a dataclass of arrays and whole numbers as .npz, atomically. Raises utils.atomic.WriteError."""
     arrays = {item.name: getattr(record, item.name) for item in fields(record)}
-    write_with(path, lambda temporary: np.savez(temporary, **arrays))
+    write_npz(path, arrays)
 
 
 def load_record(path: Path, kind: type[Record]) -> Record:

@@ -27,9 +27,10 @@ def fit_tracking(world: World, avatar: Avatar, sh_degree: int, frames: Sequence[
     held near it by the same prior as in training. `rates`: learning rates and prior; `weights`: of the picture losses.
     """
     frozen = replace(avatar, neutral=avatar.neutral.detach(), differences=replace(avatar.differences, trainable=False))
-    corrections = Refinement(world, rates, steps, None)
-    for start in tqdm(range(0, len(frames), batch), "fitting tracking", unit="batch"):
-        numbers = list(frames[start:start + batch])
+    corrections = Refinement(world, rates, steps, None, alone=True)
+    batches = [list(same[start:start + batch]) for same in world.dataset.by_size(frames)
+               for start in range(0, len(same), batch)]
+    for numbers in tqdm(batches, "fitting tracking", unit="batch"):
         index = torch.tensor(numbers, device=avatar.neutral.device)
         rgba = world.dataset.rgba_batch(numbers).to(index.device)
         for _ in range(steps):

@@ -86,7 +86,8 @@ LOSSES: dict[str, tuple[str, Callable[[LossContext], Tensor]]] = {
     "cylinder": ("cylinder_loss", cylinder),
 }
 """Name of the term -> the field of OptimizationSettings that holds its weight, and a scalar, differentiable function of
-the context. Not called where the weight is 0. It neither waits for the device nor has shapes that depend on values."""
+the context: a mean over its frames, or one that does not depend on frames (several processes may share a batch). Not
+called where the weight is 0. It neither waits for the device nor has shapes that depend on values."""
 
 
 def weighted_losses(context: LossContext) -> dict[str, Tensor]:

@@ -1,13 +1,17 @@
-"""Refinement of the tracking: small corrections of each frame's camera pose and codes, learnt through the pictures.
+"""Refinement of the tracking: small corrections of each moment's head pose and codes, learnt through the pictures.
 
 A correction is one row of a table: a turn of the head against the camera (Cayley vector, nearly the rotation vector,
-about the head's centre) and a shift (metres, camera axes), and what is added to the expression codes, jaw, eyes and
-eyelids. Adam steps a row only when its frame is drawn. Rates and the prior are in metres of surface motion, by the
-`reach` of each column: how far a unit of it moves the surface.
+about the head's centre) and a shift (metres), and what is added to the expression codes, jaw, eyes and eyelids. It
+moves the head, so all pictures of a moment share it, whichever camera took them; turn and shift are told in the axes of
+one of these cameras, the same at all moments. Adam steps a row only when one of its pictures is drawn. Rates and the
+prior are in metres of surface motion, by the `reach` of each column: how far a unit of it moves the surface.
 
-Constant corrections of all training frames could as well be part of the avatar, and then held-out frames, whose
-tracking stays as it is, would not fit it. Their mean is therefore kept at zero. Held-out frames are never learnt from;
-`calibrate` predicts their corrections from their own tracking (training/calibration.py).
+Cameras may be corrected, too: a turn and a shift of each, once for all moments (`refine_camera_lr`).
+
+Constant corrections of all training moments could as well be part of the avatar, and then held-out moments, whose
+tracking stays as it is, would not fit it. Their mean is therefore kept at zero, and so is that of the cameras. Held-out
+pictures are never learnt from: held-out cameras stay as they are, and `calibrate` predicts the corrections of held-out
+moments from their own tracking (training/calibration.py).
 """
 
 from __future__ import annotations
@@ -24,16 +28,16 @@ from flame.rotations import matrix_from_6d, matrix_from_cayley, matrix_to_6d
 from gaussian_renderer import Cameras
 from scene.checkpoint import Checkpoint, CheckpointError
 from scene.clip import Clip
+from scene.recording import Recording
 from scene.rig import CodeChange
 from training.calibration import predict, tracked_features
+from training.corrections import CorrectionTable
 from training.world import World
+from utils.images import Size
 
 HEAD_RADIUS, JAW_RADIUS, EYE_RADIUS = 0.1, 0.1, 0.012  # metres: lever of a turn
-USUAL_VISITS, MOST_HASTE = 80.0, 4.0  # a frame that is drawn less often takes longer steps, up to this factor
-LAST_RATE = 0.1  # of the learning rates, at the last visit
-BETAS, EPS = (0.9, 0.99), 1e-15  # a frame is drawn some tens of times: the second moment must settle sooner
 PRIOR_UNIT = 1e-3  # metres of surface motion that cost 1
-STATE = ("values", "exp_avg", "exp_avg_sq", "visits")
+CAMERA_WIDTH = 6  # columns of a camera's correction: turn, shift
 
 
 @dataclass(frozen=True)
@@ -66,123 +70,184 @@ class Columns:
         return torch.cat([part.float() for part in parts])
 
 
-def corrected_cameras(cameras: Cameras, turn: Tensor, shift: Tensor, center: Tensor) -> Cameras:
+@dataclass(frozen=True)
+class Axes:
+    """In whose camera's axes corrections of the head are told, for B pictures.
+
+    reference [B,3,3]: world to those axes. own [B,3,3]: from them to each picture's own camera.
+    """
+
+    reference: Tensor
+    own: Tensor
+
+    @staticmethod
+    def of(R: Tensor, reference: Tensor) -> Axes:
+        """Of pictures with R [N,3,3], told by those of numbers `reference` [N]."""
+        own = R @ R[reference].transpose(1, 2)
+        # Exact where a picture tells its own: with one camera, corrections are then those of its own axes, to the bit.
+        same = reference == torch.arange(len(R), device=R.device)
+        return Axes(R[reference], torch.where(same[:, None, None], torch.eye(3).to(R), own))
+
+    def at(self, frames: Tensor) -> Axes:
+        """Of some of the pictures."""
+        return Axes(self.reference[frames], self.own[frames])
+
+
+def corrected_cameras(cameras: Cameras, turn: Tensor, shift: Tensor, center: Tensor,
+                      axes: Axes | None = None) -> Cameras:
     """Cameras [B] that see the head turned by Cayley vectors `turn` [B,3] about `center` [3] (world) and shifted.
 
-    Both in camera axes: x -> Cay(turn) (R (x - center)) + (R center + t) + shift. Differentiable.
+    With A the axes in which both are told and Q those of the camera against them (Q A = R; None: the camera's own,
+    Q = 1): x -> Q Cay(turn) A (x - center) + (R center + t) + Q shift. Differentiable.
     """
-    extra = matrix_from_cayley(turn)
     place = (cameras.R @ center) + cameras.t
-    R = extra @ cameras.R
+    if axes is None:
+        R = matrix_from_cayley(turn) @ cameras.R
+    else:
+        R = axes.own @ (matrix_from_cayley(turn) @ axes.reference)
+        shift = (axes.own @ shift[..., None])[..., 0]
     return replace(cameras, R=R, t=place + shift - R @ center)
 
 
-class Refinement:
-    """Corrections [T,width] of all frames of a world, with the state of their Adam, on the world's device.
+def moved_cameras(cameras: Cameras, turn: Tensor, shift: Tensor, pivot: Tensor) -> Cameras:
+    """Cameras [B] whose own axes are turned by Cayley vectors `turn` [B,3] about `pivot` [B,3], and shifted [B,3].
 
-    `visits`: how many times each frame will be drawn, for the schedule of the rates. `frames`: those that are learnt,
-    whose mean is kept at zero; None: nothing is tied together (each frame fitted on its own).
+    All in camera axes: x -> Cay(turn) (R x + t - pivot) + pivot + shift. Differentiable.
+    """
+    extra = matrix_from_cayley(turn)
+    t = (extra @ (cameras.t - pivot)[..., None])[..., 0] + pivot + shift
+    return replace(cameras, R=extra @ cameras.R, t=t)
+
+
+class Refinement:
+    """Corrections of all moments of a world, and of its cameras where they are to be refined, on the world's device.
+
+    visits: how many times each moment will be drawn, for the schedule of the rates. frames: the pictures that are
+    learnt from; the mean over their moments is kept at zero; None: nothing is tied together. alone: every picture is
+    a moment of its own, whatever its time.
     """
 
-    def __init__(self, world: World, settings: RefinementSettings, visits: float, frames: Tensor | None) -> None:
-        self.world, self.settings, self.expected_visits = world, settings, visits
+    def __init__(self, world: World, settings: RefinementSettings, visits: float, frames: Tensor | None,
+                 alone: bool = False) -> None:
+        self.world, self.settings, self.frames = world, settings, frames
         self.columns = Columns(world.rig.num_expressions)
-        device = world.cameras.R.device
-        shape = (len(world.cameras.R), self.columns.width)
-        self.values, self.exp_avg, self.exp_avg_sq = (torch.zeros(shape, device=device) for _ in range(3))
-        self.visits = torch.zeros(shape[0], 1, device=device)
-        self.frames, self.learnt = frames, None
-        if frames is not None:
-            self.learnt = torch.zeros(shape[0], 1, device=device).index_fill_(0, frames.to(device), 1.0)
-        self.reach = self.columns.reach(world.rig.head).to(device)
+        R = world.cameras.R
+        recording = Recording.single(len(R)) if alone else world.clip.recording
+        self._moments, self._views, self._reference = (torch.from_numpy(numbers).to(R.device) for numbers in (
+            recording.time, recording.view, recording.reference))
+        self._axes = Axes.of(R, self._reference[self._moments])
+        self.reach = self.columns.reach(world.rig.head).to(R.device)
         s = settings
         rates = [s.refine_pose_lr] * 2 + [s.refine_expression_lr] + [s.refine_joint_lr] * 3
-        haste = min(max(USUAL_VISITS / visits, 1.0), MOST_HASTE)
-        metres = torch.cat([torch.full((n,), haste * rate) for n, rate in zip(self.columns.sizes, rates, strict=True)])
+        metres = torch.cat([torch.full((n,), rate) for n, rate in zip(self.columns.sizes, rates, strict=True)])
         # A column that moves nothing has no rate in its own unit.
-        self.rates = torch.where(self.reach > 0, metres.to(device) / self.reach.clamp_min(1e-12), 0.0)
-        self.center = world.rig.posed.neutral.mean(dim=0).to(device)
+        own = torch.where(self.reach > 0, metres.to(R.device) / self.reach.clamp_min(1e-12), 0.0)
+        learnt = None if frames is None else self._moments[frames.to(R.device)].unique()
+        self.table = CorrectionTable(recording.moments, own, visits, learnt)
+        self.center = world.rig.posed.neutral.mean(dim=0).to(R)
+        self.camera_table: CorrectionTable | None = None
+        if s.refine_camera_lr > 0 and recording.several:
+            self._refine_cameras(recording, visits, frames)
+
+    def _refine_cameras(self, recording: Recording, visits: float, frames: Tensor | None) -> None:
+        reach, c = self.reach[:CAMERA_WIDTH], self.world.cameras
+        learnt = None if frames is None else self._views[frames.to(reach.device)].unique()
+        # A camera is drawn as much more often than a moment as there are fewer of them.
+        more = recording.moments / len(recording.cameras)
+        self.camera_table = CorrectionTable(len(recording.cameras), self.settings.refine_camera_lr / reach,
+                                            visits * max(more, 1.0), learnt)
+        places = c.R @ self.center + c.t
+        self._pivots = torch.stack([places[self._views == view].mean(dim=0)
+                                    for view in range(len(recording.cameras))])
+
+    @property
+    def values(self) -> Tensor:
+        """The corrections [M,width] of all moments."""
+        return self.table.values
 
     def rows(self, frames: Tensor) -> Tensor:
-        """The corrections of frames [B] as a leaf [B,width] whose gradient `update` takes."""
-        return self.values[frames].requires_grad_(True)
+        """The corrections that frames [B] take, as a leaf whose gradient `update` takes.
 
-    def view(self, frames: Tensor, rows: Tensor) -> tuple[Cameras, Drive]:
-        """Cameras and drive of frames [B] with corrections `rows`; differentiable in them."""
-        turn, shift, change = self.columns.parts(rows)
-        cameras = corrected_cameras(self.world.cameras_of(frames), turn, shift, self.center)
+        [B,width], and with refined cameras `CAMERA_WIDTH` more columns.
+        """
+        rows = self.table.values[self._moments[frames]]
+        if self.camera_table is not None:
+            rows = torch.cat([rows, self.camera_table.values[self._views[frames]]], dim=1)
+        return rows.requires_grad_(True)
+
+    def view(self, frames: Tensor, rows: Tensor, size: Size | None = None) -> tuple[Cameras, Drive]:
+        """Cameras and drive of frames [B] with corrections `rows`; differentiable in them. size: see `cameras_of`."""
+        cameras, change = self._corrected(self.world.cameras_of(frames, size), frames, rows)
         return cameras, self.world.rig.drive_changed(frames, change, cameras.centers)
 
+    def _corrected(self, cameras: Cameras, frames: Tensor, rows: Tensor) -> tuple[Cameras, CodeChange]:
+        turn, shift, change = self.columns.parts(rows[:, :self.columns.width])
+        cameras = corrected_cameras(cameras, turn, shift, self.center, self._axes.at(frames))
+        if self.camera_table is not None:
+            own = rows[:, self.columns.width:]
+            cameras = moved_cameras(cameras, own[:, :3], own[:, 3:], self._pivots[self._views[frames]])
+        return cameras, change
+
     def prior(self, rows: Tensor) -> Tensor:
-        """The weighted cost of corrections: mean over frames of the squared motion that they stand for."""
-        return self.settings.refine_prior * ((rows * (self.reach / PRIOR_UNIT)) ** 2).sum(dim=1).mean()
+        """The weighted cost of corrections: mean over frames of the squared motion that they stand for.
 
-    @torch.no_grad()
-    def update(self, frames: Tensor, gradient: Tensor) -> None:
-        """One Adam step of the rows of frames [B] by their gradient [B,width]; other rows and their moments stay.
-
-        A frame that a batch holds twice gets the sum of its gradients. No shape depends on numbers, and nothing waits
-        for the device, so that a step can be captured.
+        Corrections of cameras cost nothing: few numbers that all pictures agree on need no holding back.
         """
-        drawn = torch.zeros_like(self.visits).index_fill_(0, frames, 1.0)
-        full = torch.zeros_like(self.values).index_add_(0, frames, gradient)
-        self.visits += drawn
-        self.exp_avg.lerp_(full, drawn * (1 - BETAS[0]))
-        self.exp_avg_sq.lerp_(full * full, drawn * (1 - BETAS[1]))
-        visits = self.visits.clamp_min(1)
-        size = (self.exp_avg_sq / (1 - BETAS[1] ** visits)).sqrt() + EPS
-        rate = self.rates * LAST_RATE ** (self.visits / self.expected_visits)
-        self.values -= drawn * rate * (self.exp_avg / (1 - BETAS[0] ** visits)) / size
-        if self.learnt is not None:
-            self.values -= self.learnt * ((self.values * self.learnt).sum(dim=0) / self.learnt.sum())
+        motion = rows[:, :self.columns.width] * (self.reach / PRIOR_UNIT)
+        return self.settings.refine_prior * (motion ** 2).sum(dim=1).mean()
+
+    def update(self, frames: Tensor, gradient: Tensor) -> None:
+        """One Adam step of the rows that frames [B] take, by their gradient (as wide as `rows`)."""
+        self.table.update(self._moments[frames], gradient[:, :self.columns.width])
+        if self.camera_table is not None:
+            self.camera_table.update(self._views[frames], gradient[:, self.columns.width:])
 
     @torch.no_grad()
     def calibrate(self) -> None:
-        """Predict the corrections of all frames that are not learnt, from their tracking and from those that are.
+        """Predict the corrections of all moments that are not learnt, from their tracking and from those that are.
 
         Changes nothing for training. Without --refine_calibrate they keep the tracker's values.
         """
-        if self.frames is None or self.learnt is None or not self.settings.refine_calibrate:
+        if self.table.learnt is None or not self.settings.refine_calibrate:
             return
-        learnt = self.frames.cpu()
+        learnt, reference = torch.nonzero(self.table.learnt[:, 0].cpu())[:, 0], self._reference.cpu()
         metres = (self.values * self.reach).double().cpu()
-        predicted = predict(tracked_features(self.world, learnt), learnt, metres[learnt], self.columns.sizes)
+        features = tracked_features(self.world, reference[learnt])[reference]
+        predicted = predict(features, learnt, metres[learnt], self.columns.sizes)
         rows = torch.where(self.reach > 0, predicted.to(self.values) / self.reach.clamp_min(1e-12), 0.0)
-        self.values.copy_(torch.where(self.learnt > 0, self.values, rows))
+        self.values.copy_(torch.where(self.table.learnt > 0, self.values, rows))
 
     @torch.no_grad()
     def codes(self, frames: Tensor) -> Tensor:
         """The corrected codes [B,K] of frames [B] (int64 on the device of the corrections)."""
-        change: Tensor = self.columns.parts(self.values[frames])[2].expression
+        change: Tensor = self.columns.parts(self.values[self._moments[frames]])[2].expression
         return self.world.rig.beta[frames] + change
 
+    @torch.no_grad()
     def corrected_world(self) -> World:
         """The world with the corrections in its rig, cameras and clip, as if the tracker had given them."""
-        turn, shift, change = self.columns.parts(self.values)
-        cameras = corrected_cameras(self.world.cameras, turn, shift, self.center)
+        frames = torch.arange(len(self._moments), device=self._moments.device)
+        cameras, change = self._corrected(self.world.cameras, frames, self.rows(frames))
         clip = corrected_clip(self.world.clip, cameras, change)
         return replace(self.world, cameras=cameras, clip=clip, rig=self.world.rig.with_codes(clip.codes))
 
+    def _tables(self) -> dict[str, CorrectionTable]:
+        return {"": self.table} | ({"camera_": self.camera_table} if self.camera_table is not None else {})
+
     def state_dict(self) -> dict[str, Tensor]:
         """Corrections and the state of their Adam, not copies."""
-        return {name: getattr(self, name) for name in STATE}
+        return {name: value for prefix, table in self._tables().items()
+                for name, value in table.state_dict(prefix).items()}
 
-    def load_values(self, values: Tensor) -> None:
-        """Take over corrections [T,width] alone. ValueError when they are not for these frames and columns."""
-        if values.shape != self.values.shape:
-            raise ValueError(f"corrections: wanted {list(self.values.shape)} (frames, columns), "
-                             f"got {list(values.shape)}; is this the data set of the run?")
-        self.values.copy_(values)
+    def load_values(self, state: dict[str, Tensor]) -> None:
+        """Take over the corrections of `state_dict` alone. ValueError when they are not for this world."""
+        for prefix, table in self._tables().items():
+            table.load_values(state[f"{prefix}values"])
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over what `state_dict` gave. ValueError naming the entry that is missing or does not fit."""
-        for name in STATE:
-            mine: Tensor = getattr(self, name)
-            got = list(state[name].shape) if name in state else "nothing"
-            if got != list(mine.shape):
-                raise ValueError(f"refinement.{name}: wanted {list(mine.shape)} (frames, columns), got {got}")
-        for name in STATE:
-            getattr(self, name).copy_(state[name])
+        for prefix, table in self._tables().items():
+            table.load_state_dict(state, prefix)
 
 
 def corrected_clip(clip: Clip, cameras: Cameras, change: CodeChange) -> Clip:
@@ -201,11 +266,13 @@ def corrected(world: World, checkpoint: Checkpoint, settings: RefinementSettings
 
     CheckpointError when it holds none; it must have been read with its training part.
     """
-    if "refinement.values" not in checkpoint.training:
+    learnt = Refinement(world, settings, 1, None)
+    saved = {name: checkpoint.training.get(f"refinement.{name}") for name in learnt.state_dict()}
+    known = {name: value for name, value in saved.items() if value is not None}
+    if known.keys() != saved.keys():
         raise CheckpointError(f"checkpoint of iteration {checkpoint.iteration}: wanted the corrections of a run with "
                               "--refine_tracking in its training.safetensors, found none")
-    learnt = Refinement(world, settings, 1, None)
-    learnt.load_values(checkpoint.training["refinement.values"])
+    learnt.load_values(known)
     return learnt.corrected_world()
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from scene.dataset import Dataset
-from scene.split import IndexArray
+from scene.recording import IndexArray
 
 DEVICE_SHARE = 0.25  # of the device's free memory: densification multiplies the model, which must still fit
 
@@ -23,7 +23,7 @@ class Upcoming(Protocol):
 
 
 class Targets(Protocol):
-    """Hands out batches of target pictures."""
+    """Hands out batches of target pictures, each of pictures of one size."""
 
     def fill(self, out: Tensor, frames: IndexArray, index: Tensor, coming: Upcoming) -> None:
         """Write the pictures of `frames` [B] to `out`, uint8 RGBA [B,H,W,4].
@@ -34,14 +34,18 @@ class Targets(Protocol):
 
 
 class ResidentTargets:
-    """All decoded pictures `images` [N,H,W,4] of a data set on one device; a batch is a gather there."""
+    """All decoded pictures of a data set on one device; a batch is a gather there."""
 
-    def __init__(self, images: Tensor, device: torch.device) -> None:
-        self._images = _whole_pixels(images.to(device))
+    def __init__(self, dataset: Dataset, device: torch.device) -> None:
+        assert dataset.images is not None
+        self._images = {images.shape[1:]: _whole_pixels(images.to(device)) for images in dataset.images.values()}
+        # With one size, a frame's number is its picture's place.
+        self._place = torch.from_numpy(dataset.place).to(device) if len(self._images) > 1 else None
 
     def fill(self, out: Tensor, frames: IndexArray, index: Tensor, coming: Upcoming) -> None:
         """See Targets."""
-        torch.index_select(self._images, 0, index, out=_whole_pixels(out))
+        place = index if self._place is None else self._place[index]
+        torch.index_select(self._images[out.shape[1:]], 0, place, out=_whole_pixels(out))
 
 
 def _whole_pixels(images: Tensor) -> Tensor:
@@ -101,6 +105,6 @@ def choose_targets(dataset: Dataset, device: torch.device, where: Literal["auto"
         raise ValueError("--targets gpu: the images are streamed from the disk (--cache); use --cache ram")
     if dataset.images is None or where == "host":
         return StreamedTargets(dataset, device)
-    if where == "auto" and dataset.images.numel() > DEVICE_SHARE * free:
+    if where == "auto" and sum(images.numel() for images in dataset.images.values()) > DEVICE_SHARE * free:
         return StreamedTargets(dataset, device)
-    return ResidentTargets(dataset.images, device)
+    return ResidentTargets(dataset, device)

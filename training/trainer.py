@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from blendshape_ops import Drive, FactoredAdam, Posed, target_image
 from torch import Tensor
 
-from arguments import TrainSettings
+from arguments import OptimizationSettings, TrainSettings
 from gaussian_renderer import Cameras, DensifyStats, RenderOutput, render
-from gaussian_renderer.capture import CapturedStep
+from gaussian_renderer.capture import CapturedSizes
 from scene.avatar import Avatar
 from scene.checkpoint import Checkpoint, CheckpointError, check_names, save_checkpoint
 from scene.clip import Clip
@@ -20,16 +21,17 @@ from scene.densify import RowSelection, collects_stats, densify, is_densify_step
 from scene.extensions import extend
 from scene.initialize import create_avatar, faces_backwards, seen_range
 from scene.schema import active_sh_degree
-from scene.split import EpochSampler
+from scene.size_sampler import training_sampler
 from training.exchange import Exchange
 from training.extra_optimizer import ExtraOptimizer
 from training.inputs import StepInputs
 from training.losses import LossContext, Perceptual, weighted_losses
-from training.refinement import STATE, Refinement
+from training.refinement import Refinement
 from training.targets import choose_targets
 from training.team import ALONE, Team, Vote
 from training.unseen import most_shown
 from training.world import World
+from utils.images import Size
 
 log = logging.getLogger(__name__)
 _OPTIMIZER = ("steps", "neutral_exp_avg", "neutral_exp_avg_sq", "difference_exp_avg", "difference_exp_avg_sq")
@@ -65,17 +67,17 @@ class Trainer:
         seed = settings.run.seed
         self.iteration = 0
         self.generator = torch.Generator().manual_seed(seed)
-        self.sampler = EpochSampler(world.dataset.train_indices, settings.optimization.batch_size, seed)
+        self.sampler = training_sampler(world.dataset, settings.optimization.batch_size, seed)
         seen = torch.from_numpy(world.dataset.train_indices)
         untrained = create_avatar(world.head, world.rig, world.mouth, settings.model, seed, seen)
         self.avatar = extend(untrained, settings.optimization, settings.model, seed).to(device)
-        size = (world.dataset.width, world.dataset.height)
-        self._inputs = StepInputs(settings.optimization, self.exchange.share, *size, device)
+        share = self.exchange.share
+        self._inputs = StepInputs(settings.optimization, share, world.dataset, device)
         self._targets = choose_targets(world.dataset, device, settings.data.targets)
         self.refinement = self._create_refinement()
         captures = capture and device.type == "cuda" and perceptual is None
-        picture = (device, self.exchange.share.count, *size)
-        self.captured = CapturedStep(self._compute, picture, Vote(team).cast) if captures else None
+        self.captured = CapturedSizes(self._compute, device, share.count, world.dataset.sizes,
+                                      lambda: Vote(team).cast) if captures else None
         self._renew_optimizer()
 
     def _create_refinement(self) -> Refinement | None:
@@ -88,7 +90,8 @@ class Trainer:
             log.warning("--refine_from_iter: %d stands for iteration %d here, not before the last one (%d): the "
                         "tracking stays as it is", refine.refine_from_iter, self._refine_from, optimization.iterations)
         frames = torch.from_numpy(self.world.dataset.train_indices)
-        return Refinement(self.world, refine, max(updates, 1) * optimization.batch_size / len(frames), frames)
+        moments = len(np.unique(self.world.clip.recording.time[frames.numpy()]))
+        return Refinement(self.world, refine, max(updates, 1) * optimization.batch_size / moments, frames)
 
     def _renew_optimizer(self) -> None:
         self.optimizer = FactoredAdam(self.avatar.neutral, self.avatar.differences)
@@ -107,7 +110,7 @@ class Trainer:
         return active_sh_degree(self.settings.optimization, self.iteration, self.settings.model.sh_degree)
 
     def render_frames(self, frames: list[int], avatar: Avatar | None = None) -> RenderOutput:
-        """Draw frames of the data set with the present avatar, over the world's background."""
+        """Draw frames of the data set, of one size, with the present avatar, over the world's background."""
         index = torch.tensor(frames, device=self.device)
         return self._render(index, None, avatar or self.avatar)
 
@@ -117,18 +120,19 @@ class Trainer:
         return self._draw(index, stats, avatar, corrections, limited)[0]
 
     def _draw(self, index: Tensor, stats: DensifyStats | None, avatar: Avatar,
-              corrections: Tensor | None, limited: bool) -> tuple[RenderOutput, Posed, Drive]:
-        """As `_render`; also the Gaussians that are drawn and what drives them."""
-        cameras, drive = self._view(index, corrections)
+              corrections: Tensor | None, limited: bool, size: Size | None = None) -> tuple[RenderOutput, Posed, Drive]:
+        """As `_render`; also the Gaussians that are drawn and what drives them. size: see `World.cameras_of`."""
+        cameras, drive = self._view(index, corrections, size)
         posed = avatar.pose(drive, self.sh_degree, limited)
         return render(posed, cameras, self.world.background_of(len(index)), stats), posed, drive
 
-    def _view(self, index: Tensor, corrections: Tensor | None = None) -> tuple[Cameras, Drive]:
+    def _view(self, index: Tensor, corrections: Tensor | None = None,
+              size: Size | None = None) -> tuple[Cameras, Drive]:
         if self.refinement is None or not self._refining:
-            cameras = self.world.cameras_of(index)
+            cameras = self.world.cameras_of(index, size)
             return cameras, self.world.rig.drive(index, cameras.centers)
         rows = self.refinement.rows(index).detach() if corrections is None else corrections
-        return self.refinement.view(index, rows)
+        return self.refinement.view(index, rows, size)
 
     def _pose(self, index: Tensor, avatar: Avatar, limited: bool = True) -> tuple[Posed, Cameras]:
         cameras, drive = self._view(index)
@@ -159,12 +163,19 @@ class Trainer:
         if self.captured is None:
             losses, output = self._compute()
         else:
-            losses, output = self.captured.run((self.sh_degree, self._collecting, self._refining))
+            losses, output = self.captured.run(self._inputs.size, (self.sh_degree, self._collecting, self._refining))
         return StepResult(losses, output, self._inputs.rgba, self._change_rows())
 
     @property
     def _collecting(self) -> bool:
         return collects_stats(self.settings.optimization, self.iteration)
+
+    @property
+    def _loss_settings(self) -> OptimizationSettings:
+        """Weights of the losses: that of LPIPS is 0 up to --lpips_from_iter."""
+        settings = self.settings.optimization
+        started = self.iteration > settings.lpips_from_iter * settings.scale
+        return settings if started else replace(settings, lpips_loss=0.0)
 
     @property
     def _refining(self) -> bool:
@@ -179,9 +190,9 @@ class Trainer:
         avatar = self.avatar.on_new_leaves()
         rows = [] if refinement is None else [refinement.rows(frames)]
         output, posed, drive = self._draw(frames, self.stats if self._collecting else None, avatar,
-                                          rows[0] if rows else None, limited=False)
+                                          rows[0] if rows else None, limited=False, size=inputs.size)
         losses = weighted_losses(LossContext.of(self.world, frames, output, posed, drive, inputs.rgba, avatar,
-                                                self.settings.optimization, self.perceptual))
+                                                self._loss_settings, self.perceptual))
         if refinement is not None:
             losses["tracking"] = refinement.prior(rows[0])
         total = exchange.weighted(torch.stack(list(losses.values())).sum())
@@ -216,14 +227,16 @@ class Trainer:
 
     def _prune_unseen(self) -> RowSelection:
         """Remove what no training picture shows, but for the back of the head: it closes the head from other sides."""
-        frames = torch.from_numpy(self.world.dataset.train_indices).to(self.device)
-        optimization, triangle = self.settings.optimization, self.avatar.binding.triangle
-        share, team = self.exchange.share, self.exchange.team
+        share, team, dataset = self.exchange.share, self.exchange.team, self.world.dataset
+        triangle = self.avatar.binding.triangle
+        frames = dataset.train_indices
         some = frames[team.rank::team.size] if len(frames) >= team.size else frames
-        shown = team.largest(most_shown(lambda batch: self._pose(batch, self.avatar, False), some, share.count).clone())
+        alike = [torch.from_numpy(part).to(self.device) for part in dataset.by_size(some)]
+        most = [most_shown(lambda batch: self._pose(batch, self.avatar, False), part, share.count) for part in alike]
+        shown = team.largest(torch.stack(most).amax(dim=0))
         back = faces_backwards(self.world.rig.posed.neutral.to(self.device), self.world.head.faces.to(self.device))
         is_back = (triangle >= 0) & back[triangle.clamp(min=0).long()]
-        rows = keep_only(self.avatar, (shown >= optimization.prune_unseen) | is_back)
+        rows = keep_only(self.avatar, (shown >= self.settings.optimization.prune_unseen) | is_back)
         log.info("%d Gaussians that no training picture shows were removed, %d are left", rows.pruned,
                  self.avatar.count)
         return rows
@@ -259,7 +272,7 @@ class Trainer:
         """Continue from a checkpoint, exactly as if never interrupted; CheckpointError when it does not fit."""
         where = f"checkpoint of iteration {checkpoint.iteration}"
         expected = {f"optimizer.{n}" for n in _OPTIMIZER} | {f"stats.{n}" for n in _STATS} | {"generator"}
-        refined = STATE if self.refinement is not None else ()
+        refined = [] if self.refinement is None else list(self.refinement.state_dict())
         expected |= {f"refinement.{name}" for name in refined}
         expected |= {f"extensions.{name}" for name in self.extra_optimizer.state_dict()}
         if checkpoint.avatar.extended != self.avatar.extended:
@@ -278,7 +291,7 @@ class Trainer:
                                                   for n in self.extra_optimizer.state_dict()})
             self.sampler.load_state_dict(checkpoint.state["sampler"])
             if self.refinement is not None:
-                self.refinement.load_state_dict({n: checkpoint.training[f"refinement.{n}"] for n in STATE})
+                self.refinement.load_state_dict({n: checkpoint.training[f"refinement.{n}"] for n in refined})
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{where}: {error}") from error
         self._inputs.forget()

@@ -50,6 +50,10 @@ class _Place:
         return state in "ZX"
 
 
+def _say(*lines: str) -> None:
+    print("", *lines, sep="\n", file=sys.stderr, flush=True)  # the progress bar has left the line unfinished
+
+
 class Watch:
     """Watches the other processes of a team from a thread, until `stop`. Does nothing for one alone.
 
@@ -71,7 +75,8 @@ class Watch:
     def stop(self) -> None:
         """This process is about to end as it should."""
         if self._team.size > 1 and not self._stopped.is_set():
-            self._store.add(f"done/{self._team.rank}", 1)
+            with suppress(RuntimeError):  # the store may have gone with torchrun
+                self._store.add(f"done/{self._team.rank}", 1)
             self._stopped.set()
             self._thread.join()
 
@@ -82,7 +87,7 @@ class Watch:
         """
         if not self._team.leads:
             time.sleep(RANK_0_FIRST)
-        print(f"train.py: rank {self._team.rank}: {message}\n{self._hint()}", file=sys.stderr, flush=True)
+        _say(f"train.py: rank {self._team.rank}: {message}", self._hint())
         with suppress(RuntimeError):  # the store went first, so did whoever could have read it
             self._store.add(f"failed/{self._team.rank}", 1)
         os._exit(1)  # leaving the usual way waits for collectives that no one else will finish
@@ -123,5 +128,5 @@ class Watch:
         if self._team.rank == min(set(range(self._team.size)) - set(gone)):
             lines = [f"train.py: rank {rank} of {self._team.size}: {text}" for rank, text in gone.items() if text]
             if lines:
-                print("\n".join([*lines, self._hint()]), file=sys.stderr, flush=True)
+                _say(*lines, self._hint())
         os._exit(1)

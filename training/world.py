@@ -18,12 +18,14 @@ from scene.clip import Clip, choose_head, clip_of, open_data, open_dataset
 from scene.dataset import Dataset
 from scene.mouth import Mouth, create_mouth
 from scene.rig import Rig
+from utils.images import Size
 
 
 @dataclass(frozen=True)
 class World:
     """Data set, what a run keeps of it, head, rig and mouth, with the cameras of all frames on the device.
 
+    Where the pictures differ in size, `cameras` says each one's K, but its width and height are no frame's.
     background: None (black), a colour [3], or a picture [3,H,W] over which whole-image targets are drawn.
     """
 
@@ -47,10 +49,18 @@ class World:
             return self.background
         return self.background.expand(count, -1, -1, -1)
 
-    def cameras_of(self, frames: Tensor) -> Cameras:
-        """The cameras of frames [B] (int64 on the cameras' device)."""
+    def cameras_of(self, frames: Tensor, size: Size | None = None) -> Cameras:
+        """The cameras of frames [B] (int64 on the cameras' device), whose pictures have one size.
+
+        size: that size, width and height; None: looked up, which waits for the device where sizes differ.
+        """
         c = self.cameras
-        return Cameras(c.R[frames], c.t[frames], c.K[frames], c.width, c.height)
+        if size is None and len(self.dataset.sizes) > 1:
+            size, *others = {self.dataset.size(index) for index in frames.tolist()}
+            if others:
+                raise ValueError(f"frames: wanted pictures of one size in a batch, got {size} and {others[0]}")
+        width, height = size or (c.width, c.height)
+        return Cameras(c.R[frames], c.t[frames], c.K[frames], width, height)
 
     def mesh_in_data(self, frame: int) -> NDArray[np.float64]:
         """The posed head mesh [V,3] of a frame, metres, lying where the data set's camera sees it as `cameras` does.
@@ -65,7 +75,7 @@ class World:
 
 @torch.no_grad()
 def render_on_black(world: World, avatar: Avatar, sh_degree: int, frames: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Frames of the data set drawn on black: image [B,3,H,W], alpha [B,H,W]."""
+    """Frames of the data set, of one size, drawn on black: image [B,3,H,W], alpha [B,H,W]."""
     index = torch.tensor(list(frames), device=avatar.neutral.device)
     cameras = world.cameras_of(index)
     output = render(avatar.pose(world.rig.drive(index, cameras.centers), sh_degree), cameras)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import math
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from utils.atomic import write_with
 from utils.file_kinds import check_members, what_else
 
 Array = NDArray[Any]
@@ -38,6 +40,11 @@ def read_npz(path: Path) -> dict[str, Array]:
     except Exception as error:  # zipfile reports damage in many ways: BadZipFile, zlib.error, NotImplementedError, ...
         hint = "" if zipfile.is_zipfile(path) else what_else(path)
         raise ValueError(f"{path}: cannot be read as .npz ({type(error).__name__}: {error!s:.200}){hint}") from error
+
+
+def write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write arrays by name as .npz, atomically. Raises utils.atomic.WriteError."""
+    write_with(path, lambda temporary: np.savez(temporary, **arrays))  # type: ignore[arg-type]
 
 
 def _array(data: bytes) -> Array:

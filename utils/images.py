@@ -23,6 +23,7 @@ from numpy.typing import NDArray  # noqa: E402
 
 from utils.atomic import write_bytes  # noqa: E402
 
+Size = tuple[int, int]  # width, height in pixels
 ByteImage = NDArray[np.uint8]
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -85,6 +86,27 @@ def read_png_header(path: Path) -> PngHeader:
     if exif_orientation(chunks.get(b"eXIf", b"")) >= 5:
         width, height = height, width
     return PngHeader(width, height, bits, channels)
+
+
+@dataclass(frozen=True)
+class PictureHeader:
+    """Upright size of an image file, and whether it stores transparency."""
+
+    width: int
+    height: int
+    has_alpha: bool
+
+
+def read_picture_header(path: Path) -> PictureHeader:
+    """Size and kind of a PNG or JPEG without decoding its pixels. Raises FileNotFoundError, ValueError naming it."""
+    data = path.read_bytes() if path.suffix.lower() in (".jpg", ".jpeg") else b""
+    if not data.startswith(b"\xff\xd8"):
+        png = read_png_header(path)
+        return PictureHeader(png.width, png.height, png.has_alpha)
+    size = _size_of(data)
+    if size is None:
+        raise ValueError(f"{path}: not a readable JPEG, or damaged ({len(data)} bytes)")
+    return PictureHeader(*size, has_alpha=False)
 
 
 def _chunks_before_pixels(file: BinaryIO) -> dict[bytes, bytes]:
@@ -189,6 +211,25 @@ def encode_image(image: ByteImage, suffix: str, quality: int = 95) -> bytes:
     }.get(suffix.lower(), [])
     _, data = cv2.imencode(suffix, ordered, options)
     return data.tobytes()
+
+
+def margins(picture: Size, window: Size) -> tuple[float, float, float]:
+    """Where a whole picture lies in the middle of a window: left and top margin in pixels, and its magnification."""
+    scale = min(window[0] / picture[0], window[1] / picture[1])
+    return 0.5 * (window[0] - scale * picture[0]), 0.5 * (window[1] - scale * picture[1]), scale
+
+
+def letterbox(image: ByteImage, size: Size) -> ByteImage:
+    """A whole image [H,W,C] in the middle of a black one of `size`, where `margins` says to a fraction of a pixel."""
+    if image.shape[1::-1] == size:
+        return image
+    left, top, scale = margins((image.shape[1], image.shape[0]), size)
+    if scale < 1:
+        image = resize_area(image, *(max(1, round(scale * side)) for side in image.shape[1::-1]))
+        left, top, scale = margins((image.shape[1], image.shape[0]), size)
+    shift = 0.5 * (scale - 1)  # OpenCV counts from the middle of the first pixel
+    place = np.array([[scale, 0, left + shift], [0, scale, top + shift]])
+    return cv2.warpAffine(image, place, size, flags=cv2.INTER_LINEAR).astype(np.uint8)
 
 
 def resize_area(image: ByteImage, width: int, height: int) -> ByteImage:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from flame.rotations import matrix_from_quat
 from gaussian_renderer import Cameras
 from scene.clip import Clip
+from utils.images import margins
 
 LEAST_FOV, MOST_FOV = math.radians(1), math.radians(170)
 
@@ -64,8 +65,7 @@ def clip_camera(clip: Clip, frame: int, width: int, height: int) -> Cameras:
 
 def fitted(clip: Clip, width: int, height: int) -> tuple[float, float, float]:
     """Where the clip's picture lies in width x height: left and top margin in pixels, and its magnification."""
-    scale = min(width / clip.width, height / clip.height)
-    return 0.5 * (width - scale * clip.width), 0.5 * (height - scale * clip.height), scale
+    return margins((clip.width, clip.height), (width, height))
 
 
 def opening_view(clip: Clip, target: ArrayLike, frame: int = 0) -> OrbitCamera:

@@ -19,7 +19,7 @@ from viewer.camera import browser_camera, opening_view
 from viewer.pace import Pace
 from viewer.panel import Change, Panel, assign
 from viewer.picture import Painter
-from viewer.playback import Playback
+from viewer.playback import Timeline
 from viewer.recording import film, screenshot, timeline
 from viewer.server import PageServer
 from viewer.state import ViewState, slider_values, sliders_of
@@ -32,6 +32,9 @@ SETTLED = 0.3  # seconds after the last change until a sharp picture is drawn an
 IDLE_WAIT = 0.2  # seconds between looks at new browsers when nothing happens
 MOVING_QUALITY, RESTING_QUALITY = 75, 92  # JPEG
 STATUS_INTERVAL = 0.5  # seconds
+
+
+_Drawn = tuple[float, float, tuple[int, int]]  # of a picture: when it was done, seconds that it took, size
 
 
 @dataclass
@@ -56,16 +59,15 @@ class Page:
         self._stopped = False
         self._windows: dict[int, _Window] = {}
         self._sliders_follow = True
-        self._recent: deque[tuple[float, float, tuple[int, int]]] = deque(maxlen=60)  # end, seconds, size
+        self._recent: deque[_Drawn] = deque(maxlen=60)
         self._status_at = 0.0
         self._filming = threading.Lock()
         self._unseen = UnseenNotes(painter)
         player = painter.player
-        self.frames = len(player.clip)
-        self._playback = Playback(self.frames, fps)
+        self._playback = Timeline(player.clip.recording, self.first, fps)
         self._sliders = sliders_of(player.head, player.num_expressions, player.clip.codes)
         self._set_the_stage()
-        self.panel = Panel(server.gui, self, self._sliders, self.frames, fps)
+        self.panel = Panel(server.gui, self, self._sliders, self._playback)
         server.on_client_connect(self._welcome)
         server.on_client_disconnect(self._farewell)
 
@@ -81,10 +83,20 @@ class Page:
             self._state = change(self._state)
             self._touched()
 
-    def seek(self, frame: int) -> None:
-        """Show a frame of the clip (the nearest there is); stops playing."""
+    @property
+    def frames(self) -> int:
+        """Length of the timeline."""
+        return self._playback.frames
+
+    def seek(self, place: int) -> None:
+        """Show a frame of the timeline (the nearest there is); stops playing."""
         self.play(False)
-        self.change(lambda state: replace(state, base="clip", frame=min(max(frame, 0), self.frames - 1)))
+        self.change(lambda state: replace(state, base="clip", frame=self._playback.at(place)))
+
+    def choose_camera(self, name: str) -> None:
+        """Make the frames of one of several cameras the timeline, at the same moment. ValueError for another name."""
+        self.play(False)
+        self.change(lambda state: replace(state, frame=self._playback.choose(name, state.frame)))
 
     def play(self, playing: bool) -> None:
         """Start or stop the timeline at the frame it stands at."""
@@ -147,7 +159,7 @@ class Page:
                 assign(bar, 100 * done / self.frames)
                 return not self._stopped and client.client_id in self.server.get_clients()
 
-            states: Iterator[ViewState] = timeline(self._state, self.frames)
+            states: Iterator[ViewState] = timeline(self._state, self._playback.numbers.tolist())
             data = film(self._painter, states, self._camera_of(client), self._playback.fps, shown)
             if data is not None:
                 client.send_file_download(f"{self._name}.mp4", data, save_immediately=True)
@@ -228,27 +240,13 @@ class Page:
             self.panel.show(state, slider_values(self._painter.codes(state), self._sliders, self._painter.player.head))
         if now - self._status_at > STATUS_INTERVAL:
             self._status_at = now
-            status = self._status()
+            status = _status(self._painter, self._subtitle, self._recent)
             if status != self.panel.status.content:
                 self.panel.status.content = status
             if self._playback.playing:
-                assign(self.panel.frame, self._state.frame)
+                self.panel.show_frame(self._state.frame)
             for client in self.server.get_clients().values():
                 self._unseen.tell(client, self._painter, self._state, self._version, self.panel.status.order + 0.5)
-
-    def _status(self) -> str:
-        counts = self._painter.player.avatar.part_counts()
-        lines = [f"**{self._name}** {self._subtitle}".rstrip(),
-                 f"{sum(counts.values()):,} Gaussians ({', '.join(f'{n:,} {name}' for name, n in counts.items())})"]
-        last = [entry for entry in self._recent if time.perf_counter() - entry[0] < 2]
-        if last:
-            width, height = last[-1][2]
-            milliseconds = 1000 * float(np.median([entry[1] for entry in last]))
-            rate = f"{(len(last) - 1) / (last[-1][0] - last[0][0]):.0f} frames/s, " if len(last) > 3 else ""
-            lines.append(f"{rate}{milliseconds:.0f} ms a picture, {width} x {height}")
-        elif self._recent:
-            lines.append("at rest, {} x {}".format(*self._recent[-1][2]))
-        return "  \n".join(lines)
 
     # Small things.
 
@@ -293,3 +291,19 @@ class Page:
         self._windows.pop(client.client_id, None)
         self.server.forget(client.client_id)
         self._unseen.forget(client.client_id)
+
+
+def _status(painter: Painter, subtitle: str, recent: deque[_Drawn]) -> str:
+    """What the page says of the avatar and of the pictures lately drawn."""
+    counts = painter.player.avatar.part_counts()
+    lines = [f"**{painter.player.name}** {subtitle}".rstrip(),
+             f"{sum(counts.values()):,} Gaussians ({', '.join(f'{n:,} {name}' for name, n in counts.items())})"]
+    last = [entry for entry in recent if time.perf_counter() - entry[0] < 2]
+    if last:
+        width, height = last[-1][2]
+        milliseconds = 1000 * float(np.median([entry[1] for entry in last]))
+        rate = f"{(len(last) - 1) / (last[-1][0] - last[0][0]):.0f} frames/s, " if len(last) > 3 else ""
+        lines.append(f"{rate}{milliseconds:.0f} ms a picture, {width} x {height}")
+    elif recent:
+        lines.append("at rest, {} x {}".format(*recent[-1][2]))
+    return "  \n".join(lines)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any, Protocol, get_args
 
 import viser
 
+from viewer.playback import Timeline
 from viewer.state import EXPRESSION, Base, Layer, Parts, Slider, View, ViewState, single_expression, with_override
 
 log = logging.getLogger("view")
@@ -24,7 +25,8 @@ class Actions(Protocol):
     """What the panel asks of the page."""
 
     def change(self, change: Change) -> None: ...
-    def seek(self, frame: int) -> None: ...
+    def seek(self, place: int) -> None: ...
+    def choose_camera(self, name: str) -> None: ...
     def play(self, playing: bool) -> None: ...
     def set_loop(self, loop: bool) -> None: ...
     def set_speed(self, fps: float) -> None: ...
@@ -36,8 +38,9 @@ class Actions(Protocol):
 class Panel:
     """The control panel, shared by all browsers that look at the page."""
 
-    def __init__(self, gui: viser.GuiApi, actions: Actions, sliders: dict[str, Slider], frames: int,
-                 fps: float) -> None:
+    def __init__(self, gui: viser.GuiApi, actions: Actions, sliders: dict[str, Slider],
+                 timeline: Timeline) -> None:
+        self._timeline = timeline
         self._gui, self._actions, self._sliders = gui, actions, sliders
         self._expressions = {name.removeprefix(EXPRESSION): slider for name, slider in sliders.items()
                              if name.startswith(EXPRESSION)}
@@ -45,7 +48,9 @@ class Panel:
         self.status = gui.add_markdown("")
         tabs = gui.add_tab_group()
         with tabs.add_tab("Play", viser.Icon.PLAYER_PLAY):
-            self._build_play(frames, fps)
+            self._build_play(timeline.frames, timeline.fps)
+            if timeline.recording.several:
+                self._build_cameras(timeline.recording.cameras, timeline.camera)
         with tabs.add_tab("Face", viser.Icon.MOOD_SMILE):
             self._build_face()
         with tabs.add_tab("Look", viser.Icon.EYE):
@@ -53,9 +58,13 @@ class Panel:
         with tabs.add_tab("Save", viser.Icon.CAMERA):
             self._build_save()
 
+    def show_frame(self, frame: int) -> None:
+        """Move the timeline's slider to a frame."""
+        assign(self.frame, self._timeline.place(frame))
+
     def show(self, state: ViewState, values: dict[str, float]) -> None:
         """Bring the widgets in line with a state that they did not make themselves."""
-        assign(self.frame, state.frame)
+        self.show_frame(state.frame)
         assign(self.base, _key(BASES, state.base))
         assign(self.compare, state.compare)
         for name, value in values.items():
@@ -71,6 +80,11 @@ class Panel:
         """Enable or disable the comparison with the ground truth; `why` is shown below it."""
         self.compare.disabled = not allowed
         self.truth_note.content = why
+
+    def _build_cameras(self, cameras: Sequence[str], camera: int) -> None:
+        recorded = self._gui.add_dropdown("Recorded by", tuple(cameras), initial_value=cameras[camera],
+                                          hint="Whose frames the timeline shows")
+        self._listen(recorded, lambda value: self._actions.choose_camera(str(value)))
 
     def _build_play(self, frames: int, fps: float) -> None:
         gui, actions = self._gui, self._actions

@@ -5,6 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import numpy as np
+
+from scene.recording import Recording
+
 
 class Playback:
     """Counts frames of a clip in real time; a slow machine skips frames instead of slowing down.
@@ -52,3 +56,42 @@ class Playback:
         if self.loop:
             return position % self.frames, False
         return min(position, self.frames - 1), position >= self.frames - 1
+
+
+class Timeline(Playback):
+    """Plays the frames of one camera of a recording; frames are numbered as in the recording.
+
+    frame: one of that camera's. `frames` is the length; a place on the timeline counts from 0.
+    """
+
+    def __init__(self, recording: Recording, frame: int, fps: float,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        self.recording, self.camera = recording, int(recording.view[frame])
+        self.numbers = recording.of_camera(self.camera)
+        super().__init__(len(self.numbers), fps, clock)
+
+    def place(self, frame: int) -> int:
+        """Where a frame of the camera is."""
+        return int(np.searchsorted(self.numbers, frame))
+
+    def at(self, place: int) -> int:
+        """The frame at a place, or at the nearest that there is."""
+        return int(self.numbers[min(max(place, 0), self.frames - 1)])
+
+    def choose(self, name: str, frame: int) -> int:
+        """Go over to another camera, not playing; the frame nearest in time to `frame`. ValueError for no such name."""
+        if name not in self.recording.cameras:
+            raise ValueError(f"camera: wanted one of {', '.join(self.recording.cameras)}, got {name!r}")
+        self.camera = self.recording.cameras.index(name)
+        self.numbers = self.recording.of_camera(self.camera)
+        self.frames = len(self.numbers)
+        return self.at(int(np.abs(self.recording.time[self.numbers] - self.recording.time[frame]).argmin()))
+
+    def start(self, frame: int) -> None:
+        """Play from `frame` on; from the beginning when that is the last one."""
+        super().start(self.place(frame))
+
+    def frame(self) -> tuple[int, bool]:
+        """As `Playback.frame`, by its number."""
+        place, ended = super().frame()
+        return self.at(place), ended

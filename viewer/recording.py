@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,9 +40,9 @@ def film(painter: Painter, states: Iterator[ViewState], camera: Cameras, fps: fl
         return path.read_bytes()
 
 
-def timeline(state: ViewState, frames: int) -> Iterator[ViewState]:
-    """The states of all frames of the clip, everything else as it is."""
-    return (replace(state, base="clip", frame=frame) for frame in range(frames))
+def timeline(state: ViewState, frames: Iterable[int]) -> Iterator[ViewState]:
+    """The states of these frames of the clip, everything else as it is."""
+    return (replace(state, base="clip", frame=frame) for frame in frames)
 
 
 class _Stopped(Exception):

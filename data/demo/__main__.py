@@ -1,4 +1,4 @@
-"""python -m data.demo --out FOLDER [--frames N] [--size PIXELS] [--seed N] [--mode insta|nerfbs|hr] [--workers N]"""
+"""python -m data.demo --out FOLDER [--frames N] [--size PIXELS] [--seed N] [--mode MODE] [--cameras N] [--workers N]"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from data.demo.generate import Settings, generate
 
 def main(
     out: Path, frames: int = 300, size: int = 256, seed: int = 0, mode: Literal["insta", "nerfbs", "hr"] = "insta",
-    workers: int | None = None,
+    cameras: int = 1, workers: int | None = None,
 ) -> None:
     """Draw the demo subject and write it as a tracked data set.
 
@@ -23,15 +23,17 @@ def main(
         size: side of the images in pixels ("hr" writes them twice as large).
         seed: person and motion.
         mode: which of the three tracker layouts.
+        cameras: how many stand in a ring around the head.
         workers: processes; default one per core.
     """
     try:
-        fresh = generate(out, Settings(frames, size, seed, mode), workers)
+        fresh = generate(out, Settings(frames, size, seed, mode, cameras), workers)
     except (ValueError, FileExistsError) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit(f"\n{out}: stopped, nothing was written")
-    print(f"{out}: {frames} frames, {'written' if fresh else 'already there, drawn with the same settings'}")
+    seen = f" by {cameras} cameras" if cameras > 1 else ""
+    print(f"{out}: {frames} frames{seen}, {'written' if fresh else 'already there, drawn with the same settings'}")
 
 
 if __name__ == "__main__":

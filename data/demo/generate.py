@@ -22,12 +22,13 @@ import torch
 from tqdm import tqdm
 
 from data.demo import layout
-from data.demo.motion import Motion, make_motion
+from data.demo.motion import Motion, make_motion, seen_from
 from data.demo.render import render
 from data.demo.subject import Codes, Subject, make_subject, motion_codes, posed_vertices
 from flame import Head, load_head
 
 VERSION = 2  # of what is drawn; a folder of another version is generated anew
+MOST_CAMERAS = 36
 MARK = "truth.json"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 DESCRIPTION = (
@@ -42,16 +43,19 @@ class Settings:
     """What decides every byte of the data set.
 
     frames: length of the clip (about 25 a second). size: image side in pixels ("hr" writes twice that). seed: person
-    and motion. mode: "insta", "nerfbs" or "hr", the three tracker layouts.
+    and motion. mode: "insta", "nerfbs" or "hr", the three tracker layouts. cameras: how many stand evenly in a ring
+    around the head, the first in front of it; more than one are written as the layout "cameras".
 
     Raises:
-        ValueError: no frames, a size below 16 pixels, or an unknown mode.
+        ValueError: no frames, a size below 16 pixels, an unknown mode, no camera, or several in another mode than
+            "insta".
     """
 
     frames: int = 300
     size: int = 256
     seed: int = 0
     mode: str = "insta"
+    cameras: int = 1
 
     def __post_init__(self) -> None:
         if self.frames < 1:
@@ -60,6 +64,14 @@ class Settings:
             raise ValueError(f"size: 16 pixels or more expected, got {self.size}")
         if self.mode not in layout.MODES:
             raise ValueError(f"mode {self.mode!r} is unknown; known are {', '.join(layout.MODES)}")
+        if not 1 <= self.cameras <= MOST_CAMERAS or (self.cameras > 1 and self.mode != "insta"):
+            raise ValueError(f"cameras: 1 to {MOST_CAMERAS} expected, more than one with mode insta only, got "
+                             f"{self.cameras} with mode {self.mode}")
+
+    @property
+    def azimuths(self) -> dict[str, float]:
+        """Where the cameras stand: degrees to the subject's left of the front, by the name of each."""
+        return {f"{360 * i // self.cameras:03d}": 360 * i / self.cameras for i in range(self.cameras)}
 
 
 def generate(out: Path, settings: Settings, workers: int | None = None, progress: bool = True) -> bool:
@@ -76,12 +88,17 @@ def generate(out: Path, settings: Settings, workers: int | None = None, progress
         return False
     with _replacing_folder(out) as folder:
         head, subject, motion, codes = _plan(settings)
-        layout.write_still(folder, head, codes, settings.mode, settings.size, settings.seed)
+        layout.write_still(folder, head, codes, settings.mode, settings.size, settings.seed, camera_folders(settings))
         job = _Job(subject, motion, codes, settings, folder)
         _draw_all(job, workers or os.cpu_count() or 1, progress)
         truth = {"generator": "data.demo", "version": VERSION, "about": DESCRIPTION, "settings": asdict(settings)}
         (folder / MARK).write_text(json.dumps(truth, indent=2) + "\n", encoding="utf-8")
     return True
+
+
+def camera_folders(settings: Settings) -> list[str]:
+    """Where below the data set each camera's files lie, in the order of `Settings.azimuths`."""
+    return [""] if settings.cameras == 1 else [f"{layout.CAMERAS}/{name}" for name in settings.azimuths]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +120,7 @@ def _plan(settings: Settings) -> tuple[Head, Subject, Motion, Codes]:
 
 
 def _draw_all(job: _Job, workers: int, progress: bool) -> None:
-    count = job.settings.frames
+    count = job.settings.frames * job.settings.cameras
     bar = tqdm(total=count, desc="Drawing the demo subject", unit="frame", disable=not progress)
     with bar:
         if min(workers, count) == 1:
@@ -133,19 +150,25 @@ class _Artist:
     def __init__(self, job: _Job) -> None:
         self.job = job
         self.head = load_head("open")
+        azimuths = job.settings.azimuths.values()
+        self.views = [(job.folder / folder, seen_from(job.motion, np.radians(azimuth)) if azimuth else job.motion)
+                      for folder, azimuth in zip(camera_folders(job.settings), azimuths, strict=True)]
 
-    def draw(self, index: int) -> None:
+    def draw(self, picture: int) -> None:
+        """Draw and write one of the pictures, which are numbered camera after camera."""
         job = self.job
+        camera, index = divmod(picture, job.settings.frames)
+        folder, motion = self.views[camera]
         codes = Codes(job.codes.shape, *(
             getattr(job.codes, name)[index:index + 1] for name in ("expression", "jaw", "eyes", "eyelids")
         ))
-        motion, settings = job.motion, job.settings
+        settings = job.settings
         rgba = render(
             job.subject, posed_vertices(self.head, codes)[0], motion.expression[index], motion.R[index],
             motion.t[index], motion.turn[index], settings.size * layout.image_scale(settings.mode),
         )
-        layout.write_images(job.folder, index, rgba, settings.mode)
-        layout.write_record(job.folder, index, job.codes, motion, settings.size)
+        layout.write_images(folder, index, rgba, settings.mode)
+        layout.write_record(folder, index, job.codes, motion, settings.size)
 
 
 _worker: list[_Artist] = []  # the one artist of a worker process, set when it starts
@@ -171,7 +194,9 @@ def _is_there(out: Path, settings: Settings) -> bool:
     truth = _read_mark(out / MARK)
     if truth.get("generator") != "data.demo":
         raise FileExistsError(f"{out}: exists and is not a demo data set; give another --out, or remove it yourself")
-    return bool(truth.get("version") == VERSION and truth.get("settings") == asdict(settings))
+    drawn = truth.get("settings")
+    known = {"cameras": 1, **drawn} if isinstance(drawn, dict) else {}  # written before there were several
+    return bool(truth.get("version") == VERSION and known == asdict(settings))
 
 
 def _read_mark(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from utils.tracker_files import obj_text, tracker_record
 
 CANONICAL_JAW = np.radians(12.0)          # trackers open the jaw of canonical.obj by 12 degrees
 HQ_RATIO = 2
+CAMERAS = "cameras"                       # the folder in which there is one for each of several cameras
 MODES = ("insta", "nerfbs", "hr")
 BACKGROUND_QUALITY = 95
 
@@ -30,10 +32,15 @@ def image_scale(mode: str) -> int:
     return HQ_RATIO if mode == "hr" else 1
 
 
-def write_still(folder: Path, head: Head, codes: Codes, mode: str, size: int, seed: int) -> None:
-    """Everything that is not per frame: folders, canonical.obj, head.json, and the background of "nerfbs"."""
-    for name in ("checkpoint", "images.HQ" if mode == "hr" else "images"):
-        (folder / name).mkdir(parents=True)
+def write_still(folder: Path, head: Head, codes: Codes, mode: str, size: int, seed: int,
+                cameras: Sequence[str] = ("",)) -> None:
+    """Everything that is not per frame: folders, canonical.obj, head.json, and the background of "nerfbs".
+
+    cameras: folders below `folder`, one a camera, in which records and images lie.
+    """
+    for camera in cameras:
+        for name in ("checkpoint", "images.HQ" if mode == "hr" else "images"):
+            (folder / camera / name).mkdir(parents=True)
     (folder / "canonical.obj").write_text(_canonical_obj(head, codes.shape), encoding="utf-8")
     (folder / "head.json").write_text(json.dumps({"head": "open"}) + "\n", encoding="utf-8")
     if mode == "nerfbs":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
@@ -16,6 +16,7 @@ CENTRE = 0.006                           # metres: height in head space that the
 FOCAL = 1.72                             # focal length in image widths
 MAX_TURN = np.radians([10.0, 25.0, 8.0])  # pitch, yaw, roll of the head
 GAZE_LIMIT = np.radians([22.0, 10.0])    # yaw, pitch of the eyes
+RING_CENTRE = np.array([0.0, 0.0, -0.04])  # metres: several cameras stand around the vertical through it
 CAMERA_AXES = np.diag([1.0, -1.0, -1.0])  # head space (y up, z to the viewer) to camera axes
 
 VISEMES: tuple[dict[str, float], ...] = (
@@ -78,6 +79,16 @@ def make_motion(frames: int, names: tuple[str, ...], rng: np.random.Generator) -
     t = (PIVOT + shift - turn @ PIVOT) @ CAMERA_AXES + np.array([0, CENTRE, DISTANCE])
     expression = np.clip(np.stack([signals[name] for name in names], axis=1), 0, 1)
     return Motion(expression, gaze, R, t, turn)
+
+
+def seen_from(motion: Motion, azimuth: float) -> Motion:
+    """The same motion seen by a camera that is turned about the head, `azimuth` radians to the subject's left.
+
+    R' = C R_y(-azimuth) C R with the camera axes C, and the ring's centre keeps its place in the picture.
+    """
+    swing = CAMERA_AXES @ Rotation.from_euler("y", -azimuth).as_matrix() @ CAMERA_AXES
+    pivot = RING_CENTRE @ CAMERA_AXES + np.array([0, CENTRE, DISTANCE])
+    return replace(motion, R=swing @ motion.R, t=(motion.t - pivot) @ swing.T + pivot)
 
 
 def _add(signals: dict[str, Floats], shape: str, values: Floats) -> None:

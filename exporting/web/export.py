@@ -16,7 +16,7 @@ from arguments.export_settings import ExportSettings
 from exporting.web.head import Table, head_tables
 from exporting.web.tables import live_pairs, pack_gaussians, pack_pairs
 from player.player import Player
-from player.views import UNSEEN_BEYOND, front_frame, seen_directions
+from player.views import UNSEEN_BEYOND, front_clip, front_frame, seen_directions
 from scene.clip import Clip
 from utils.atomic import replacing_folder
 
@@ -49,7 +49,7 @@ def page_data(player: Player) -> tuple[dict[str, Any], dict[str, Table]]:
 
     meta.front: the frame whose camera looks into the face.
     """
-    avatar, head, clip = player.avatar, player.head, player.clip
+    avatar, head, clip = player.avatar, player.head, front_clip(player.clip)
     pairs = live_pairs(avatar)
     target = avatar.neutral.detach().cpu()[:, MEANS].median(dim=0).values
     tables = {"gaussians": pack_gaussians(avatar, pairs), "pairs": pack_pairs(pairs), **head_tables(player),

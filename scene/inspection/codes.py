@@ -13,12 +13,12 @@ from scene.inspection.subject import Subject
 
 EXPRESSION_WRONG, EXPRESSION_DOUBT = 0.1, 0.02  # metres, root mean square over the mesh; tracked people: 0.004
 SHAPE_WRONG, SHAPE_DOUBT = 0.2, 0.05  # tracked people: 0.007
-LARGEST_TURN = 1.2  # radians, of jaw and eyes
+LARGEST_TURN = 1.2  # radians, of jaw, eyes and neck
 LARGEST_LID = 2.0
 
 
 def code_findings(subject: Subject) -> Iterator[Finding]:
-    """Of expression, identity, jaw, eyes and lids of all frames."""
+    """Of expression, identity, jaw, eyes, neck and lids of all frames."""
     head, codes = subject.head, subject.codes
     motion = _motion(head.expression_dirs, codes.expression)
     if len(motion) > 1 and not motion.any():
@@ -33,6 +33,8 @@ def code_findings(subject: Subject) -> Iterator[Finding]:
                           f"{1000 * float(sizes[frames[0]]):.0f} mm (root mean square; at most {1000 * largest:.0f}), "
                           f"wanted less than {1000 * doubt:.0f}. Likely cause: codes of another head model (--head)")
     turns = {"jaw": codes.jaw, "left eye": codes.eyes[:, :6], "right eye": codes.eyes[:, 6:]}
+    if codes.neck is not None:
+        turns["neck"] = codes.neck
     for name, sixes in turns.items():
         angles = _angles(sixes)
         frames = torch.nonzero(angles > LARGEST_TURN)[:, 0].tolist()

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from scene.inspection.subject import Bits, Subject
-from utils.images import ByteImage, resize_area
+from utils.images import ByteImage, letterbox, resize_area
 
 TILE = 320  # pixels: longer side
 COLUMNS = 4
@@ -16,21 +16,24 @@ BACKDROP = 90  # grey under what is cut out
 
 def draw_sheet(subject: Subject) -> ByteImage:
     """The sampled frames, uint8 RGB [H,W,3]: the mesh outlined in green, the mask in orange, its outside dimmed."""
-    data = subject.dataset
-    scale = TILE / max(data.width, data.height)
-    width, height = max(1, round(data.width * scale)), max(1, round(data.height * scale))
-    tiles = []
+    data, tiles = subject.dataset, []
+    window = _tile(data.width, data.height)
     for sample in subject.drawn:
         rgba = data.rgba(sample.frame).astype(np.float32)
         alpha = rgba[..., 3:] / 255
         shown = rgba[..., :3] * (0.35 + 0.65 * alpha) + BACKDROP * 0.5 * (1 - alpha)
-        tile = np.ascontiguousarray(resize_area(shown.astype(np.uint8), width, height))
+        tile = np.ascontiguousarray(resize_area(shown.astype(np.uint8), *_tile(*data.size(sample.frame))))
         _outline(tile, sample.mask, MASK)
         _outline(tile, sample.mesh, MESH)
         cv2.putText(tile, str(sample.frame), (6, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (255, 255, 255), 1, cv2.LINE_AA)
-        tiles.append(tile)
+        tiles.append(letterbox(tile, window))
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % COLUMNS)
     return np.vstack([np.hstack(tiles[start:start + COLUMNS]) for start in range(0, len(tiles), COLUMNS)])
+
+
+def _tile(width: int, height: int) -> tuple[int, int]:
+    scale = TILE / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _outline(tile: ByteImage, shape: Bits, colour: tuple[int, int, int]) -> None:

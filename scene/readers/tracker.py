@@ -11,11 +11,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from scene.frame import Camera, FloatArray, Frame, Tracking, read_only
+from scene.readers.files import beside, check_alike, read_head_name
 from scene.readers.source import MeshCounts, Source
 from utils.images import PngHeader, read_png_header, read_rgb
 from utils.safe_pickle import load_torch_dict
@@ -57,10 +57,10 @@ MODES = {
 
 
 def looks_like(path: Path, mode: str) -> bool:
-    """Whether the folder's first image lies where `mode` has it, with alpha, or without and with masks beside it."""
+    """Whether there are records, and the first image lies where `mode` has it, with alpha, or masks beside it."""
     layout = MODES[mode]
     first = path / layout.images / "00000.png"
-    if layout.whole_photograph and not (path / "image_mask").is_dir():
+    if not (path / "checkpoint").is_dir() or (layout.whole_photograph and not (path / "image_mask").is_dir()):
         return False
     try:
         return read_png_header(first).has_alpha != layout.whole_photograph
@@ -70,20 +70,25 @@ def looks_like(path: Path, mode: str) -> bool:
 
 def read_tracker(path: Path, mode: str) -> Source:
     """Open a tracker data set; see `scene.readers.open_source`."""
-    layout = MODES[mode]
-    count = _count_records(path / "checkpoint")
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        frames = tuple(pool.map(lambda index: _read_frame(path, index, layout), range(count)))
-    for frame in frames:
-        _check_alike(path, frames[0], frame)
+    layout, frames = MODES[mode], read_frames(path, mode)
     size = (frames[0].camera.width, frames[0].camera.height)
     background = _read_background(path / "bc.jpg", size) if layout.whole_photograph else None
-    return Source(
-        frames, background, layout.default_test_frames,
-        mesh=_read_mesh_counts(path / "canonical.obj"),
-        head=_read_head_name(path / "head.json"),
-        teeth_offset=_read_offset(path / "offset.txt"),
-    )
+    return with_still_files(Source(frames, background, layout.default_test_frames), path)
+
+
+def read_frames(path: Path, mode: str) -> tuple[Frame, ...]:
+    """The frames of a tracker data set alone."""
+    count = _count_records(path / "checkpoint")
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        frames = tuple(pool.map(lambda index: _read_frame(path, index, MODES[mode]), range(count)))
+    check_alike(frames, lambda frame: str(path / "checkpoint" / _record_name(frame.index)))
+    return frames
+
+
+def with_still_files(source: Source, path: Path) -> Source:
+    """A source with what canonical.obj, head.json and offset.txt of a folder say."""
+    return replace(source, mesh=_read_mesh_counts(path / "canonical.obj"), head=read_head_name(path),
+                   teeth_offset=_read_offset(path / "offset.txt"))
 
 
 def _count_records(folder: Path) -> int:
@@ -205,31 +210,8 @@ def _check_mask(path: Path, image: PngHeader) -> None:
 
 def _header(path: Path) -> PngHeader:
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: missing, though its .frame file exists{_beside(path)}")
+        raise FileNotFoundError(f"{path}: missing, though its .frame file exists{beside(path)}")
     return read_png_header(path)
-
-
-def _beside(path: Path) -> str:
-    """What the folder of a missing file holds instead, for a message."""
-    names = sorted(p.name for p in path.parent.iterdir() if p.name[0] != ".") if path.parent.is_dir() else []
-    if not path.parent.is_dir():
-        return f"; there is no folder {path.parent.name}"
-    if not names:
-        return f"; the folder {path.parent.name} is empty"
-    return f"; {path.parent.name} holds {', '.join(names[:2])}{', ...' if len(names) > 2 else ''}"
-
-
-def _check_alike(path: Path, first: Frame, frame: Frame) -> None:
-    """All frames of a data set have one image size, and as many identity and expression codes as the first."""
-    wanted_size, size = ((f.camera.width, f.camera.height) for f in (first, frame))
-    if size != wanted_size:
-        raise ValueError(f"{frame.image_path}: {wanted_size[0]} x {wanted_size[1]} pixels expected as in "
-                         f"{first.image_path.name}, got {size[0]} x {size[1]}")
-    for name in ("shape", "expression"):
-        wanted, got = (len(getattr(f.tracking, name)) for f in (first, frame))
-        if wanted != got:
-            record = path / "checkpoint" / _record_name(frame.index)
-            raise ValueError(f"{record}: {wanted} {name} codes expected as in {_record_name(0)}, got {got}")
 
 
 def _read_background(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -262,18 +244,6 @@ def _lines_of_words(path: Path) -> Iterator[list[str]]:
         for line in file:
             if words := line.split():
                 yield words
-
-
-def _read_head_name(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    try:
-        name = json.loads(path.read_text(encoding="utf-8"))["head"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f'{path}: {{"head": NAME}} is expected ({error!r})') from error
-    if not isinstance(name, str):
-        raise ValueError(f"{path}: head: a name is expected, got {name!r}")
-    return name
 
 
 def _read_offset(path: Path) -> FloatArray | None:

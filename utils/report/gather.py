@@ -28,6 +28,11 @@ CARD_TEXTS = {
 }
 CHARTS = {"psnr": "dB", "ssim": "", "lpips_alex": "", "mouth_psnr": "dB"}
 SPLIT_WORDS = {"test": "held-out frames", "train": "training frames", "all": "frames of the whole clip"}
+TRACKING_WORDS = {
+    "as_tracked": "as tracked",
+    "predicted": "corrected as training suggests",
+    "seen": "estimated from each picture through the avatar",
+}
 KINDS = {"best": "Best", "median": "Median", "worst": "Worst"}
 
 
@@ -83,11 +88,13 @@ def _page(
         subtitle=f"Head avatar of 3D Gaussians, scored on {block['frames']} {SPLIT_WORDS[here.split]}.",
         facts=_facts(here, block, training),
         cards=[_card(block, theirs, metric) for metric in METRICS],
-        reasons=[*_reasons(block), *_fitted(block, metrics.get(f"{here.split}_fitted"))],
+        reasons=_reasons(block),
+        protocols=_protocols(here.split, metrics),
         video=_video(here),
         video_caption=f"{', '.join(here.record['panels'])}; all {SPLIT_WORDS[here.split]}, in order.",
         comparison=compare(block, theirs, here, there, compared_frames) if theirs else None,
         areas=None if theirs else _areas(block),  # the comparison's table holds the same numbers
+        groups=_groups(block),
         frame_charts=_frame_charts(here, there),
         strips={KINDS[kind]: _strips(here, frames) for kind, frames in here.record["selection"].items() if frames},
         error_colors=here.record["error_colors"],
@@ -126,14 +133,16 @@ def _reasons(block: Mapping[str, Any]) -> list[str]:
     return texts
 
 
-def _fitted(block: Mapping[str, Any], fitted: Mapping[str, Any] | None) -> list[str]:
-    """What the same frames score with pose and codes fitted to each, where test.py did that."""
-    if not fitted:
-        return []
-    pairs = [f"{NAMES[name]} {shown(name, fitted[name])} (before: {shown(name, block[name])})"
-             for name in METRICS if fitted.get(name) is not None and block.get(name) is not None]
-    return [f"With pose and codes fitted to each picture by {fitted.get('fit_steps', 'some')} steps, the avatar "
-            f"unchanged: {', '.join(pairs)}. This shows what the tracking of these frames costs; it is not the score."]
+def _protocols(split: str, metrics: Mapping[str, Any]) -> Table | None:
+    """The same frames by where their pose and codes came from; None where test.py scored in one way only."""
+    blocks = [metrics[split], *(metrics[name] for name in (f"{split}_{way}" for way in TRACKING_WORDS)
+                                if name in metrics)]
+    if len(blocks) < 2:
+        return None
+    blocks.sort(key=lambda block: list(TRACKING_WORDS).index(block["tracking"]))
+    rows = [[TRACKING_WORDS[block["tracking"]], *(shown(metric, block.get(metric)) for metric in METRICS)]
+            for block in blocks]
+    return Table(["pose and codes", *(ARROWS[metric] for metric in METRICS)], rows)
 
 
 def _areas(block: Mapping[str, Any]) -> Table:
@@ -144,6 +153,14 @@ def _areas(block: Mapping[str, Any]) -> Table:
         frames = (block[area] if area else block)["frames"]
         rows.append([NAMES[area], *(shown(metric, score(block, area, metric)) for metric in METRICS), str(frames)])
     return Table(["", *(ARROWS[metric] for metric in METRICS), "frames"], rows)
+
+
+def _groups(block: Mapping[str, Any]) -> Table | None:
+    """Frames of several cameras by what is new in them, and by camera."""
+    named = [(name.replace("_", " "), part) for name, part in block.get("parts", {}).items()]
+    named += [(f"camera {name}", part) for name, part in block.get("cameras", {}).items()]
+    rows = [[name, *(shown(metric, part[metric]) for metric in METRICS), str(part["frames"])] for name, part in named]
+    return Table(["", *(ARROWS[metric] for metric in METRICS), "frames"], rows) if rows else None
 
 
 def _frame_charts(here: SplitFolder, there: SplitFolder | None) -> list[Markup]:

@@ -86,7 +86,9 @@ class Page:
     cards: Sequence[Card]
     reasons: Sequence[str] = ()
     comparison: Comparison | None = None
+    protocols: Table | None = None
     areas: Table | None = None
+    groups: Table | None = None
     video: str = ""
     video_caption: str = ""
     frame_charts: Sequence[Markup] = ()
