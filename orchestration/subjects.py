@@ -15,9 +15,11 @@ from arguments.export_settings import Format
 from arguments.fleet_settings import FleetSettings
 from orchestration.flags import Flags, checked, flags_from_cells, flags_from_text
 from orchestration.stages import STAGES
+from utils.images import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = {".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp"}
-PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+TABLE_SUFFIXES = {".json", ".npz", ".npy", ".frame"}  # of files beside the pictures of a data set
+DATA_FOLDERS = {"checkpoint", "images", "images.HQ", "cameras"}
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 LARGEST_TABLE = 256 << 20  # bytes; a million rows
 OWN_COLUMNS = ("source", "name", "export")
@@ -122,7 +124,7 @@ def _text_of(path: Path) -> str:
 
 
 def _rows_of_folder(folder: Path) -> Iterator[Row]:
-    if _is_data_set(folder) or _has_pictures(folder):
+    if _is_data_set(folder) or _is_footage(folder):
         raise ValueError(f"{folder}: is itself one subject; name the folder that holds it")
     for entry in sorted(folder.iterdir()):
         if entry.name[0] != "." and (entry.is_dir() or entry.suffix.lower() in VIDEO_SUFFIXES):
@@ -213,7 +215,7 @@ def _row(where: str, base: Path, cells: Mapping[str, list[str]]) -> Row:
 def _subject(row: Row, common: Mapping[str, Flags], formats: tuple[str, ...]) -> Subject:
     if not row.source.exists():
         raise FileNotFoundError(f"{row.source}: no such video, folder of images or data set")
-    is_video = row.source.is_file() or (_has_pictures(row.source) and not _is_data_set(row.source))
+    is_video = row.source.is_file() or _is_footage(row.source)
     name = row.name if row.name is not None else _name_from(row.source)
     if not SAFE_NAME.fullmatch(name):
         raise ValueError(f"{name!r}: a name is made of letters a-z, digits, dots, hyphens and underscores, begins with "
@@ -236,9 +238,13 @@ def _name_from(source: Path) -> str:
     return re.sub(r"^[^A-Za-z0-9]+", "", re.sub(r"[^A-Za-z0-9._-]+", "_", stem))[:100] or "subject"
 
 
+def _is_footage(folder: Path) -> bool:
+    """Whether a folder holds pictures, and nothing that data sets have beside them (docs/data.md)."""
+    entries = [entry for entry in folder.iterdir() if entry.name[0] != "."]
+    has_pictures = any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in entries)
+    return has_pictures and not any(entry.is_dir() or entry.suffix in TABLE_SUFFIXES for entry in entries)
+
+
 def _is_data_set(folder: Path) -> bool:
-    return (folder / "checkpoint").is_dir()  # one .frame file a picture: docs/data.md
-
-
-def _has_pictures(folder: Path) -> bool:
-    return any(entry.suffix.lower() in PICTURE_SUFFIXES for entry in folder.iterdir())
+    """Whether a folder that should hold subjects looks like one itself."""
+    return any(entry.name in DATA_FOLDERS or entry.suffix in TABLE_SUFFIXES for entry in folder.iterdir())

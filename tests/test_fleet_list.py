@@ -42,6 +42,11 @@ def test_a_folder_gives_its_videos_picture_folders_and_data_sets(footage: Path) 
     assert all(subject.flags["train"] == {"resolution": ("64",)} for subject in subjects.values())
 
 
+def test_pictures_with_tables_beside_them_are_a_data_set_of_another_program(footage: Path) -> None:
+    (footage / "pictures" / "transforms.json").write_text("{}")
+    assert not read(footage)["pictures"].is_video
+
+
 @pytest.mark.parametrize("name", ["tracked", "pictures"])
 def test_a_folder_that_is_itself_a_subject_is_refused(footage: Path, name: str) -> None:
     with pytest.raises(ValueError, match="is itself one subject; name the folder that holds it"):
