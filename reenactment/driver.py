@@ -16,7 +16,8 @@ from player.reference_model import load_reference_model, reference_iterations
 from player.views import front_clip
 from reenactment.arkit_csv import read_arkit_csv
 from reenactment.motion import HeadMotion, motion_of
-from scene.clip import CLIP_FILE, Clip, choose_head, clip_of, head_of, load_clip, open_data, open_dataset, open_pictures
+from scene.clip import CLIP_FILE, Clip, clip_of, head_of, load_clip
+from scene.data import choose_head, open_data, open_dataset, open_pictures
 from scene.dataset import Dataset
 from scene.readers import READERS
 from scene.rig import Codes

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from arguments import DataSettings
-from scene.clip import choose_head, open_data
+from scene.data import choose_head, open_data
 from scene.readers import AUTO
 from scene.writers import WRITERS
 from utils.atomic import replacing_folder

@@ -46,7 +46,7 @@ def make_source(folder: Path, head: Head, times: int = 4, views: tuple[str, ...]
 
 
 def head_of_source(head: Head, source: Source) -> Head:
-    """The model as `scene.clip.choose_head` gives it."""
+    """The model as `scene.data.choose_head` gives it."""
     return head if source.static_offset is None else head.with_offset(torch.from_numpy(source.static_offset.copy()))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from arguments import DataSettings, TrainSettings, parse_flags
-from scene.clip import open_data, open_dataset
+from scene.data import open_data, open_dataset
 from scene.dataset import Dataset
 from scene.frame import Camera, FloatArray, Tracking
 from scene.readers import READERS, MeshCounts, Reader, Source, open_source

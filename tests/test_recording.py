@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arguments import DataSettings
-from scene.clip import Clip, load_clip, open_data, open_dataset, save_clip
+from scene.clip import Clip, load_clip, save_clip
+from scene.data import open_data, open_dataset
 from scene.dataset import Dataset
 from scene.frame import Camera
 from scene.readers import open_source

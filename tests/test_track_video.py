@@ -192,6 +192,13 @@ def test_cut_short_file_gives_what_decodes_and_says_so(tmp_path: Path) -> None:
     assert len(list(complete.pictures(Span()))) == 75 and complete.notes == []
 
 
+def test_unknown_codec_is_refused(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "a.mp4", moving_face(3))
+    clip.write_bytes(clip.read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(FootageError, match=r"a\.mp4: the installed FFmpeg knows no decoder of its pictures"):
+        open_footage(clip)
+
+
 def test_names_inside_a_video_may_be_no_text(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "a.mp4", moving_face(3))
     clip.write_bytes(clip.read_bytes().replace(b"VideoHandler", b"\xdd\xffdeoHandler"))

@@ -12,7 +12,8 @@ import torch
 from arguments import DataSettings
 from flame import load_head
 from flame.pose import pose_head
-from scene.clip import clip_of, open_data, open_dataset
+from scene.clip import clip_of
+from scene.data import open_data, open_dataset
 from scene.inspection import Subject
 from tests.tracker_folder import record, write_png, write_record
 from utils.mesh_raster import project, rasterize_mesh

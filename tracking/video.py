@@ -21,9 +21,8 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from tracking.footage import ByteImage, Footage, FootageError, Picture, Wanted
-from utils.images import read_image
+from utils.images import IMAGE_SUFFIXES, read_image
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 FOLDER_FPS = 25.0  # images of a folder carry no times
 HDR_TRANSFERS = {16, 18}  # FFmpeg's numbers of PQ (SMPTE 2084) and HLG (ARIB STD-B67)
 COLORSPACE_UNKNOWN = 2
@@ -167,6 +166,9 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> av.vide
     # The cover picture of a music file is a video stream to FFmpeg.
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if streams:
+        if getattr(streams[0], "codec_context", None) is None:  # PyAV's types do not say that it may be missing
+            raise FootageError(f"{path}: the installed FFmpeg knows no decoder of its pictures; convert it to an MP4 "
+                               "with H.264")
         return streams[0]
     if container.streams.audio:
         raise FootageError(f"{path}: an audio file ({container.format.long_name}) without moving pictures; a video of "

@@ -14,7 +14,8 @@ from arguments import DataSettings, ModelSettings
 from flame import Head
 from gaussian_renderer import Cameras, render
 from scene.avatar import Avatar
-from scene.clip import Clip, choose_head, clip_of, open_data, open_dataset
+from scene.clip import Clip, clip_of
+from scene.data import choose_head, open_data, open_dataset
 from scene.dataset import Dataset
 from scene.mouth import Mouth, create_mouth
 from scene.rig import Rig

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arguments import DataSettings
-from scene.clip import Clip, open_pictures
+from scene.clip import Clip
+from scene.data import open_pictures
 from scene.recording import NONE
 from utils.images import letterbox
 
