@@ -69,7 +69,7 @@ $(STAMPS)/tracking: requirements-tracking.txt $(STAMPS)/packages
 		echo "==> mediapipe has no wheel for this machine: track.py will not run here, everything else does"
 	@touch $@
 
-$(STAMPS)/dev: requirements-dev.txt $(STAMPS)/packages
+$(STAMPS)/dev: requirements-dev.txt requirements-fleet.txt $(STAMPS)/packages
 	@echo "==> installing the tools of the checks"
 	@$(SETUP) install -r requirements-dev.txt
 	@touch $@

@@ -44,20 +44,36 @@ RETIRED = {
 }
 
 
-def _flag_names(kind: type) -> set[str]:
-    """All flag names of a settings dataclass, nested ones included (their prefix is omitted)."""
-    names: set[str] = set()
-    hints = typing.get_type_hints(kind)
+class Flag(typing.NamedTuple):
+    """One setting as a flag: the type of its value, and its short names ("-s")."""
+
+    hint: Any
+    aliases: tuple[str, ...]
+
+    @property
+    def takes_path(self) -> bool:
+        """Whether values name files or folders."""
+        return Path in (self.hint, *typing.get_args(self.hint))
+
+
+def flags_of(kind: type) -> dict[str, Flag]:
+    """Every flag of a settings dataclass by its name, those of nested ones included (their prefix is omitted)."""
+    flags: dict[str, Flag] = {}
+    hints = typing.get_type_hints(kind, include_extras=True)
     for item in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(hints[item.name]):
-            names |= _flag_names(typing.cast(type, hints[item.name]))
+        hint, extras = hints[item.name], list[Any]()
+        if typing.get_origin(hint) is typing.Annotated:
+            hint, *extras = typing.get_args(hint)
+        if dataclasses.is_dataclass(hint):
+            flags |= flags_of(typing.cast(type, hint))
         else:
-            names.add(item.name)
-    return names
+            aliases = [alias for extra in extras for alias in getattr(extra, "aliases", None) or ()]
+            flags[item.name] = Flag(hint, tuple(aliases))
+    return flags
 
 
 def _check_flags(kind: type, arguments: Sequence[str], program: str) -> None:
-    known = _flag_names(kind) | {"help"}
+    known = flags_of(kind).keys() | {"help"}
     for argument in arguments:
         if not argument.startswith("--"):
             continue
@@ -74,12 +90,14 @@ def _check_flags(kind: type, arguments: Sequence[str], program: str) -> None:
 def parse_flags(kind: type[T], program: str, arguments: Sequence[str] | None = None) -> T:
     """Parse command-line flags into the settings dataclass `kind`.
 
-    Booleans take a value (`--use_HR True`), as in the reference's commands; a bare `--use_HR` means True.
+    Booleans take a value (`--use_HR True`), as in the reference's commands; a bare `--use_HR` means True. Texts may
+    begin with a hyphen (`--train "--iterations 100"`).
     Raises SystemExit with a sentence for an unknown or retired flag or a malformed value.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = _joined_texts(kind, sys.argv[1:] if arguments is None else arguments)
     _check_flags(kind, given, program)
-    booleans = _boolean_names(kind)
+    flags = flags_of(kind)
+    booleans = {name for flag, (hint, aliases) in flags.items() if hint is bool for name in (flag, *aliases)}
     expanded: list[str] = []
     for argument, following in zip(given, [*given[1:], "--"], strict=True):
         expanded.append(argument)
@@ -89,20 +107,17 @@ def parse_flags(kind: type[T], program: str, arguments: Sequence[str] | None = N
     return tyro.cli(kind, prog=program, args=expanded, config=(tyro.conf.FlagConversionOff,), use_underscores=True)
 
 
-def _boolean_names(kind: type) -> set[str]:
-    """Names and short aliases of the boolean flags of a settings dataclass."""
-    names: set[str] = set()
-    hints = typing.get_type_hints(kind, include_extras=True)
-    for item in dataclasses.fields(kind):
-        hint = hints[item.name]
-        inner = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
-        if dataclasses.is_dataclass(inner):
-            names |= _boolean_names(typing.cast(type, inner))
-        elif inner is bool:
-            names.add(item.name)
-            aliases = [a for extra in typing.get_args(hint)[1:] for a in getattr(extra, "aliases", None) or ()]
-            names.update(aliases)
-    return names
+def _joined_texts(kind: type, arguments: Sequence[str]) -> list[str]:
+    """The arguments with `--name TEXT` as one, `--name=TEXT`, where TEXT begins with a hyphen."""
+    flags = flags_of(kind)
+    texts = {f"--{name}" for name, flag in flags.items() if flag.hint is str}
+    joined: list[str] = []
+    for argument in arguments:
+        if argument.startswith("-") and joined and joined[-1] in texts:
+            joined[-1] = f"{joined[-1]}={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _to_plain(value: Any) -> Any:

@@ -35,6 +35,17 @@ class TrackSettings:
     """Also write the crops at the footage's own resolution into images.HQ, for train.py --use_HR True."""
     refine: bool = True
     """Refine the fit by the pictures themselves after the landmarks; False is faster."""
+    intrinsics: Path | None = None
+    """Calibration of the lens (JSON, OpenCV's YAML; docs/tracking.md): distortion is taken out, K stays as it says."""
+    alpha: Path | None = None
+    """Mattes that exist: a folder of images, or a video, with one for every picture of VIDEO; None = cut out here."""
+    camera: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """A further video of the same time by another camera; repeat the flag for more. All start at the same moment."""
+    calibration: Path | None = None
+    """Lenses and places of all cameras (JSON, docs/tracking.md); None = they are solved for."""
+    write: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Also write the data set, into a folder of it, in the layout of another program (docs/data.md), such as vhap or
+    imavatar (flame_params.json); repeat the flag for more."""
     face_model: Path | None = None
     """MediaPipe's face_landmarker.task; None = data/mediapipe, downloaded once."""
     matting_model: Path | None = None
@@ -51,3 +62,13 @@ class TrackSettings:
     def __post_init__(self) -> None:
         if not 64 <= self.size <= 4096:
             raise ValueError(f"--size: 64 to 4096 pixels expected, got {self.size}")
+        if self.intrinsics is not None and (self.camera or self.calibration is not None):
+            raise ValueError("--intrinsics is for one camera; give --calibration for those of --camera")
+        if self.alpha is not None and self.camera:
+            raise ValueError("--alpha is for one camera; videos of several may have alpha channels of their own")
+        if self.calibration is not None and not self.camera:
+            raise ValueError("--calibration is for several cameras (--camera); give --intrinsics for one")
+        names = [path.stem for path in (self.video, *self.camera)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"--camera: cameras are named after their files, whose names must differ; got "
+                             f"{', '.join(names)}")

@@ -10,6 +10,7 @@ import numpy as np
 from tracking.matte_refine import HeadShape
 
 SIZE = 160
+CLOTHES = 142  # row where they begin
 SUPER = 4  # samples a pixel and axis: soft edges and strands thinner than a pixel
 
 
@@ -63,17 +64,24 @@ def _layers(x, y, seed):
         cv2.line(hair, start.round().astype(int).tolist(), end.round().astype(int).tolist(), 1, 3)
     _ellipse(skin, (x, y), (28, 40))
     cv2.rectangle(skin, (round(SUPER * (x - 13)), round(SUPER * y)), (round(SUPER * (x + 13)), SUPER * SIZE), 1, -1)
-    cv2.rectangle(clothes, (0, SUPER * 142), (SUPER * SIZE, SUPER * SIZE), 1, -1)
+    cv2.rectangle(clothes, (0, SUPER * CLOTHES), (SUPER * SIZE, SUPER * SIZE), 1, -1)
     return _shrunk(hair), _shrunk(skin), _shrunk(clothes)
 
 
-def clip(count=6, pan=0.0, seed=0, step=1.5):
-    """A head that sways by `step` pixels a picture; pan: pixels a picture by which the camera turns."""
+def clip(count=6, pan=0.0, seed=0, step=1.5, hanging=False, collar=0):
+    """A head that sways by `step` pixels a picture; pan: pixels a picture by which the camera turns.
+
+    hanging: a picture in colours of skin hangs on the wall, always touching the head. collar: rows of the neck that
+    clothes cover beside its middle, though the fitted head reaches down to CLOTHES.
+    """
     rng = np.random.default_rng(seed)
     behind, rgb, alphas, heads = wall(seed), [], [], []
+    if hanging:
+        behind[60:110, 120:145] = (215, 165, 140)
     for i in range(count):
         x, y = 80 + step * np.sin(i) * 2, 74 + step * np.cos(i)
         hair, skin, clothes = _layers(x, y, seed)
+        clothes[CLOTHES - collar:CLOTHES, :round(x) - 6] = clothes[CLOTHES - collar:CLOTHES, round(x) + 6:] = 1
         shift = np.array([[1, 0, -10 - pan * i], [0, 1, -10]], np.float32)
         image = cv2.warpAffine(behind, shift, (SIZE, SIZE), borderMode=cv2.BORDER_REFLECT)
         grain = 12 * rng.normal(size=(SIZE, 1, 1))
@@ -84,5 +92,7 @@ def clip(count=6, pan=0.0, seed=0, step=1.5):
         alphas.append((1 - (1 - hair) * (1 - skin)) * (1 - clothes))
         skull = np.zeros((SIZE * SUPER, SIZE * SUPER), np.float32)
         _ellipse(skull, (x, y - 3), (30, 41))
-        heads.append((np.maximum(_shrunk(skull), skin) * (1 - clothes)).astype(np.float32))
+        fitted = np.maximum(_shrunk(skull), skin)
+        fitted[CLOTHES:] = 0
+        heads.append(fitted.astype(np.float32))
     return Clip(np.stack(rgb), np.stack(alphas).astype(np.float32), np.stack(heads))

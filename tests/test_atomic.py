@@ -165,3 +165,14 @@ def test_a_terminated_program_leaves_no_temporary_file(tmp_path: Path) -> None:
                        "with atomic.replacing(folder / 'sweep.mp4') as temporary:\n"
                        "    temporary.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGTERM)\n", tmp_path)
     assert done.returncode == 143 and names(tmp_path) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_a_process_that_has_ended_does_not_live_even_before_its_parent_notices() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert atomic.lives(process.pid) and atomic.lives(os.getpid())
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays to be asked for
+    assert not atomic.lives(process.pid)
+    process.communicate()
+    assert not atomic.lives(process.pid)

@@ -162,8 +162,8 @@ def test_wrong_states_are_refused(tmp_path: Path, text: str, message: str) -> No
 def test_what_killed_runs_left_is_swept_and_what_lives_is_kept(tmp_path: Path) -> None:
     folder = saved(tmp_path, 1).parent
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    names = {f".iteration_00000002.{atomic._MACHINE}-{int(dead.stdout)}-00000000.tmp": False,
-             f".iteration_00000003.{atomic._MACHINE}-{os.getpid()}-00000000.tmp": True,
+    names = {f".iteration_00000002.{atomic.MACHINE}-{int(dead.stdout)}-00000000.tmp": False,
+             f".iteration_00000003.{atomic.MACHINE}-{os.getpid()}-00000000.tmp": True,
              f".iteration_00000004.{'f' * 8}-1-00000000.tmp": True}  # another machine may be writing it
     for name in names:
         (folder / name).mkdir()
@@ -201,7 +201,7 @@ def test_a_checkpoint_is_replaced_without_a_moment_without_one(
 def test_a_checkpoint_moved_aside_by_a_killed_run_comes_back(tmp_path: Path) -> None:
     folder = saved(tmp_path, 1)
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    folder.rename(folder.with_name(f".{folder.name}.{atomic._MACHINE}-{int(dead.stdout)}-00000000.old"))
+    folder.rename(folder.with_name(f".{folder.name}.{atomic.MACHINE}-{int(dead.stdout)}-00000000.old"))
     assert newest_checkpoint(tmp_path).iteration == 1
 
 

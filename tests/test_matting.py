@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -65,6 +66,40 @@ def test_the_still_background_is_believed_only_where_it_is_still(pan, known):
         wall = matte_scene.wall()[10:170, 10:170]
         top = cutter.plate.known & (np.arange(160)[:, None] < 100)
         assert np.abs(cutter.plate.colour - wall)[top].mean() < 2  # the noise is 1 level
+
+
+def test_a_picture_on_the_wall_beside_the_head_is_background():
+    """It has the skin's colour and touches the head in every picture; that it never moves tells it apart."""
+    clip = matte_scene.clip(count=8, hanging=True)
+    matte = clip.play(matte_clip)
+    frame = np.zeros(matte.shape[1:], bool)
+    frame[52:98, 122:133] = True  # right of where the hair reaches
+    assert clip.alpha[:, frame].max() == 0
+    assert matte[:, frame].mean() < 0.02
+    assert overlap(matte[above_cut(clip)], clip.alpha[above_cut(clip)]) > 0.95
+
+
+def test_hair_wide_of_the_mesh_is_whole_before_a_still_wall():
+    """The first guess takes half of the hair for background, which then seemed to move (a real clip)."""
+    clip = matte_scene.clip(count=8)
+    small = np.stack([cv2.warpAffine(h, np.array([[0.85, 0, 12.0], [0, 0.85, 21.3]], np.float32), h.shape)
+                      for h in clip.head])
+    matte = matte_scene.Clip(clip.rgb, clip.alpha, small).play(matte_clip)
+    rows = np.arange(160)[:, None] < 90
+    hair = (clip.alpha > 0.95) & rows
+    assert matte[hair].mean() > 0.97
+
+
+def test_a_collar_over_the_fitted_neck_is_cut_off():
+    clip = matte_scene.clip(count=8, collar=14)
+    matte = clip.play(matte_clip)
+    collar = np.zeros(matte.shape, bool)
+    collar[:, 131:140] = True
+    collar &= (clip.alpha < 0.01) & (clip.head > 0.5)
+    assert collar.sum() > 500
+    assert matte[collar].mean() < 0.1
+    neck = (clip.alpha > 0.99) & above_cut(clip)
+    assert matte[neck].mean() > 0.97
 
 
 def test_clothes_are_cut_off_softly_along_the_neck(still, still_matte):

@@ -15,6 +15,7 @@ from scipy.ndimage import correlate1d
 from torch import Tensor, nn
 
 from utils import lpips, metrics
+from utils.score_files import mean_over_frames
 
 POOL = 0
 VGG16_PLAN = [64, 64, POOL, 128, 128, POOL, 256, 256, 256, POOL, 512, 512, 512, POOL, 512, 512, 512, POOL]
@@ -75,8 +76,8 @@ def test_an_empty_mask_gives_nan_and_is_left_out_of_the_mean() -> None:
     values = metrics.psnr(prediction, target, mask)
     assert torch.isfinite(values[0]) and torch.isnan(values[1])
     assert torch.isnan(metrics.ssim(prediction, target, mask)[1])
-    assert metrics.mean_over_frames(values.tolist()) == values[0].item()
-    assert metrics.mean_over_frames([None, float("nan")]) is None
+    assert mean_over_frames(values.tolist()) == values[0].item()
+    assert mean_over_frames([None, float("nan")]) is None
 
 
 # --- SSIM ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from data.demo import layout
-from data.demo.generate import Settings, _plan
+from data.demo.generate import Settings, plan
 from data.demo.motion import FOCAL
 from data.demo.render import render
 from data.demo.subject import Codes, posed_vertices
@@ -72,11 +72,11 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Tracked:
 
 
 def _film(path: Path) -> Truth:
-    head, subject, motion, codes = _plan(Settings(frames=FRAMES * STRIDE, size=SIZE))
+    head, subject, motion, codes = plan(Settings(frames=FRAMES * STRIDE, size=SIZE))
     chosen = np.arange(FRAMES) * STRIDE
     kept = Codes(codes.shape, *(getattr(codes, n)[chosen] for n in ("expression", "jaw", "eyes", "eyelids")))
     vertices = posed_vertices(head, kept)
-    background = layout._background(SIZE, 0)
+    background = layout.make_background(SIZE, 0)
     images = []
     for posed, index in zip(vertices, chosen, strict=True):
         rgba = render(subject, posed, motion.expression[index], motion.R[index], motion.t[index], motion.turn[index],

@@ -48,7 +48,7 @@ def angles(a, b) -> np.ndarray:
 
 def cut(observations: Observations, frames) -> Observations:
     changes = {item.name: getattr(observations, item.name)[frames] for item in fields(observations)
-               if item.name != "size"}
+               if item.name not in ("size", "focal", "principal")}
     return replace(observations, **changes)
 
 

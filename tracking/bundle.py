@@ -29,8 +29,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """The unknowns: shape [S]; log_focal scalar (pixels); codes [T,E+9] (expression, jaw, eyes, lids: see
-    `surface.Codes`); R [T,3,3], t [T,3] head to camera. float32 on one device.
+    """The unknowns: shape [S]; log_focal [C] (pixels); codes [T,E+9] (expression, jaw, eyes, lids: see
+    `surface.Codes`); R [T,3,3], t [T,3] head to camera 0; rig_R [C,3,3], rig_t [C,3] from there to camera c, the
+    first of which stay I and 0. float32 on one device.
     """
 
     shape: Tensor
@@ -38,17 +39,32 @@ class State:
     codes: Tensor
     R: Tensor
     t: Tensor
+    rig_R: Tensor
+    rig_t: Tensor
+
+    @property
+    def shared(self) -> int:
+        """Number of unknowns that all frames share: shape, a focal length per camera, 6 per camera but the first."""
+        return len(self.shape) + 7 * len(self.log_focal) - 6
+
+    @property
+    def rig_at(self) -> int:
+        """Number of the first of them that belongs to the rig."""
+        return len(self.shape) + len(self.log_focal)
 
     def split(self, frames: slice = slice(None)) -> Codes:
         codes = self.codes[frames]
         return Codes(*codes.split([codes.shape[1] - JAW_ANGLES - EYE_ANGLES - LIDS, JAW_ANGLES, EYE_ANGLES, LIDS], 1))
 
     def moved(self, step: Tensor, shared: Tensor, low: Tensor, high: Tensor) -> State:
-        """One step [T,6+C], [S+1] on, codes kept within low, high [C]."""
+        """One step [T,6+K], [shared] on, codes kept within low, high [K]."""
+        count = len(self.log_focal)
+        shape, focal, rig = shared.split([len(self.shape), count, 6 * (count - 1)])
+        turn, shift = torch.cat([rig.new_zeros(1, 6), rig.reshape(-1, 6)]).split(3, 1)
         return State(
-            self.shape + shared[:-1], self.log_focal + shared[-1],
-            torch.clamp(self.codes + step[:, POSE:], low, high),
+            self.shape + shape, self.log_focal + focal, torch.clamp(self.codes + step[:, POSE:], low, high),
             matrix_from_axis_angle(step[:, :3]) @ self.R, _translation(_bearing(self.t) + step[:, 3:POSE]),
+            matrix_from_axis_angle(turn) @ self.rig_R, self.rig_t + shift,
         )  # fmt: skip
 
 
@@ -64,10 +80,14 @@ def _translation(bearing: Tensor) -> Tensor:
 
 
 class DataTerm(Protocol):
-    """A residual of projected surface points. points: which; offset [L,3] added to them in head space."""
+    """A residual of projected surface points. points: which; offset [L,3] added to them in head space; camera: number
+    of the camera that sees them; center [2]: its principal point, pixels.
+    """
 
     points: SurfacePoints
     offset: Tensor
+    camera: int
+    center: Tensor
 
     def residual(self, frames: slice, pixels: Tensor, want_slope: bool) -> tuple[Tensor, Tensor | None, Tensor]:
         """pixels [C,L,2] -> residual [C,L,K]; its derivative by the pixels [C,L,K,2] when wanted; precision [C,L].
@@ -81,9 +101,9 @@ class DataTerm(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """Quadratic terms. codes: sum of weight (rows @ codes - target)^2 / 2 with rows [M,C], target [T,M], weight [M].
-    smooth [6+C]: precision of second differences of each unknown; steady bool [T]: frame t lies evenly between its
-    neighbours. shape [S,S]: precision of the shape codes; focal: log focal and its precision.
+    """Quadratic terms. codes: sum of weight (rows @ codes - target)^2 / 2 with rows [M,K], target [T,M], weight [M].
+    smooth [6+K]: precision of second differences of each unknown; steady bool [T]: frame t lies evenly between its
+    neighbours. shape [S,S]: precision of the shape codes; focal [C], focal_precision: log focal lengths.
     """
 
     rows: Tensor
@@ -92,18 +112,18 @@ class Prior:
     smooth: Tensor
     steady: Tensor
     shape: Tensor
-    focal: tuple[float, float]
+    focal: Tensor
+    focal_precision: float
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What is minimised. center: principal point, pixels. low, high [C]: bounds of the codes. held [6+C], held_shared
-    [S+1]: unknowns that stay as they are. passed(frames): called while an iteration works, as it gets through a term.
+    """What is minimised. low, high [K]: bounds of the codes. held [6+K], held_shared [shared]: unknowns that stay as
+    they are. passed(frames): called while an iteration works, as it gets through a term.
     """
 
     terms: Sequence[DataTerm]
     prior: Prior
-    center: float
     low: Tensor
     high: Tensor
     held: Tensor
@@ -134,10 +154,16 @@ def minimise(problem: Problem, state: State, iterations: int, tolerance: float, 
     return state
 
 
-def project(state: State, points: Tensor, center: float, frames: slice = slice(None)) -> tuple[Tensor, Tensor]:
-    """Points [C,L,3] of some frames: pixels [C,L,2] and camera coordinates [C,L,3]."""
-    camera = points @ state.R[frames].mT + state.t[frames, None]
-    return state.log_focal.exp() * camera[..., :2] / camera[..., 2:].clamp_min(1e-3) + center, camera
+def project(
+    state: State, points: Tensor, term: DataTerm, frames: slice = slice(None)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Points [F,L,3] of some frames as the term's camera sees them: pixels [F,L,2], coordinates [F,L,3] of that camera
+    and of camera 0.
+    """
+    first = points @ state.R[frames].mT + state.t[frames, None]
+    camera = first @ state.rig_R[term.camera].T + state.rig_t[term.camera] if term.camera else first
+    focal = state.log_focal[term.camera].exp()
+    return focal * camera[..., :2] / camera[..., 2:].clamp_min(1e-3) + term.center, camera, first
 
 
 def total_cost(problem: Problem, state: State) -> float:
@@ -146,7 +172,7 @@ def total_cost(problem: Problem, state: State) -> float:
         for frames in _chunks(problem, state, term):
             codes = state.split(frames)
             points = term.points.place(state.shape, codes, turns_of(codes)) + term.offset
-            pixels, _ = project(state, points, problem.center, frames)
+            pixels = project(state, points, term, frames)[0]
             residual, _, precision = term.residual(frames, pixels, False)
             square = (residual**2).sum(-1)
             cost += float((precision * torch.log1p(square / term.cutoff**2)).double().sum()) * term.cutoff**2 / 2
@@ -154,7 +180,7 @@ def total_cost(problem: Problem, state: State) -> float:
 
 
 def normal_equations(problem: Problem, state: State) -> NormalEquations:
-    frames, unknowns, shared = len(state.t), POSE + state.codes.shape[1], len(state.shape) + 1
+    frames, unknowns, shared = len(state.t), POSE + state.codes.shape[1], state.shared
     equations = NormalEquations.zeros(frames, unknowns, shared)
     for term in problem.terms:
         for part in _chunks(problem, state, term):
@@ -174,15 +200,16 @@ def _add_data(equations: NormalEquations, problem: Problem, state: State, term: 
     codes = state.split(frames)
     turns = turns_of(codes)
     points = term.points.place(state.shape, codes, turns) + term.offset
-    pixels, camera = project(state, points, problem.center, frames)
+    pixels, camera, first = project(state, points, term, frames)
     residual, slope, precision = term.residual(frames, pixels, True)
-    by_camera = _pixel_by_camera(camera, float(state.log_focal.exp()))
-    by_focal = (pixels - problem.center)[..., None]
+    by_camera = _pixel_by_camera(camera, float(state.log_focal[term.camera].exp()))
+    by_focal = (pixels - term.center)[..., None]
     if slope is not None:
         by_camera, by_focal = slope @ by_camera, slope @ by_focal
-    by_points = by_camera @ state.R[frames, None]
+    by_first = by_camera @ state.rig_R[term.camera] if term.camera else by_camera
+    by_points = by_first @ state.R[frames, None]
     by_codes = term.points.derivative(by_points, state.shape, codes, turns)
-    own = torch.cat([by_camera @ _camera_by_pose(camera, state.t[frames]), by_codes], -1)
+    own = torch.cat([by_first @ _camera_by_pose(first, state.t[frames]), by_codes], -1)
     # iteratively reweighted least squares: Cauchy's weight
     weight = (precision / (1 + (residual**2).sum(-1) / term.cutoff**2)).sqrt()[..., None]
     value = (weight * residual).flatten(1)
@@ -191,11 +218,28 @@ def _add_data(equations: NormalEquations, problem: Problem, state: State, term: 
     equations.gradient[frames] += _double((own.mT @ value[..., None]).squeeze(-1))
     if bool(problem.held_shared.all()):
         return
-    common = torch.cat([term.points.shape_derivative(by_points, turns), by_focal], -1)
+    by_rig = by_camera @ torch.cat([-skew(camera - state.rig_t[term.camera]), _eyes_like(camera)], -1)
+    common = _shared_columns(state, term.camera, term.points.shape_derivative(by_points, turns), by_focal, by_rig)
     common = (weight[..., None] * common).flatten(1, 2)
     equations.border[frames] += _double(own.mT @ common)
     equations.shared += _double((common.mT @ common).sum(0))
     equations.shared_gradient += _double((common.mT @ value[..., None]).sum(0).squeeze(-1))
+
+
+def _eyes_like(points: Tensor) -> Tensor:
+    """[...,3] -> [...,3,3]: unit matrices."""
+    return torch.eye(3, device=points.device).expand(*points.shape, 3)
+
+
+def _shared_columns(state: State, camera: int, by_shape: Tensor, by_focal: Tensor, by_rig: Tensor) -> Tensor:
+    """Derivatives [...,S], [...,1], [...,6] of what one camera sees, in the order of the shared unknowns."""
+    columns = by_shape.new_zeros(*by_shape.shape[:-1], state.shared)
+    columns[..., :len(state.shape)] = by_shape
+    columns[..., len(state.shape) + camera] = by_focal[..., 0]
+    if camera:
+        first = state.rig_at + 6 * (camera - 1)
+        columns[..., first:first + 6] = by_rig
+    return columns
 
 
 def _pixel_by_camera(camera: Tensor, focal: float) -> Tensor:
@@ -229,9 +273,9 @@ def _second_differences(state: State) -> Tensor:
 def _prior_cost(prior: Prior, state: State) -> float:
     misfit = state.codes @ prior.rows.T - prior.target
     bend = _second_differences(state) * prior.steady[:, None]
-    focal, precision = prior.focal
     cost = (prior.weight * misfit**2).double().sum() + (prior.smooth * bend**2).double().sum()
-    cost += (state.shape @ prior.shape @ state.shape).double() + precision * (state.log_focal.double() - focal) ** 2
+    cost += (state.shape @ prior.shape @ state.shape).double()
+    cost += prior.focal_precision * (state.log_focal.double() - prior.focal).square().sum()
     return float(cost) / 2
 
 
@@ -249,11 +293,11 @@ def _add_prior(equations: NormalEquations, prior: Prior, state: State) -> None:
         equations.blocks[:, diagonal, diagonal] += factor**2 * smooth * np.roll(steady, shift, axis=0)
     equations.next += -2 * smooth * (steady + np.roll(steady, -1, axis=0))
     equations.after_next += smooth * np.roll(steady, -1, axis=0)
-    focal, precision = prior.focal
-    equations.shared[:-1, :-1] += _double(prior.shape)
-    equations.shared_gradient[:-1] += _double(prior.shape @ state.shape)
-    equations.shared[-1, -1] += precision
-    equations.shared_gradient[-1] += precision * (float(state.log_focal) - focal)
+    n, focal = len(state.shape), np.arange(len(state.shape), state.rig_at)
+    equations.shared[:n, :n] += _double(prior.shape)
+    equations.shared_gradient[:n] += _double(prior.shape @ state.shape)
+    equations.shared[focal, focal] += prior.focal_precision
+    equations.shared_gradient[focal] += prior.focal_precision * _double(state.log_focal - prior.focal)
 
 
 def _hold_bounds(problem: Problem, state: State, equations: NormalEquations) -> None:
@@ -278,6 +322,9 @@ def _double(values: Tensor) -> np.ndarray:
 
 
 def orthonormal(state: State) -> State:
-    """The same state with R cleaned of the rounding that many small turns leave."""
-    u, _, vh = torch.linalg.svd(state.R.double())
-    return replace(state, R=(u @ vh).to(state.R))
+    """The same state with its rotations cleaned of the rounding that many small turns leave."""
+    def clean(rotations: Tensor) -> Tensor:
+        u, _, vh = torch.linalg.svd(rotations.double())
+        return (u @ vh).to(rotations)
+
+    return replace(state, R=clean(state.R), rig_R=clean(state.rig_R))

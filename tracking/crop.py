@@ -81,11 +81,14 @@ def choose_crop(track: Track, size: int) -> Crop:
     return Crop(left, top, side, size)
 
 
-def observe(track: Track, crop: Crop) -> Observations:
-    """The track in pixels of the crop."""
+def observe(
+    track: Track, crop: Crop, lens: tuple[float, tuple[float, float]] | tuple[None, None] = (None, None)
+) -> Observations:
+    """The track in pixels of the crop. lens: focal length and principal point where they are known, in pixels of it."""
     return Observations(
         landmarks=crop.points(track.points[:, :, :2]), depth=(track.points[:, :, 2] * crop.scale).astype(np.float32),
         blendshapes=track.blendshapes, pose=track.pose, size=crop.size, source_index=track.index,
+        focal=lens[0], principal=lens[1],
     )
 
 

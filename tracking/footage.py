@@ -50,9 +50,12 @@ class Footage(Protocol):
     expected: about how many pictures it has, for a progress bar; None where that is not known.
     """
 
-    path: Path
-    notes: list[str]
-    expected: int | None
+    @property
+    def path(self) -> Path: ...
+    @property
+    def notes(self) -> list[str]: ...
+    @property
+    def expected(self) -> int | None: ...
 
     def pictures(self, wanted: Wanted) -> Iterator[Picture]:
         """The pictures that `wanted` accepts, in order. Raises FootageError when not one picture can be read."""

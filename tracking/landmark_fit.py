@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,10 +22,11 @@ from tracking.landmark_term import (
     landmark_term,
     spread_of_residuals,
 )
-from tracking.records import BLENDSHAPE_NAMES, Fit, Observations
+from tracking.records import BLENDSHAPE_NAMES, Fit, Observations, Rig
+from tracking.start import BLINKS, best_scores, blink_columns, scores_of, start_of
 from tracking.surface import EYE_ANGLES, JAW_ANGLES, LIDS, SurfacePoints, turns_of
 
-BLINKS = ("eyeBlinkLeft", "eyeBlinkRight")
+GROWN_SIGMA = 0.05  # of grown people's eye distances, relative
 OFFSET_FRAMES = 10  # a constant difference cannot be told from the codes of fewer frames
 TOLERANCE = 1e-4     # of the cost, below which a step is the last one
 
@@ -49,7 +51,7 @@ class FitSettings:
 
     focal: float | None = None
     focal_guess: float = 2.0
-    focal_sigma: float = 0.12
+    focal_sigma: float = 0.04
     shape_codes: int = 100
     size_sigma: float = 0.01
     independent_frames: float = 10.0
@@ -87,7 +89,24 @@ def fit_clip(
     device: torch.device | str | None = None,
     progress: Progress | None = None,
 ) -> Fit:
-    """Identity, focal length, and each frame's pose, expression, jaw, eyes and lids from landmarks and scores.
+    """Identity, focal length, and each frame's pose, expression, jaw, eyes and lids from landmarks and scores of one
+    camera; see `fit_views`.
+    """
+    return fit_views(head, [observations], None, settings, device, progress)[0]
+
+
+def fit_views(
+    head: Head,
+    views: Sequence[Observations],
+    known: Rig | None = None,
+    settings: FitSettings | None = None,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+) -> tuple[Fit, Rig]:
+    """One head's identity and motion from what one or several cameras saw of it, and the cameras.
+
+    views: of the same T moments; the first camera's fit comes back. Landmarks of a moment in which a camera does not
+    see the face are NaN. known: where the cameras stand (its K is not looked at); None solves for it.
 
     All frames are solved together (Levenberg-Marquardt, exact steps): first against the head's own landmarks, then
     with the constant difference between them and the detector's removed. `landmark_error` is
@@ -96,11 +115,11 @@ def fit_clip(
     Raises ValueError when there is no frame, a frame with too few landmarks, or a head without landmarks.
     """
     settings, device = settings or FitSettings(), device or torch.device("cpu")
-    if not len(observations):
+    if not len(views[0]):
         raise ValueError("observations: no frame to fit")
-    clip = clip_of(head, observations, settings, device)
+    clip = clip_of(head, views, settings, device, known)
     total = settings.iterations * (2 if settings.offsets else 1)
-    two_passes = settings.offsets and len(observations) >= OFFSET_FRAMES
+    two_passes = settings.offsets and len(views[0]) >= OFFSET_FRAMES
     first = clip.problem
     if two_passes:
         # Detectors see irises lower than they are, which gaze would take up; on average people look straight ahead.
@@ -112,44 +131,42 @@ def fit_clip(
         state = minimise(clip.problem, state, settings.iterations, TOLERANCE, second)
     if progress is not None:
         progress(total, total)
-    return measured(head, fit_of(head, state, observations.size, settings), observations, device)
+    fit, rig = fit_of(head, state, views, settings)
+    return measured(head, fit, rig, views, device), rig
 
 
 @dataclass(eq=False)
 class Clip:
-    """A clip's problem (see `bundle.Problem`), where to start, and its landmarks. spread [L]: of the embedding;
-    irises bool [L].
+    """A clip's problem (see `bundle.Problem`), where to start, and its landmarks by each camera. spread [L]: of the
+    embedding; irises bool [L]. noise: of the detector, pixels of each camera.
     """
 
     problem: Problem
     start: State
-    landmarks: LandmarkTerm
+    landmarks: list[LandmarkTerm]
     spread: Tensor
     irises: Tensor
-    size: int
+    noise: list[float]
     independent: float
-
-    @property
-    def center(self) -> float:
-        return self.size / 2
 
     def learn_offset(self, state: State) -> None:
         """Set the landmarks' constant difference and their expected errors to what `state` leaves over."""
-        term = self.landmarks
-        term.offset = estimate_offset(term, state, self.center, self.spread, self.independent)
-        sigma = spread_of_residuals(landmark_residuals(term, state, self.center), DETECTOR_NOISE * self.size)
-        term.sigma = torch.where(self.irises, term.sigma, sigma)  # an iris wanders by gaze, not by error
+        for term, noise in zip(self.landmarks, self.noise, strict=True):
+            term.offset = estimate_offset(term, state, self.spread, self.independent)
+            sigma = spread_of_residuals(landmark_residuals(term, state), noise)
+            term.sigma = torch.where(self.irises, term.sigma, sigma)  # an iris wanders by gaze, not by error
 
     def errors(self, state: State) -> LandmarkErrors:
-        term, firm = self.landmarks, self.spread < LOOSE_SPREAD
-        kept = term.offset
-        term.offset = torch.zeros_like(kept)
-        raw = landmark_residuals(term, state, self.center)[:, firm]
-        term.offset = estimate_offset(term, state, self.center, self.spread, self.independent)
-        aligned = landmark_residuals(term, state, self.center)[:, firm]
-        term.offset = kept
+        firm, raw, aligned = self.spread < LOOSE_SPREAD, list[Tensor](), list[Tensor]()
+        for term in self.landmarks:
+            kept = term.offset
+            term.offset = torch.zeros_like(kept)
+            raw.append(landmark_residuals(term, state)[:, firm])
+            term.offset = estimate_offset(term, state, self.spread, self.independent)
+            aligned.append(landmark_residuals(term, state)[:, firm])
+            term.offset = kept
         return LandmarkErrors(*(
-            error.square().sum(-1).nanmean(1).sqrt().cpu().numpy() for error in (raw, aligned)
+            torch.cat(error, 1).square().sum(-1).nanmean(1).sqrt().cpu().numpy() for error in (raw, aligned)
         ))
 
 
@@ -157,37 +174,52 @@ def landmark_errors(
     head: Head, fit: Fit, observations: Observations, device: torch.device | str | None = None
 ) -> LandmarkErrors:
     """How well a fit (ours or another tracker's) meets the observed landmarks, by one measure for all."""
-    device = device or torch.device("cpu")
-    clip = clip_of(head, observations, FitSettings(shape_codes=len(fit.shape)), device)
-    return clip.errors(state_of(head, fit, device))
+    return _errors(head, fit, None, [observations], device or torch.device("cpu"))
 
 
-def clip_of(head: Head, observations: Observations, settings: FitSettings, device: torch.device | str) -> Clip:
-    """The landmark problem of a clip, ready to solve."""
+def _errors(
+    head: Head, fit: Fit, rig: Rig | None, views: Sequence[Observations], device: torch.device | str
+) -> LandmarkErrors:
+    clip = clip_of(head, views, FitSettings(shape_codes=len(fit.shape)), device, rig)
+    return clip.errors(state_of(head, fit, device, rig))
+
+
+def clip_of(
+    head: Head, views: Sequence[Observations], settings: FitSettings, device: torch.device | str,
+    known: Rig | None = None,
+) -> Clip:
+    """The landmark problem of a clip, ready to solve; see `fit_views`."""
     embedding = landmark_embedding(head)
-    n_shape = min(settings.shape_codes, head.n_shape)
+    n_shape, several = min(settings.shape_codes, head.n_shape), len(views) > 1
     points = SurfacePoints(head, embedding.triangle, embedding.barycentric, n_shape, device)
-    focal = settings.focal or settings.focal_guess * observations.size
-    term = landmark_term(observations, embedding, points, settings.landmark_weight, 0.0)
+    terms = [landmark_term(view, embedding, points, settings.landmark_weight, camera, several)
+             for camera, view in enumerate(views)]
     spread = torch.from_numpy(embedding.spread).to(points.rest)
-    start = _start(head, observations, term, spread < LOOSE_SPREAD, focal, n_shape)
-    term.sigma = torch.hypot(term.sigma, spread * (start.log_focal.exp() / start.t[:, 2].median()))
+    prior = clip_prior(head, views, settings, device, several and known is not None)
+    start = start_of(head, views, terms, spread < LOOSE_SPREAD, prior.focal, known)
+    for term in terms:
+        metres = start.log_focal[term.camera].exp() / start.t[:, 2].median()
+        term.sigma = torch.hypot(term.sigma, spread * metres)
     low, high = _bounds(head, settings)
-    held_shared = torch.zeros(n_shape + 1, dtype=torch.bool, device=points.rest.device)
-    held_shared[-1] = settings.focal is not None
-    problem = Problem(
-        [term], clip_prior(head, observations, settings, device), observations.size / 2, low.to(points.rest),
-        high.to(points.rest), _held(head).to(device), held_shared,
-    )  # fmt: skip
+    held_shared = torch.zeros(start.shared, dtype=torch.bool, device=points.rest.device)
+    for camera, view in enumerate(views):
+        held_shared[n_shape + camera] = bool(settings.focal or view.focal)
+    held_shared[start.rig_at:] = known is not None
+    problem = Problem(terms, prior, low.to(points.rest), high.to(points.rest), _held(head).to(device), held_shared)
     irises = torch.from_numpy(np.isin(embedding.index, IRISES)).to(device)
-    return Clip(problem, start, term, spread, irises, observations.size, settings.independent_frames)
+    return Clip(problem, start, terms, spread, irises, [DETECTOR_NOISE * view.size for view in views],
+                settings.independent_frames)
 
 
-def clip_prior(head: Head, observations: Observations, settings: FitSettings, device: torch.device | str) -> Prior:
-    """What is expected of a face before its landmarks are looked at, see `FitSettings`."""
-    n, frames = head.n_expression, len(observations)
+def clip_prior(
+    head: Head, views: Sequence[Observations], settings: FitSettings, device: torch.device | str, scaled: bool
+) -> Prior:
+    """What is expected of a face before its landmarks are looked at, see `FitSettings`. scaled: cameras whose places
+    are known tell how large it is.
+    """
+    n, frames = head.n_expression, len(views[0])
     width = n + JAW_ANGLES + EYE_ANGLES + LIDS
-    scores, blinks = _scores(head, observations)
+    scores, blinks = scores_of(head, best_scores(views))
     coupled = bool(head.expression_jaw.any())
     jaw_sigma = settings.jaw_sigma if coupled else settings.free_jaw_sigma
     rows = torch.eye(width)
@@ -201,12 +233,12 @@ def clip_prior(head: Head, observations: Observations, settings: FitSettings, de
     target = torch.zeros(frames, width + 2)
     target[:, :n], target[:, width - LIDS:width] = scores, blinks
     evidence = max(1.0, frames / settings.independent_frames)
-    center = np.log(settings.focal or settings.focal_guess * observations.size)
+    focal = [settings.focal or view.focal or settings.focal_guess * view.size for view in views]
     return Prior(
         torch.cat([rows, vergence]).to(device), target.to(device), torch.tensor(sigma).pow(-2).to(device),
-        _smoothness(head, settings).to(device), _steady(observations.source_index).to(device),
-        evidence * _shape_precision(head, settings).to(device),
-        (float(center), evidence / settings.focal_sigma**2),
+        _smoothness(head, settings).to(device), _steady(views[0].source_index).to(device),
+        evidence * _shape_precision(head, settings, scaled).to(device), torch.tensor(focal).log().to(device),
+        evidence / settings.focal_sigma**2,
     )  # fmt: skip
 
 
@@ -215,13 +247,17 @@ def named_expressions(head: Head) -> bool:
     return sum(name in BLENDSHAPE_NAMES for name in head.expression_names) > head.n_expression / 2
 
 
-def state_of(head: Head, fit: Fit, device: torch.device | str) -> State:
-    """The unknowns of a fit. Lids that the expressions can close too count as expression."""
+def state_of(head: Head, fit: Fit, device: torch.device | str, rig: Rig | None = None) -> State:
+    """The unknowns of a fit, and of the cameras (None: the fit's own). Lids that the expressions can close too count as
+    expression.
+    """
+    rig = rig or single_rig(fit.K)
+
     def tensor(values: NDArray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(device)
 
     expression, lids = tensor(fit.expression), tensor(fit.eyelids)
-    same = _blink_columns(head)
+    same = blink_columns(head)
     if same is not None:
         expression = expression.clone()
         expression[:, same] += lids
@@ -232,83 +268,44 @@ def state_of(head: Head, fit: Fit, device: torch.device | str) -> State:
         torch.stack([torch.atan2(eye[:, 0, 2], eye[:, 2, 2]), torch.atan2(-eye[:, 1, 2], eye[:, 1, 1])], 1)
         for eye in (left, right)
     ]
-    return State(tensor(fit.shape), torch.log(tensor(fit.K)[0, 0]), torch.cat([expression, jaw, *eyes, lids], 1),
-                 tensor(fit.R), tensor(fit.t))
+    return State(tensor(fit.shape), torch.log(tensor(rig.K)[:, 0, 0]), torch.cat([expression, jaw, *eyes, lids], 1),
+                 tensor(fit.R), tensor(fit.t), tensor(rig.R), tensor(rig.t))
 
 
-def measured(head: Head, fit: Fit, observations: Observations, device: torch.device | str) -> Fit:
+def single_rig(K: NDArray[np.float32]) -> Rig:
+    """One camera with these intrinsics [3,3]."""
+    return Rig(K[None], np.eye(3, dtype=np.float32)[None], np.zeros((1, 3), np.float32))
+
+
+def measured(
+    head: Head, fit: Fit, rig: Rig, views: Sequence[Observations], device: torch.device | str
+) -> Fit:
     """The fit with its `landmark_error`."""
-    return replace(fit, landmark_error=landmark_errors(head, fit, observations, device).aligned)
+    return replace(fit, landmark_error=_errors(head, fit, rig, views, device).aligned)
 
 
-def fit_of(head: Head, state: State, size: int, settings: FitSettings) -> Fit:
-    """The record of a solved state, landmark errors not yet measured. size: side of the crop."""
+def fit_of(head: Head, state: State, views: Sequence[Observations], settings: FitSettings) -> tuple[Fit, Rig]:
+    """The records of a solved state, landmark errors not yet measured."""
     state = orthonormal(state)
     codes = state.split()
     turns = turns_of(codes).rotation
     expression, lids = codes.expression.clone(), codes.lids
-    same = _blink_columns(head)
+    same = blink_columns(head)
     if same is not None:
         lids = settings.lid_share * expression[:, same]
         expression[:, same] -= lids
     shape = torch.zeros(head.n_shape)
     shape[:len(state.shape)] = state.shape.cpu()
-    focal = float(state.log_focal.exp())
-    K = np.array([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]], np.float32)
+    K = np.stack([np.array([[focal, 0, x], [0, focal, y], [0, 0, 1]], np.float32)
+                  for focal, (x, y) in zip(state.log_focal.exp().tolist(), (v.center for v in views), strict=True)])
 
     def array(values: Tensor) -> NDArray[np.float32]:
         return values.cpu().numpy().astype(np.float32)
 
-    return Fit(array(shape), array(expression), array(matrix_to_6d(turns[:, 0])),
-               array(matrix_to_6d(turns[:, 1:]).flatten(1)), array(lids), array(state.R), array(state.t), K,
-               np.zeros(len(lids), np.float32))
-
-
-def _start(
-    head: Head, observations: Observations, term: LandmarkTerm, firm: Tensor, focal: float, n_shape: int
-) -> State:
-    """The mean head with the detector's expression, placed by scaled orthography frame by frame."""
-    points = term.points
-    scores, blinks = _scores(head, observations)
-    jaw = scores @ head.expression_jaw
-    codes = torch.cat([scores, jaw, torch.zeros(len(scores), EYE_ANGLES), blinks], 1).to(points.rest)
-    shape = points.rest.new_zeros(n_shape)
-    frames = len(codes)
-    blank = State(shape, points.rest.new_tensor(focal).log(), codes, torch.eye(3).to(points.rest).expand(frames, 3, 3),
-                  points.rest.new_zeros(frames, 3))
-    split = blank.split()
-    R, t = _orthographic(points.place(shape, split, turns_of(split)), term.observed - observations.size / 2,
-                         (term.weight > 0) & firm, focal)
-    return replace(blank, R=R, t=t)
-
-
-def _orthographic(points: Tensor, pixels: Tensor, seen: Tensor, focal: float) -> tuple[Tensor, Tensor]:
-    """R [T,3,3], t [T,3] from points [T,L,3] and pixels [T,L,2] about the principal point, by the affine camera that
-    fits best; its rows give scale and rotation.
-    """
-    share = (seen / seen.sum(1, keepdim=True).clamp_min(1))[..., None]
-    middle, image = (share * points).sum(1, keepdim=True), (share * pixels).sum(1, keepdim=True)
-    spread, target = points - middle, pixels - image
-    moment = (share * spread).mT @ spread + 1e-9 * torch.eye(3, device=points.device)
-    affine = torch.linalg.solve(moment, (share * spread).mT @ target).mT
-    u, size, vh = torch.linalg.svd(affine, full_matrices=False)
-    rows = u @ vh
-    R = torch.stack([rows[:, 0], rows[:, 1], torch.linalg.cross(rows[:, 0], rows[:, 1])], 1)
-    depth = focal / size.mean(1).clamp_min(1e-6)
-    place = torch.cat([image[:, 0] * (depth / focal)[:, None], depth[:, None]], 1)
-    return R, place - (R @ middle.mT).squeeze(-1)
-
-
-def _scores(head: Head, observations: Observations) -> tuple[Tensor, Tensor]:
-    """What the detector says of the codes: expression [T,E] (zero where it has no such name) and lids [T,2]."""
-    found = np.clip(np.nan_to_num(observations.blendshapes), 0, 1)
-    columns = {name: torch.from_numpy(found[:, k]).float() for k, name in enumerate(BLENDSHAPE_NAMES)}
-    none = torch.zeros(len(found))
-    expression = torch.stack([columns.get(name, none) for name in head.expression_names], 1)
-    lids = torch.zeros(len(found), LIDS)
-    if _blink_columns(head) is None and bool(head.eyelids.any()):
-        lids = torch.stack([columns[name] for name in BLINKS], 1)
-    return expression, lids
+    fit = Fit(array(shape), array(expression), array(matrix_to_6d(turns[:, 0])),
+              array(matrix_to_6d(turns[:, 1:]).flatten(1)), array(lids), array(state.R), array(state.t), K[0],
+              np.zeros(len(lids), np.float32))
+    return fit, Rig(K, array(state.rig_R), array(state.rig_t))
 
 
 def _bounds(head: Head, settings: FitSettings) -> tuple[Tensor, Tensor]:
@@ -322,7 +319,7 @@ def _bounds(head: Head, settings: FitSettings) -> tuple[Tensor, Tensor]:
 def _held(head: Head) -> Tensor:
     """Lids that expressions close too, or that do nothing; and expressions that landmarks cannot see."""
     held = torch.zeros(POSE + head.n_expression + JAW_ANGLES + EYE_ANGLES + LIDS, dtype=torch.bool)
-    held[-LIDS:] = _blink_columns(head) is not None or not bool(head.eyelids.any())
+    held[-LIDS:] = blink_columns(head) is not None or not bool(head.eyelids.any())
     if "tongueOut" in head.expression_names:
         held[POSE + head.expression_names.index("tongueOut")] = True
     return held
@@ -335,16 +332,7 @@ def _gaze_columns(like: Tensor) -> Tensor:
     return mask
 
 
-def _blink_columns(head: Head) -> list[int] | None:
-    """Columns of the expressions that equal the eyelid offsets, left and right; None for heads without such."""
-    if not all(name in head.expression_names for name in BLINKS):
-        return None
-    columns = [head.expression_names.index(name) for name in BLINKS]
-    same = torch.allclose(head.expression_dirs[:, :, columns].permute(2, 0, 1), head.eyelids, atol=1e-6)
-    return columns if same else None
-
-
-def _shape_precision(head: Head, settings: FitSettings) -> Tensor:
+def _shape_precision(head: Head, settings: FitSettings, scaled: bool) -> Tensor:
     """[S,S]: standard normal codes, and a distance of the eyes like the mean head's.
 
     One camera cannot see how large a head is. Expressions have a size in metres, though, so that an optimiser would
@@ -355,7 +343,7 @@ def _shape_precision(head: Head, settings: FitSettings) -> Tensor:
     apart = (left - right) @ head.v_template
     by_shape = torch.einsum("v,vcs->cs", left - right, head.shape_dirs[:, :, :n_shape])
     stretch = (apart / apart.norm() ** 2) @ by_shape
-    return torch.eye(n_shape) + torch.outer(stretch, stretch) / settings.size_sigma**2
+    return torch.eye(n_shape) + torch.outer(stretch, stretch) / (GROWN_SIGMA if scaled else settings.size_sigma) ** 2
 
 
 def _smoothness(head: Head, settings: FitSettings) -> Tensor:

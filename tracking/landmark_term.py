@@ -25,7 +25,7 @@ class LandmarkTerm:
     """Projected minus observed landmarks over their expected error (a `bundle.DataTerm`).
 
     observed [T,L,2] pixels; weight [T,L], 0 for missing ones; sigma [L]: expected error per axis, pixels;
-    offset [L,3]: constant difference, metres in head space.
+    offset [L,3]: constant difference, metres in head space; camera, center: see `bundle.DataTerm`.
     """
 
     points: SurfacePoints
@@ -33,6 +33,8 @@ class LandmarkTerm:
     observed: Tensor
     weight: Tensor
     sigma: Tensor
+    center: Tensor
+    camera: int = 0
     cutoff: float = CUTOFF
 
     def residual(self, frames: slice, pixels: Tensor, want_slope: bool) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -41,16 +43,17 @@ class LandmarkTerm:
 
 
 def landmark_term(
-    observations: Observations, embedding: LandmarkEmbedding, points: SurfacePoints, weight: float, scale: float
+    observations: Observations, embedding: LandmarkEmbedding, points: SurfacePoints, weight: float, camera: int,
+    may_miss: bool,
 ) -> LandmarkTerm:
-    """The term at zero offset. weight: of a landmark of the face; scale: pixels per metre at the face, which turns the
-    embedding's spread into pixels.
+    """The term at zero offset, its sigma the detector's noise alone. weight: of a landmark of the face; may_miss:
+    whether there may be frames without any landmark.
 
     Raises ValueError naming the first frame that shows fewer than `MIN_LANDMARKS` finite landmarks.
     """
     observed = observations.landmarks[:, embedding.index]
     finite: NDArray[np.bool_] = np.asarray(np.isfinite(observed).all(-1))
-    few = np.flatnonzero(finite.sum(1) < MIN_LANDMARKS)
+    few = np.flatnonzero((finite.sum(1) < MIN_LANDMARKS) & ~(may_miss & ~observations.seen))
     if len(few):
         raise ValueError(
             f"landmarks: {len(few)} of {len(finite)} frames show fewer than {MIN_LANDMARKS} finite landmarks, first "
@@ -60,32 +63,32 @@ def landmark_term(
     def tensor(values: NDArray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(points.rest.device)
 
-    noise = DETECTOR_NOISE * observations.size
+    noise = np.full(len(embedding.spread), DETECTOR_NOISE * observations.size)
     return LandmarkTerm(
         points, torch.zeros_like(points.rest), tensor(np.where(finite[..., None], observed, 0)),
         tensor(finite * _weights(observations, embedding.index, weight)),
-        tensor(np.hypot(noise, embedding.spread * scale)),
+        tensor(noise), tensor(observations.center), camera,
     )  # fmt: skip
 
 
-def estimate_offset(term: LandmarkTerm, state: State, center: float, spread: Tensor, independent: float) -> Tensor:
+def estimate_offset(term: LandmarkTerm, state: State, spread: Tensor, independent: float) -> Tensor:
     """Where the detector sees each landmark, relative to the head's point: [L,3], metres, constant over the clip.
 
     Per landmark the ridge regression of its residuals on a shift in head space, shrunk by `spread` [L] (metres), its
     standard deviation, as if only `independent` frames of the clip told independent things: a detector errs the same
     way in like frames.
     """
-    information, moment = _offset_system(term, state, center)
+    information, moment = _offset_system(term, state)
     frames = len(state.t)
     ridge = torch.eye(3).to(information) * (max(1.0, frames / independent) / spread.square())[:, None, None]
     return torch.linalg.solve(information + ridge, moment)
 
 
-def landmark_residuals(term: LandmarkTerm, state: State, center: float) -> Tensor:
+def landmark_residuals(term: LandmarkTerm, state: State) -> Tensor:
     """Observed minus projected landmarks [T,L,2], pixels; NaN where none was observed."""
     codes = state.split()
     points = term.points.place(state.shape, codes, turns_of(codes)) + term.offset
-    error = term.observed - project(state, points, center)[0]
+    error = term.observed - project(state, points, term)[0]
     return torch.where(term.weight[..., None] > 0, error, torch.nan)
 
 
@@ -96,16 +99,17 @@ def spread_of_residuals(residuals: Tensor, noise: float) -> Tensor:
     return (square.nan_to_num(0) / (2 * np.log(2)) + noise**2).sqrt()
 
 
-def _offset_system(term: LandmarkTerm, state: State, center: float) -> tuple[Tensor, Tensor]:
+def _offset_system(term: LandmarkTerm, state: State) -> tuple[Tensor, Tensor]:
     """Information [L,3,3] and moment [L,3] of the offset, about zero offset."""
     codes = state.split()
     points = term.points.place(state.shape, codes, turns_of(codes))
-    pixels, camera = project(state, points, center)
-    focal = state.log_focal.exp()
+    pixels, camera, _ = project(state, points, term)
+    focal = state.log_focal[term.camera].exp()
     x, y, z = camera.unbind(-1)
     zero = torch.zeros_like(z)
     by_camera = torch.stack([focal / z, zero, -focal * x / z**2, zero, focal / z, -focal * y / z**2], -1)
-    slope = by_camera.reshape(*z.shape, 2, 3) @ state.R[:, None] / term.sigma[:, None, None]
+    turn = (state.rig_R[term.camera] @ state.R)[:, None]
+    slope = by_camera.reshape(*z.shape, 2, 3) @ turn / term.sigma[:, None, None]
     value = (term.observed - pixels) / term.sigma[:, None]
     seen = (term.weight > 0).to(z)
     weight = seen / (1 + (value - (slope @ term.offset[..., None]).squeeze(-1)).square().sum(-1) / CUTOFF**2)

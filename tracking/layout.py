@@ -1,6 +1,8 @@
 """The data set that track.py writes: the tracker layout of scene/readers/tracker.py, and tracking.json.
 
     checkpoint/%05d.frame  images/%05d.png (RGBA)  images.HQ/%05d.png (--hr)  canonical.obj  head.json  tracking.json
+
+Of several cameras the first three lie in cameras/NAME, and equal numbers are the same moment.
 """
 
 from __future__ import annotations
@@ -29,11 +31,21 @@ ReadImage = Callable[[int], ByteImage]
 def write_data_set(folder: Path, head: Head, head_name: str, fit: Fit, size: int) -> None:
     """Everything but pictures and tracking.json, into a fresh `folder` (an old one is removed)."""
     shutil.rmtree(folder, ignore_errors=True)
+    write_records(folder, fit, size)
+    write_still(folder, head, head_name, fit)
+
+
+def write_records(folder: Path, fit: Fit, size: int) -> None:
+    """checkpoint/%05d.frame of one camera."""
     (folder / "checkpoint").mkdir(parents=True)
     for index in range(len(fit)):
         codes = {name: getattr(fit, name)[index] for name in ("expression", "jaw", "eyes", "eyelids")}
         record = tracker_record(index, codes | {"shape": fit.shape}, fit.R[index], fit.t[index], fit.K, size)
         torch.save(record, folder / "checkpoint" / f"{index:05d}.frame")
+
+
+def write_still(folder: Path, head: Head, head_name: str, fit: Fit) -> None:
+    """canonical.obj and head.json: what all pictures, and all cameras, share."""
     (folder / "canonical.obj").write_text(_canonical(head, fit), encoding="utf-8")
     (folder / "head.json").write_text(json.dumps({"head": head_name}) + "\n", encoding="utf-8")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -47,6 +47,10 @@ class HeadShape:
         if not mask.any():
             return None
         return HeadShape(mask, silhouette >= FIRM, float(np.sqrt(mask.sum())), _neck_line(mask))
+
+    def without(self, clothes: Mask) -> HeadShape:
+        """The same where clothes [S,S] cover none of the neck."""
+        return replace(self, mask=self.mask & ~clothes, firm=self.firm & ~clothes)
 
     def core(self, margin: float) -> Mask:
         """What is head whatever the colours say [S,S]: `margin` units inside, at skull and ears LOOSE more."""

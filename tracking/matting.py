@@ -108,8 +108,8 @@ def _told(
 
 
 class _Method(Protocol):
-    def alpha(self, image: ByteImage, silhouette: Floats, shape: HeadShape) -> Floats:
-        """Alpha [S,S] of head, hair and neck, and perhaps of more of the person."""
+    def alpha(self, image: ByteImage, silhouette: Floats, shape: HeadShape) -> tuple[Floats, HeadShape]:
+        """Alpha [S,S] of head, hair and neck, and perhaps of more of the person; the shape as far as it is seen."""
 
 
 def _estimated(source: _Checked, network: MatteNetwork | None, parsing: Parsing | None) -> Iterator[ByteImage]:
@@ -125,7 +125,7 @@ def _estimated(source: _Checked, network: MatteNetwork | None, parsing: Parsing 
             shape = HeadShape.of(silhouette)
             if shape is None:
                 return image, None, np.zeros(silhouette.shape, np.float32)
-            alpha = method.alpha(image, silhouette, shape)
+            alpha, shape = method.alpha(image, silhouette, shape)
             if parsing is not None:
                 alpha = alpha * (1 - _sharpened(parsing.clothing(image), image, shape))
             return image, shape, alpha
@@ -150,11 +150,11 @@ class _Network:
     def __init__(self, network: MatteNetwork) -> None:
         self.network = network
 
-    def alpha(self, image: ByteImage, silhouette: Floats, shape: HeadShape) -> Floats:
+    def alpha(self, image: ByteImage, silhouette: Floats, shape: HeadShape) -> tuple[Floats, HeadShape]:
         alpha = self.network.alpha(image)
         if self.network.side is None or self.network.side >= len(image):
-            return alpha
-        return refine_alpha(image, alpha, shape, None)
+            return alpha, shape
+        return refine_alpha(image, alpha, shape, None), shape
 
 
 class _GrabCut:
@@ -167,12 +167,14 @@ class _GrabCut:
         self.cutter = Cutter(samples)
         self.plate = _resized(self.cutter.plate, source.size)
 
-    def alpha(self, image: ByteImage, silhouette: Floats, shape: HeadShape) -> Floats:
+    def alpha(self, image: ByteImage, silhouette: Floats, shape: HeadShape) -> tuple[Floats, HeadShape]:
         sample = working(image, silhouette)
         if sample is None:
-            return np.zeros(silhouette.shape, np.float32)
-        rough = cv2.resize(self.cutter.cut(sample).astype(np.float32), silhouette.shape[::-1])
-        return refine_alpha(image, np.asarray(rough, np.float32), shape, self.plate)
+            return np.zeros(silhouette.shape, np.float32), shape
+        rough, clothes = (cv2.resize(mask.astype(np.float32), silhouette.shape[::-1])
+                          for mask in (self.cutter.cut(sample), self.cutter.clothing(sample)))
+        shape = shape.without(clothes >= 0.5)
+        return refine_alpha(image, np.asarray(rough, np.float32), shape, self.plate) * (1 - clothes), shape
 
 
 def _resized(plate: Plate | None, size: int) -> Plate | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,9 +13,9 @@ from torch import Tensor
 from flame import Head, pose_head
 from flame.rotations import matrix_to_6d
 from tracking.bundle import DataTerm, Progress, State, minimise
-from tracking.landmark_fit import FitSettings, clip_of, fit_of, measured, state_of
+from tracking.landmark_fit import FitSettings, clip_of, fit_of, measured, single_rig, state_of
 from tracking.photometric_term import Images, PhotometricTerm, band_pass, face_points, parts
-from tracking.records import Fit, Observations
+from tracking.records import Fit, Observations, Rig
 from tracking.surface import turns_of
 from utils.mesh_raster import project, rasterize_mesh
 from utils.parallel import ordered
@@ -51,36 +52,56 @@ def refine_clip(
     device: torch.device | str | None = None,
     progress: Progress | None = None,
 ) -> Fit:
+    """Align every frame of one camera with the clip's mean appearance; see `refine_views`."""
+    return refine_views(head, fit, single_rig(fit.K), [observations], [images], settings, device, progress)[0]
+
+
+def refine_views(
+    head: Head,
+    fit: Fit,
+    rig: Rig,
+    views: Sequence[Observations],
+    images: Sequence[Images],
+    settings: RefineSettings | None = None,
+    device: torch.device | str | None = None,
+    progress: Progress | None = None,
+    free_rig: bool = False,
+) -> tuple[Fit, Rig]:
     """Align every frame with the clip's mean appearance, so that each point of the mesh stays on its point of the skin.
 
-    images(i): crop of frame i, uint8 RGB [S,S,3], asked for by several threads. Pose and codes of all frames, identity
+    images[c](i): crop of frame i of camera c, uint8 RGB [S,S,3], asked for by several threads; each camera has an
+    appearance of its own. free_rig: solve for where the cameras stand too. Pose and codes of all frames, identity
     and focal length are solved for, with the fit's priors, smoothness and landmarks. Dense image alignment (Lucas and
     Kanade 1981) by the solver that fits the landmarks. progress(done, total): called after every few pictures of every
     step, in pictures.
     """
     settings, device = settings or RefineSettings(), device or torch.device("cpu")
-    clip = clip_of(head, observations, settings.fit, device)
-    state = state_of(head, fit, device)
+    clip = clip_of(head, views, settings.fit, device, None if free_rig else rig)
+    state = state_of(head, fit, device, rig)
     clip.learn_offset(state)
-    clip.landmarks.weight *= settings.landmark_weight / settings.fit.landmark_weight
+    for landmarks in clip.landmarks:
+        landmarks.weight *= settings.landmark_weight / settings.fit.landmark_weight
     points, corners = face_points(head, len(state.shape), settings.points, device)
-    term = PhotometricTerm.empty(points)
-    terms: list[DataTerm] = [clip.landmarks, term]
-    bake = settings.iterations * len(terms) * len(fit)
-    work = _Work(progress, len(fit) + len(settings.blurs) * (len(fit) + settings.bakes * bake))
-    facing = _facing(head, state, corners, observations.size, work)
-    held = torch.full_like(clip.problem.held_shared, not settings.free_identity)
+    skins = [PhotometricTerm.empty(points, term.center, term.camera) for term in clip.landmarks]
+    terms: list[DataTerm] = [*clip.landmarks, *skins]
+    count = len(fit) * len(views)
+    bake = settings.iterations * 2 * count
+    work = _Work(progress, count + len(settings.blurs) * (count + settings.bakes * bake))
+    facing = [_facing(head, state, corners, view, term, work) for view, term in zip(views, skins, strict=True)]
+    held = clip.problem.held_shared if settings.free_identity else torch.full_like(clip.problem.held_shared, True)
     problem = replace(clip.problem, terms=terms, held_shared=held, passed=work.add)
     for blur in settings.blurs:
-        sigma = blur * observations.size / 512
-        pictures = _band_passed(images, len(fit), sigma, work)
-        term.pictures = torch.from_numpy(pictures)[:, None].to(facing.device)
+        for term, view, pictures in zip(skins, views, images, strict=True):
+            passed = _band_passed(pictures, len(fit), blur * view.size / 512, work)
+            term.pictures = torch.from_numpy(passed)[:, None].to(corners.device)
         for _ in range(settings.bakes):
             planned = work.done + bake
-            term.learn(state, facing, settings.weight)
+            for term, cosine in zip(skins, facing, strict=True):
+                term.learn(state, cosine, settings.weight)
             state = minimise(problem, state, settings.iterations, 1e-4, None)
             work.add(planned - work.done)  # of iterations that were not needed
-    return measured(head, fit_of(head, state, observations.size, settings.fit), observations, device)
+    refined, rig = fit_of(head, state, views, settings.fit)
+    return measured(head, refined, rig, views, device), rig
 
 
 @dataclass
@@ -106,14 +127,19 @@ def _band_passed(images: Images, count: int, sigma: float, work: _Work) -> NDArr
     return np.stack(passed)
 
 
-def _facing(head: Head, state: State, corners: Tensor, size: int, work: _Work) -> Tensor:
-    """Cosine [T,L] between each triangle's normal and the view; 0 where the head itself hides its middle."""
+def _facing(
+    head: Head, state: State, corners: Tensor, view: Observations, term: PhotometricTerm, work: _Work
+) -> Tensor:
+    """Cosine [T,L] between each triangle's normal and a camera's view; 0 where the head itself hides its middle, and in
+    frames in which that camera does not see the face.
+    """
     faces = head.faces.numpy()
-    K = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]]) * [[RASTER], [RASTER], [1]]
-    K[:2, :2] *= float(state.log_focal.exp()) / size
+    focal = float(state.log_focal[term.camera].exp())
+    x, y = term.center.tolist()
+    K = np.array([[focal, 0, x], [0, focal, y], [0, 0, view.size]]) / view.size * [[RASTER], [RASTER], [1]]
     rows = []
     for part in parts(len(state.t)):
-        vertices = _vertices(head, state, part)
+        vertices = _vertices(head, state, part) @ state.rig_R[term.camera].T + state.rig_t[term.camera]
         triangle = vertices[:, corners]
         normal = torch.linalg.cross(triangle[:, :, 1] - triangle[:, :, 0], triangle[:, :, 2] - triangle[:, :, 0])
         middle = triangle.mean(2)
@@ -125,11 +151,11 @@ def _facing(head: Head, state: State, corners: Tensor, size: int, work: _Work) -
             column, row = np.clip(at.astype(int), 0, RASTER - 1).T
             rows.append(value * torch.from_numpy(own < nearest[row, column] + DEPTH_SLACK).to(value))
             work.add(1)
-    return torch.stack(rows)
+    return torch.stack(rows) * torch.from_numpy(view.seen).to(corners.device)[:, None]
 
 
 def _vertices(head: Head, state: State, frames: slice) -> Tensor:
-    """The mesh in camera axes, [C,V,3], metres."""
+    """The mesh in axes of the first camera, [F,V,3], metres."""
     codes = state.split(frames)
     turns = turns_of(codes).rotation
     shape = state.shape.new_zeros(head.n_shape)

@@ -42,12 +42,14 @@ class PhotometricTerm:
     reference: Tensor
     scale: Tensor
     weight: Tensor
+    center: Tensor
+    camera: int = 0
     cutoff: float = CUTOFF
 
     @classmethod
-    def empty(cls, points: SurfacePoints) -> PhotometricTerm:
+    def empty(cls, points: SurfacePoints, center: Tensor, camera: int = 0) -> PhotometricTerm:
         none = points.rest.new_zeros(0)
-        return cls(points, torch.zeros_like(points.rest), none, none, none, none)
+        return cls(points, torch.zeros_like(points.rest), none, none, none, none, center, camera)
 
     def residual(self, frames: slice, pixels: Tensor, want_slope: bool) -> tuple[Tensor, Tensor | None, Tensor]:
         pictures = self.pictures[frames].float()
@@ -77,7 +79,7 @@ class PhotometricTerm:
         for part in parts(len(state.t)):
             codes = state.split(part)
             points = self.points.place(state.shape, codes, turns_of(codes))
-            pixels, _ = project(state, points, self.pictures.shape[-1] / 2, part)
+            pixels = project(state, points, self, part)[0]
             rows.append(sample(self.pictures[part].float(), pixels))
         return torch.cat(rows)
 

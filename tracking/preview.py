@@ -26,13 +26,14 @@ MAX_PANEL = 512  # pixels; a preview need not be larger
 def preview_frame(drawing: Drawing, rgb: ByteImage, alpha: ByteImage, landmarks: Floats) -> ByteImage:
     """Three panels beside one another: footage with landmarks, with the fitted head, and cut out by the matte.
 
-    drawing: [S,S]; rgb and alpha are resized to it. landmarks [478,2] in pixels of rgb. Returns uint8 [S,3S,3].
+    drawing: [S,S]; rgb and alpha are resized to it. landmarks [478,2] in pixels of rgb, NaN where there are none.
+    Returns uint8 [S,3S,3].
     """
     size, scale = len(drawing.covered), len(drawing.covered) / len(rgb)
     footage = rgb if scale == 1 else resize_area(rgb, size, size)
     matte = (alpha if scale == 1 else resize_area(alpha, size, size)).astype(np.float32)[..., None] / 255
     dotted = footage.copy()
-    for x, y in landmarks * scale:
+    for x, y in landmarks[np.isfinite(landmarks).all(axis=1)] * scale:
         cv2.circle(dotted, (round(float(x) - 0.5), round(float(y) - 0.5)), 1, LANDMARK_COLOUR, -1)
     # Squared: relief shows better than under true light.
     shaded = (0.15 + 0.85 * drawing.brightness[..., None] ** 2) * MESH_COLOUR

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -43,6 +43,7 @@ class Observations:
     scores in 0 .. 1, in the order of BLENDSHAPE_NAMES. pose [T,4,4]: MediaPipe's facial transformation matrix as it
     came (its canonical face, centimetres, to its camera, which looks along -z with y up). size: the crop is size x
     size pixels. source_index int64 [T]: frame number in the video, ascending; neighbours may be further than 1 apart.
+    focal, principal: of a lens that is known, pixels of the crop; None: not known, and the crop's middle.
 
     Raises ValueError naming the array whose shape does not fit.
     """
@@ -53,6 +54,8 @@ class Observations:
     pose: Floats
     size: int
     source_index: Indices
+    focal: float | None = None
+    principal: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         frames = len(self.source_index)
@@ -63,6 +66,16 @@ class Observations:
 
     def __len__(self) -> int:
         return len(self.source_index)
+
+    @property
+    def center(self) -> Floats:
+        """Principal point [2], pixels of the crop."""
+        return np.array(self.principal or (self.size / 2, self.size / 2), np.float32)
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """[T]: whether the picture shows the face at all."""
+        return np.asarray(np.isfinite(self.landmarks).any(axis=(1, 2)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +107,29 @@ class Fit:
 
     def __len__(self) -> int:
         return len(self.landmark_error)
+
+    def seen_by(self, rig: Rig, camera: int) -> Fit:
+        """The same head before a camera of a rig; landmark errors stay those of all cameras."""
+        R, t = rig.R[camera], rig.t[camera]
+        return replace(self, R=(R @ self.R).astype(np.float32), t=(self.t @ R.T + t).astype(np.float32),
+                       K=rig.K[camera])
+
+
+@dataclass(frozen=True, eq=False)
+class Rig:
+    """C cameras that stand still to one another, float32. K [C,3,3]: pixels of the crop of each; R [C,3,3], t [C,3]:
+    from camera 0 to camera c, metres. Raises ValueError naming the array whose shape does not fit.
+    """
+
+    K: Floats
+    R: Floats
+    t: Floats
+
+    def __post_init__(self) -> None:
+        _check(self, K=(len(self.K), 3, 3), R=(len(self.K), 3, 3), t=(len(self.K), 3))
+
+    def __len__(self) -> int:
+        return len(self.K)
 
 
 def save_record(path: Path, record: DataclassInstance) -> None:

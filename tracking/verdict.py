@@ -67,7 +67,11 @@ class Verdict:
 
 
 def sharpness(rgb: ByteImage, points: Floats) -> float:
-    """Fine detail relative to contrast in the face, at the landmarks [478,2]; see BLURRED."""
+    """Fine detail relative to contrast in the face, at the landmarks [478,2]; see BLURRED. NaN where the face is
+    not seen.
+    """
+    if not np.isfinite(points).all():
+        return float("nan")
     low, high = np.maximum(points.min(axis=0), 0).astype(int), points.max(axis=0).astype(int) + 1
     grey = cv2.cvtColor(rgb[low[1]:high[1], low[0]:high[0]], cv2.COLOR_RGB2GRAY).astype(np.float32)
     if grey.size < 64:
@@ -113,7 +117,7 @@ def _grades(
     """(0 good, 1 usable, 2 poor; why and what helps) of every aspect."""
     frames = len(q.yaw)
     used = int((np.ptp(blendshapes[:, 1:], axis=0) > USED).sum())
-    face, error = float(np.median(q.face_pixels)), float(np.median(q.landmark_error))
+    face, error = float(np.nanmedian(q.face_pixels)), float(np.median(q.landmark_error))
     blurred, turned = float((q.sharpness < BLURRED).mean()), float((np.abs(q.yaw) > PROFILE).mean())
     crowd, lost = float((q.others > 0).mean()), without_face / max(looked_at, 1)
     odd = float((q.landmark_error > ODD * max(error, 1e-6)).mean())

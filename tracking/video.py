@@ -21,9 +21,8 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from tracking.footage import ByteImage, Footage, FootageError, Picture, Wanted
-from utils.images import read_image
+from utils.images import IMAGE_SUFFIXES, read_image
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 FOLDER_FPS = 25.0  # images of a folder carry no times
 HDR_TRANSFERS = {16, 18}  # FFmpeg's numbers of PQ (SMPTE 2084) and HLG (ARIB STD-B67)
 COLORSPACE_UNKNOWN = 2

@@ -19,7 +19,17 @@ from utils.images import encode_image, read_mask, read_rgb
 JOB, MARK = "job.json", "tracking.json"
 
 
-class Workspace:
+class Shelf:
+    """A folder in which stages leave their results; data: where the data set is put together before it is published."""
+
+    def __init__(self, folder: Path, data: Path) -> None:
+        self.folder, self.data = folder, data
+
+    def file(self, name: str) -> Path:
+        return self.folder / name
+
+
+class Workspace(Shelf):
     """The hidden folder beside the data set that holds stage results until the data set is complete.
 
     job: what decides the results (footage, settings). resume: go on with what an interrupted run of the same job left;
@@ -33,7 +43,8 @@ class Workspace:
     def __init__(self, output: Path, job: dict[str, Any], resume: bool, overwrite: bool) -> None:
         _check_output(output, overwrite)
         self.output = output
-        self.folder = output.with_name(f".{output.name}.tracking")
+        folder = output.with_name(f".{output.name}.tracking")
+        super().__init__(folder, folder / "data")
         if self.folder.exists():
             if resume:
                 _check_job(self.folder / JOB, job)
@@ -42,13 +53,11 @@ class Workspace:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / JOB, job)
 
-    @property
-    def data(self) -> Path:
-        """Where the data set is put together before it is published."""
-        return self.folder / "data"
-
-    def file(self, name: str) -> Path:
-        return self.folder / name
+    def shelf(self, name: str, data: Path) -> Shelf:
+        """A shelf of its own for one of several cameras."""
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        return Shelf(folder, data)
 
     def publish(self) -> None:
         """The complete data set takes its place, an older one goes, stage results are deleted."""

@@ -131,7 +131,9 @@ def _machine() -> str:
 STALE = 2 * 24 * 3600
 """Seconds after which a temporary file is nobody's, on whatever machine it was made."""
 
-_MACHINE = _machine()
+MACHINE = _machine()
+"""Where a process number is unique: this boot of this machine, this container on it."""
+
 _UMASK = os.umask(0)
 os.umask(_UMASK)
 _swept: set[Path] = set()
@@ -140,11 +142,11 @@ _NAME = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a
 
 def _beside(path: Path, ending: str, name: str) -> Path:
     """A name in the same folder that tells whose it is: no result has it, nor does another writer."""
-    return path.with_name(f".{name}.{_MACHINE}-{os.getpid()}-{secrets.token_hex(4)}{ending}")
+    return path.with_name(f".{name}.{MACHINE}-{os.getpid()}-{secrets.token_hex(4)}{ending}")
 
 
 def _is_stale(entry: Path, machine: str, pid: int) -> bool:
-    if machine == _MACHINE and not _lives(pid):
+    if machine == MACHINE and not lives(pid):
         return True
     try:
         newest = max(p.lstat().st_mtime for p in (entry, *(entry.rglob("*") if entry.is_dir() else ())))
@@ -153,7 +155,8 @@ def _is_stale(entry: Path, machine: str, pid: int) -> bool:
     return time.time() - newest > STALE
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
+    """Whether a process of this number runs on this machine."""
     if os.name == "nt":
         return True  # asking would end the process there
     try:
@@ -162,6 +165,8 @@ def _lives(pid: int) -> bool:
         return False
     except (OSError, OverflowError):
         return True
+    with suppress(OSError, IndexError):  # Linux: one that has ended and waits for its parent to notice does not run
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True
 
 

@@ -7,11 +7,11 @@ import platform
 import subprocess
 from pathlib import Path
 
-import torch
-
 
 def describe_environment() -> dict[str, str]:
     """Facts worth keeping beside numbers, name -> text; what cannot be found out is left out."""
+    import torch  # takes seconds; programs that only read and write reports do without it
+
     facts = {
         "system": f"{platform.system()} {platform.release()} ({platform.machine()})",
         "processor": f"{_processor()}, {os.cpu_count()} cores",

@@ -26,6 +26,7 @@ from utils.atomic import write_bytes  # noqa: E402
 Size = tuple[int, int]  # width, height in pixels
 ByteImage = NDArray[np.uint8]
 
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}  # of what a folder of footage holds
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # colour type -> channels (PNG specification, section 11.2.2)
 PNG_ALPHA = (2, 4)  # channels of which the last is alpha

@@ -6,7 +6,6 @@ comparisons are made on black: `on_black` turns a ground-truth RGBA picture and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import lru_cache
 
 import torch
@@ -116,12 +115,6 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
         return values.mean(dim=(1, 2))
     # The sum runs in double precision: 4k images have more pixels than float32 can add without loss.
     return ((values.double() * mask).sum(dim=(1, 2)) / mask.sum(dim=(1, 2))).to(values.dtype)
-
-
-def mean_over_frames(values: Iterable[float | None]) -> float | None:
-    """Average of the numbers that exist (not None, not NaN); None when there is none."""
-    known = [value for value in values if value is not None and value == value]
-    return sum(known) / len(known) if known else None
 
 
 @lru_cache(maxsize=8)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from utils import plain_json
 from utils.atomic import write_json, write_text
-from utils.metrics import mean_over_frames
 
 METRICS = ("psnr", "ssim", "lpips_alex", "lpips_vgg")
 AREAS = ("head", "face", "eyes", "mouth")
@@ -109,6 +108,12 @@ def read_csv(path: Path) -> dict[int, Row]:
             int(line["index"]): {name: float(value) for name, value in line.items() if name != "index" and value}
             for line in reader
         }
+
+
+def mean_over_frames(values: Iterable[float | None]) -> float | None:
+    """Average of the numbers that exist (not None, not NaN); None when there is none."""
+    known = [value for value in values if value is not None and value == value]
+    return sum(known) / len(known) if known else None
 
 
 def _averages(rows: Mapping[int, Row], prefix: str, reasons: Mapping[str, str]) -> dict[str, Any]:

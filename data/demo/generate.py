@@ -87,7 +87,7 @@ def generate(out: Path, settings: Settings, workers: int | None = None, progress
     if _is_there(out, settings):
         return False
     with _replacing_folder(out) as folder:
-        head, subject, motion, codes = _plan(settings)
+        head, subject, motion, codes = plan(settings)
         layout.write_still(folder, head, codes, settings.mode, settings.size, settings.seed, camera_folders(settings))
         job = _Job(subject, motion, codes, settings, folder)
         _draw_all(job, workers or os.cpu_count() or 1, progress)
@@ -112,7 +112,7 @@ class _Job:
     folder: Path
 
 
-def _plan(settings: Settings) -> tuple[Head, Subject, Motion, Codes]:
+def plan(settings: Settings) -> tuple[Head, Subject, Motion, Codes]:
     head = load_head("open")
     subject = make_subject(settings.seed)
     motion = make_motion(settings.frames, head.expression_names, np.random.default_rng((settings.seed, 1)))

@@ -45,7 +45,7 @@ def write_still(folder: Path, head: Head, codes: Codes, mode: str, size: int, se
     (folder / "head.json").write_text(json.dumps({"head": "open"}) + "\n", encoding="utf-8")
     if mode == "nerfbs":
         (folder / "image_mask").mkdir()
-        (folder / "bc.jpg").write_bytes(encode_image(_background(size, seed), ".jpg", BACKGROUND_QUALITY))
+        (folder / "bc.jpg").write_bytes(encode_image(make_background(size, seed), ".jpg", BACKGROUND_QUALITY))
 
 
 def write_record(folder: Path, index: int, codes: Codes, motion: Motion, size: int) -> None:
@@ -80,7 +80,7 @@ def _canonical_obj(head: Head, shape: torch.Tensor) -> str:
     return obj_text(vertices, head.faces.numpy())
 
 
-def _background(size: int, seed: int) -> ByteImage:
+def make_background(size: int, seed: int) -> ByteImage:
     """A room out of focus: a lit wall with soft discs of light."""
     rng = np.random.default_rng((seed, 3))
     y, x = np.mgrid[0:size, 0:size] / size

@@ -104,14 +104,19 @@ class Page:
 
 def write_page(path: Path, page: Page) -> None:
     """Write the page as one HTML file, atomically. Raises utils.atomic.WriteError."""
+    write_text(path, rendered(TEMPLATE, page=page))
+
+
+def rendered(template: Path, **values: object) -> str:
+    """A template filled in; it may include files beside itself and this package's base.css."""
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATE.parent),
+        loader=FileSystemLoader([template.parent, TEMPLATE.parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    write_text(path, environment.get_template(TEMPLATE.name).render(page=page))
+    return environment.get_template(template.name).render(**values)
 
 
 def data_uri(content: bytes, media_type: str) -> str:

@@ -1,0 +1,85 @@
+"""What the stages of a run of track.py share: settings, footage, folders, and what they found out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from arguments.track_settings import TrackSettings
+from flame import Head
+from tracking.crop import Crop
+from tracking.detector import CloseDetector
+from tracking.footage import Dropped, Footage
+from tracking.landmarks import Track
+from tracking.records import Fit, Observations
+from tracking.verdict import Verdict
+from tracking.workspace import PictureStore, Shelf
+
+Finish = Callable[[Path], None]
+"""Called with the folder of the complete data set before it takes its place: writes more into it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run, for the user: the folder, kept and left-out pictures, the verdict, seconds per stage."""
+
+    folder: Path
+    frames: int
+    dropped: int
+    verdict: Verdict
+    seconds: dict[str, float]
+
+
+@dataclass(eq=False)
+class Run:
+    """One run of track.py: what its stages share.
+
+    dropped, notes, clock: what the first stage says about the footage; clock: number and time of every picture that was
+    looked at. detector: None takes MediaPipe's.
+    """
+
+    settings: TrackSettings
+    device: torch.device
+    footage: Footage
+    head: Head
+    workspace: Shelf
+    detector: CloseDetector | None = None
+    clock: list[tuple[int, float]] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Take the time of a stage."""
+        begin = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - begin, 2)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The crops on disk: rgb; given, the footage's own alpha, or None; full, the crops at the footage's resolution."""
+
+    rgb: PictureStore
+    given: PictureStore | None
+    full: PictureStore | None
+    sharpness: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What all stages but the last found out about the pictures of one camera."""
+
+    track: Track
+    crop: Crop
+    observations: Observations
+    fit: Fit
+    pictures: Pictures
+    alpha: PictureStore
