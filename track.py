@@ -11,7 +11,7 @@ from types import FrameType
 
 from arguments import DataSettings, parse_flags
 from arguments.track_settings import TrackSettings
-from scene.clip import choose_head, open_data
+from scene.data import choose_head, open_data
 from scene.writers import WRITERS
 from tracking.pipeline import track_video
 from tracking.run import Outcome

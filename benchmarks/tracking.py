@@ -40,7 +40,8 @@ from data.demo.motion import DISTANCE
 from data.demo.render import intrinsics, render
 from data.demo.subject import Codes, posed_vertices
 from flame import Head, load_head, pose_head
-from scene.clip import choose_head, clip_of, open_data, open_dataset
+from scene.clip import clip_of
+from scene.data import choose_head, open_data, open_dataset
 from tracking.crop import Crop, choose_crop, observe
 from tracking.footage import ByteImage, Listed
 from tracking.landmark_embedding import LOOSE_SPREAD, landmark_embedding
