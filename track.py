@@ -33,6 +33,7 @@ def report(outcome: Outcome) -> None:
 
 OWN_LAYOUT = "metrical"  # metrical-tracker's layout is the one that DATA itself has
 ALIASES = {"flame_params": "imavatar"}  # known by the name of its file
+FOR_SEVERAL = ("vhap", "nersemble", OWN_LAYOUT)  # have room for several cameras
 
 
 def write_others(folder: Path, layouts: tuple[str, ...]) -> None:
@@ -53,7 +54,7 @@ def check_layouts(layouts: tuple[str, ...], several: bool) -> None:
     for layout in layouts:
         if layout not in known:
             raise ValueError(f"--write {layout}: unknown; known are {', '.join(known)}")
-        if several and layout not in ("vhap", OWN_LAYOUT):
+        if several and layout not in FOR_SEVERAL:
             raise ValueError(f"--write {layout}: has room for one camera only")
 
 
