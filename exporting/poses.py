@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from exporting.splats import SplatCloud, posed_splats
 from flame.rotations import matrix_from_6d, matrix_from_axis_angle, matrix_to_6d, matrix_to_axis_angle
 from player.player import Player
 from scene.rig import Codes
+from utils.plain_json import read_json
 
 Writer = Callable[[SplatCloud, Path], None]
 WRITERS: dict[str, tuple[Writer, str]] = {
@@ -29,6 +29,7 @@ WRITERS: dict[str, tuple[Writer, str]] = {
 # What --up auto means. Viewers of ply and splat expect y down, as cameras of 3D Gaussian splatting have it; spz says y
 # up (but some viewers, SuperSplat among them, do not turn it); gltf prescribes it.
 UPWARDS = {"ply": "-y", "splat": "-y", "spz": "y", "gltf": "y"}
+LARGEST = 1e38
 HALF_TURN = np.diag([1.0, -1.0, -1.0])  # about x: y up, z towards the viewer -> y down, z away
 
 
@@ -46,6 +47,11 @@ def frame_numbers(text: str, count: int) -> range:
     return frames
 
 
+def _is_finite(value: Any) -> bool:
+    """Whether a value of a JSON file is a number that single precision holds."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST
+
+
 def _named(given: dict[str, Any], names: tuple[str, ...], flag: str) -> dict[int, float]:
     """Index -> value of named expressions; ValueError with the closest name for one that the head has not."""
     found = {}
@@ -54,8 +60,8 @@ def _named(given: dict[str, Any], names: tuple[str, ...], flag: str) -> dict[int
             close = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"names are {names[0]!r} to {names[-1]!r}"
             raise ValueError(f"{flag}: the head has no expression {name!r}; {hint}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
-            raise ValueError(f"{flag}: {name}: wanted a finite number, got {value!r}")
+        if not _is_finite(value):
+            raise ValueError(f"{flag}: {name}: wanted a finite number, got {value!r:.60}")
         found[names.index(name)] = float(value)
     return found
 
@@ -93,7 +99,7 @@ def read_codes(path: Path, rest: Codes, names: tuple[str, ...], expression_jaw: 
     ValueError naming the file for what is no such JSON, an unknown field or name, a wrong length or number.
     """
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
+        given = read_json(path)
     except (ValueError, OSError) as error:
         raise ValueError(f"--codes: {path}: not a readable JSON file ({error})") from None
     if not isinstance(given, dict):
@@ -114,9 +120,9 @@ def read_codes(path: Path, rest: Codes, names: tuple[str, ...], expression_jaw: 
 
 def _row(values: Any, width: int, where: str, like: Tensor) -> Tensor:
     """[1,width] of a JSON list; an expression list may be shorter (zeros follow)."""
-    flat = isinstance(values, list) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+    flat = isinstance(values, list) and all(map(_is_finite, values))
     shorter = where.endswith("expression") and flat and len(values) <= width
-    if not flat or not (len(values) == width or shorter) or not np.isfinite(values).all():
+    if not flat or not (len(values) == width or shorter):
         size = len(values) if isinstance(values, list) else type(values).__name__
         raise ValueError(f"{where}: wanted a list of {width} finite numbers, got {size}")
     return like.new_tensor([*values, *[0.0] * (width - len(values))])[None]

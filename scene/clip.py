@@ -27,6 +27,7 @@ from scene.readers import Source
 from scene.recording import Recording
 from scene.rig import Codes
 from utils.atomic import write_with
+from utils.plain_json import parse_json
 
 CLIP_FILE = "clip.safetensors"
 FORMAT_VERSION = 1
@@ -154,15 +155,15 @@ def _read_recording(cameras: Any, tensors: dict[str, Tensor], path: Path) -> Rec
 def _read_header(header: dict[str, str] | None, path: Path) -> dict[str, Any]:
     """width, height, head, and the names of several cameras."""
     try:
-        values = json.loads((header or {})[_HEADER])
+        values = parse_json((header or {})[_HEADER])
         version = values.pop("format_version")
     except (KeyError, ValueError, TypeError, AttributeError):
-        raise ValueError(f"{path}: wanted the header that save_clip writes, got {header}") from None
+        raise ValueError(f"{path}: wanted the header that save_clip writes, got {header!s:.200}") from None
     if version != FORMAT_VERSION:
         raise ValueError(f"{path}: wanted clip format {FORMAT_VERSION}, got {version!r}")
     wanted = {"head": str, "width": int, "height": int} | ({"cameras": list} if "cameras" in values else {})
     if {name: type(value) for name, value in values.items()} != wanted or min(values["width"], values["height"]) < 1:
-        raise ValueError(f"{path}: header: wanted head and a positive width and height, got {values}")
+        raise ValueError(f"{path}: header: wanted head and a positive width and height, got {values!s:.200}")
     return values
 
 

@@ -365,6 +365,9 @@ def test_sequence_refuses_a_file_as_its_folder(player: Player, tmp_path: Path) -
 
 @pytest.mark.parametrize(("text", "message"), [
     ("{", r"pose\.json: not a readable JSON file"),
+    ("[" * 100_000, r"pose\.json: not a readable JSON file \(nested too deeply\)"),
+    ('{"eyelids": [1%s, 0]}' % ("0" * 400), r"pose\.json: eyelids: wanted a list of 2 finite numbers"),
+    ('{"expression": {"NAME": 1%s}}' % ("0" * 400), r"wanted a finite number, got 10{59}$"),
     ("[1]", r"pose\.json: wanted an object of codes, got list"),
     ('{"jaws": []}', r"pose\.json: unknown field 'jaws'; wanted expression, jaw"),
     ('{"jaw": [1, 0]}', r"pose\.json: jaw: wanted a list of 6 finite numbers, got 2"),

@@ -95,6 +95,7 @@ MALFORMED: list[tuple[str, str, Change, str]] = [
     ("vhap", "3 x 4", edit(VHAP, *TRAIN, "transform_matrix", to=SKEWED[:3]), r"transform_matrix: shape \[4, 4\] exp"),
     ("vhap", "no lens", both(edit(VHAP, *TRAIN, "fl_x"), edit(VHAP, *TRAIN, "camera_angle_x", to=7), edit(
         VHAP, "fl_x")), r"frames\[1\]: K: focal lengths must be positive"),
+    ("vhap", "huge", edit(VHAP, *TRAIN, "transform_matrix", to=[10**400]), r"transform_matrix: numbers are expected"),
     ("vhap", "no codes", remove("flame_param/00001.npz"), r"00001\.npz: no such file"),
     ("vhap", "no npz", text("flame_param/00001.npz", "hello"), r"00001\.npz: cannot be read as \.npz"),
     ("vhap", "no jaw", edit_arrays("flame_param/00001.npz", jaw_pose=None), r"00001\.npz: jaw_pose is missing; there"),

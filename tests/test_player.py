@@ -280,3 +280,10 @@ def test_a_clip_of_another_head_is_refused(alone: Path, tmp_path: Path) -> None:
     save_clip(dataclasses.replace(clip, codes=short), folder)
     with pytest.raises(ValueError, match=r"codes\.expression: wanted 52 numbers for open_head, got 9"):
         open_player(folder, CPU)
+
+
+def test_a_header_nested_too_deeply_is_refused_in_one_line(tmp_path: Path) -> None:
+    save_file({"R": torch.zeros(1)}, tmp_path / CLIP_FILE, {"clip": "[" * 100_000})
+    with pytest.raises(ValueError, match="wanted the header that save_clip writes") as caught:
+        load_clip(tmp_path)
+    assert len(str(caught.value)) < 500 + len(str(tmp_path))

@@ -137,6 +137,7 @@ MALFORMED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "no key": ("insta", edit(2, "flame", "jaw", None), r"00002\.frame: flame\.jaw is missing"),
     "no camera": ("insta", edit(1, "opencv", "K", None), r"00001\.frame: opencv\.K is missing"),
     "text for numbers": ("insta", edit(1, "flame", "exp", "smile"), r"00001\.frame: flame\.exp is not an array"),
+    "huge number": ("insta", edit(1, "flame", "exp", [10**400]), r"00001\.frame: flame\.exp is not an array"),
     "wrong axes": ("insta", edit(1, "flame", "exp", np.zeros((2, 100))), r"00001\.frame: flame\.exp: 1 axes"),
     "other count": ("insta", edit(1, "flame", "exp", np.zeros((1, 50))), r"00001\.frame: 100 expression codes.*got 50"),
     "jaw size": ("insta", edit(1, "flame", "jaw", np.zeros((1, 5))), r"00001\.frame: jaw: shape \[6\] expected"),
@@ -159,6 +160,7 @@ MALFORMED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "offset": ("insta", text("offset.txt", "1 2"), r"offset\.txt: 3 finite numbers are expected, got \[1\.0, 2\.0\]"),
     "offset text": ("insta", text("offset.txt", "a b c"), r"offset\.txt: 3 numbers are expected"),
     "head": ("insta", text("head.json", "{}"), r'head\.json: \{"head": NAME\} is expected'),
+    "deep head": ("insta", text("head.json", "[" * 100_000), r"head\.json: .* is expected .*nested too deeply"),
     "head type": ("insta", text("head.json", '{"head": 3}'), r"head\.json: head: a name is expected, got 3"),
     "obj": ("insta", text("canonical.obj", "# nothing\n"), r"canonical\.obj: a mesh is expected, got 0 vertices"),
 }

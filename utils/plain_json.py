@@ -17,7 +17,12 @@ def read_json(path: Path) -> Any:
     """
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path.stat().st_size} bytes; JSON of at most {MAX_BYTES >> 20} MiB is read")
+    return parse_json(path.read_text(encoding="utf-8-sig"))
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. ValueError when it is none or nested too deeply."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +51,7 @@ def numbers(values: dict[str, Any], key: str, shape: tuple[int, ...], where: str
         raise ValueError(f"{where}: {key} is missing; there are {', '.join(map(str, list(values)[:12])) or 'no keys'}")
     try:
         array = np.asarray(values[key], dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{where}: {key}: numbers are expected, got {_short(values[key])}") from error
     got = list(array.shape)
     while array.ndim > len(shape) and array.shape[0] == 1:
@@ -180,7 +179,7 @@ def read_head_name(folder: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        name = json.loads(path.read_text(encoding="utf-8"))["head"]
+        name = read_json(path)["head"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f'{path}: {{"head": NAME}} is expected ({error!r})') from error
     if not isinstance(name, str):

@@ -139,7 +139,7 @@ def _value(record: dict[str, Any], key: tuple[str, str], path: Path) -> FloatArr
     stored = group[key[1]]
     try:
         array = np.asarray(stored.float() if isinstance(stored, torch.Tensor) else stored, dtype=np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {name} is not an array of numbers ({type(group[key[1]]).__name__})") from error
     if array.ndim == RECORD_KEYS[key] + 1 and array.shape[0] == 1:
         array = array[0]
@@ -172,7 +172,7 @@ def _tracked_size(record: dict[str, Any], K: FloatArray, image: PngHeader, layou
     if "img_size" in record:
         try:
             stored = np.asarray(record["img_size"], dtype=np.float64).ravel()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"img_size: height and width in pixels expected ({error})") from error
         if stored.size != 2 or not ((stored > 0) & (stored < 1 << 31)).all():
             raise ValueError(f"img_size: height and width in pixels expected, got {stored[:4].tolist()}")
