@@ -28,7 +28,9 @@ def report(outcome: Outcome) -> None:
     log.info("Verdict: %s", outcome.verdict.word)
     for reason in outcome.verdict.reasons:
         log.info("  - %s", reason)
-    log.info("Look at %s, then: python train.py -s %s -m OUT", outcome.folder / "preview.mp4", outcome.folder)
+    several = (outcome.folder / "cameras").is_dir()
+    preview = outcome.folder / ("cameras/*/preview.mp4" if several else "preview.mp4")
+    log.info("Look at %s, then: python train.py -s %s -m OUT", preview, outcome.folder)
 
 
 OWN_LAYOUT = "metrical"  # metrical-tracker's layout is the one that DATA itself has
