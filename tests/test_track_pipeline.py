@@ -331,8 +331,6 @@ def test_a_stopped_command_says_how_to_go_on(tmp_path: Path, number: signal.Sign
     pictures.mkdir()
     program = (
         "import os, signal, sys, track\n"
-        # Python has no handler where it was started with the signal ignored, as background jobs of a shell are.
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"def stopped(*rest, **options): os.kill(os.getpid(), {int(number)}); signal.pause()\n"
         "track.track_video = stopped\n"
         f"sys.argv = ['track.py', {str(pictures)!r}, '-o', {str(tmp_path / 'data')!r}]\n"
