@@ -9,7 +9,7 @@ import torch
 
 
 def pytest_configure() -> None:
-    """Let the programs that tests start hear Ctrl-C where the shell started pytest deaf to it, as background jobs are."""
+    """Let programs that tests start hear Ctrl-C, where a shell started pytest deaf to it, as it does background jobs."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
