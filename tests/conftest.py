@@ -9,7 +9,7 @@ import torch
 
 
 def pytest_configure() -> None:
-    """Let programs that tests start hear Ctrl-C, where a shell started pytest deaf to it, as it does background jobs."""
+    """Let programs that tests start hear Ctrl-C also where a shell started pytest deaf to it (background jobs are)."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
