@@ -64,17 +64,16 @@ def print_definitions() -> None:
         print(f"  {name}: {text}")
 
 
-def print_scores(block: dict, split: str, protocol: Protocol) -> None:
-    """The headline numbers of a protocol."""
+def print_scores(block: dict, title: str) -> None:
+    """The headline numbers of a block of metrics.json."""
     for area, scores in (("whole frame", block), ("head mask", block["head"])):
         values = ", ".join(f"{name} {scores[name]:.4f}" if scores[name] is not None else f"{name} not computed"
                            for name in ("psnr", "ssim", "lpips_alex", "lpips_vgg"))
-        print(f"{split}, {protocol}, {area}, {block['frames']} frames: {values}")
+        print(f"{title}, {area}, {block['frames']} frames: {values}")
     for kind in ("parts", "cameras"):
         for name, part in block.get(kind, {}).items():
             what = f"camera {name}" if kind == "cameras" else name.replace("_", " ")
-            print(f"{split}, {protocol}, {what}, {part['frames']} frames: psnr {part['psnr']:.4f}, "
-                  f"ssim {part['ssim']:.4f}")
+            print(f"{title}, {what}, {part['frames']} frames: psnr {part['psnr']:.4f}, ssim {part['ssim']:.4f}")
     for name in ("lpips_alex", "lpips_vgg"):
         if block[name] is None:
             print(f"{name}: {block[f'{name}_reason']}")
@@ -163,7 +162,7 @@ def test(settings: TestSettings) -> None:
         note(settings.model_path, block, tracking="as_tracked" if world is run.tracked else protocol, **steps)
         if protocol == settings.protocols[0]:
             print_definitions()
-        print_scores(metrics[block], settings.split, protocol)
+        print_scores(metrics[block], f"{settings.split}, {protocol}" if len(settings.protocols) > 1 else settings.split)
     if settings.without_blendshapes is not None:
         merge_without_blendshapes(settings.model_path / "metrics.json", settings.without_blendshapes / "metrics.json")
     if settings.report:

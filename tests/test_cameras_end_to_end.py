@@ -102,7 +102,7 @@ def test_scores_apart(run: Path) -> None:
     for groups in (block["parts"], block["cameras"]):
         mean = sum(part["frames"] * part["psnr"] for part in groups.values()) / 10
         assert mean == pytest.approx(block["psnr"], abs=1e-4)  # six decimals are kept
-    assert "test, predicted, novel view, 4 frames: psnr" in text
+    assert "test, novel view, 4 frames: psnr" in text
     report = (run / "report.html").read_text()
     assert "By view and expression" in report
     assert "camera 240" in report
