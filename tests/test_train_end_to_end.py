@@ -172,7 +172,7 @@ def test_bad_input_is_refused_with_a_sentence(subjects: dict[str, Path], trained
     insta, out = str(subjects["insta"]), str(tmp_path / "out")
     assert "no such folder" in refused("train.py", "-s", str(tmp_path / "nowhere"), "-m", out)
     assert "has 12 frames" in refused("train.py", "-s", insta, "-m", out, "--test_frames", "12")
-    assert "--layout vhap: unknown" in refused("train.py", "-s", insta, "-m", out, "--layout", "vhap")
+    assert "--layout blender: unknown" in refused("train.py", "-s", insta, "-m", out, "--layout", "blender")
     assert "choose one" in refused("train.py", "-s", insta, "-m", out, "--use_HR", "True", "--use_nerfBS", "True")
     message = refused("train.py", "-s", insta, "-m", out, *SMALL, "--lpips_loss", "1", "--lpips_weights", str(tmp_path))
     assert "--lpips_loss" in message
