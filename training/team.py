@@ -180,7 +180,8 @@ def join() -> Team:
         return ALONE
     # What a graph replays may then lie anywhere, and capturing needs no agreement within NCCL.
     os.environ.setdefault("NCCL_GRAPH_REGISTER", "0")
-    backend = "cpu:gloo,cuda:nccl" if dist.is_nccl_available() else "gloo"
+    # A CUDA build of torch has NCCL on machines without a GPU too, where its group cannot be made.
+    backend = "cpu:gloo,cuda:nccl" if dist.is_nccl_available() and torch.cuda.is_available() else "gloo"
     with _peers():
         dist.init_process_group(backend, timeout=PATIENCE)
     return Team(process_rank(), process_count())
