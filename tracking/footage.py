@@ -61,6 +61,25 @@ class Footage(Protocol):
         """The pictures that `wanted` accepts, in order. Raises FootageError when not one picture can be read."""
 
 
+class OfFootage:
+    """What footage that is made of other footage has from it: where it lies, notes, number of pictures."""
+
+    def __init__(self, footage: Footage) -> None:
+        self._footage = footage
+
+    @property
+    def path(self) -> Path:
+        return self._footage.path
+
+    @property
+    def notes(self) -> list[str]:
+        return self._footage.notes
+
+    @property
+    def expected(self) -> int | None:
+        return self._footage.expected
+
+
 class Wanted(Protocol):
     """Decides by number and time whether a picture needs to be decoded to pixels."""
 

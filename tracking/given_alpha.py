@@ -4,31 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
-from tracking.footage import ByteImage, Footage, FootageError, Picture, Wanted
+from tracking.footage import ByteImage, Footage, FootageError, OfFootage, Picture, Wanted
 
 
-class WithAlpha:
+class WithAlpha(OfFootage):
     """Footage whose alpha comes from other footage, picture by picture; see `tracking.footage.Footage`.
 
     The alpha channel of `mattes` counts, or their first channel where they have none.
     """
 
     def __init__(self, footage: Footage, mattes: Footage) -> None:
-        self._footage, self._mattes = footage, mattes
-
-    @property
-    def path(self) -> Path:
-        return self._footage.path
-
-    @property
-    def notes(self) -> list[str]:
-        return self._footage.notes
-
-    @property
-    def expected(self) -> int | None:
-        return self._footage.expected
+        super().__init__(footage)
+        self._mattes = mattes
 
     def pictures(self, wanted: Wanted) -> Iterator[Picture]:
         """Raises FootageError naming the picture that has no matte, or one of another size."""

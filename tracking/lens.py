@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracking.crop import Crop
-from tracking.footage import ByteImage, Footage, FootageError, Picture, Wanted
+from tracking.footage import ByteImage, Footage, FootageError, OfFootage, Picture, Wanted
 
 Doubles = NDArray[np.float64]
 
@@ -78,28 +78,17 @@ class Lens:
         return self.focal * crop.scale, (float(place[0]), float(place[1]))
 
 
-class Straight:
+class Straight(OfFootage):
     """Footage whose pictures are freed of the lens's distortion; see `tracking.footage.Footage`.
 
     where: the calibration comes from, for messages.
     """
 
     def __init__(self, footage: Footage, lens: Lens, where: str) -> None:
-        self._footage, self._lens, self._where = footage, lens, where
+        super().__init__(footage)
+        self._lens, self._where = lens, where
         self._maps: tuple[np.ndarray, np.ndarray] | None = None
         self.lens: Lens | None = None
-
-    @property
-    def path(self) -> Path:
-        return self._footage.path
-
-    @property
-    def notes(self) -> list[str]:
-        return self._footage.notes
-
-    @property
-    def expected(self) -> int | None:
-        return self._footage.expected
 
     def pictures(self, wanted: Wanted) -> Iterator[Picture]:
         """Raises CalibrationError where the calibration is for other pictures."""
