@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from arguments import parse_flags
 from arguments.reenact_settings import ReenactSettings
 from exporting.poses import frame_numbers
+from flame import Head
 from player import Player, open_player
 from player.views import front_clip
 from reenactment.broadcast import Broadcast
@@ -25,10 +26,11 @@ from reenactment.face import FaceReader
 from reenactment.film import Painter, beside, labelled, write_film
 from reenactment.motion import cameras_of, clip_motion, orbited, still
 from reenactment.performance import Actor, Cures, head_motion, perform
+from reenactment.receiver import check_stream, open_receiver
 from reenactment.smoothing import check_window
 from reenactment.sweep import expression_sweep
 from reenactment.video_driver import driver_of_video
-from reenactment.webcam import Camera, Delays, Mirror, live
+from reenactment.webcam import Camera, Delays, Faces, Follower, Mirror, faces_of, live
 from scene.checkpoint import CheckpointError
 from tracking.detector import MediaPipeDetector
 from tracking.footage import Span
@@ -47,21 +49,30 @@ LIVE_QUALITY = 85  # JPEG
 
 def check(settings: ReenactSettings) -> None:
     """ValueError for flags that contradict or make no sense."""
-    given = [name for name in ("driver", "video", "webcam", "sweep") if getattr(settings, name) not in (None, False)]
+    drivers = {"driver": settings.driver, "video": settings.video, "webcam": settings.webcam,
+               "udp": settings.stream.udp, "sweep": settings.sweep}
+    given = [name for name, value in drivers.items() if value not in (None, False)]
     if len(given) > 1:
         raise ValueError(f"--{given[0]} and --{given[1]} both say what drives the avatar; give one of them")
     if settings.output is not None and settings.output.suffix.lower() != ".mp4":
         raise ValueError(f"--output: wanted the name of an .mp4 file, got {settings.output}")
     for name, low, high in (("fps", 1, 240), ("size", 16, 4096), ("orbit_seconds", 0.1, 3600),
-                            ("sweep_seconds", 0.1, 60), ("calibrate", 0, 60), ("orbit", 0, 180)):
+                            ("sweep_seconds", 0.1, 60), ("orbit", 0, 180)):
         value = getattr(settings, name)
         if value is not None and not low <= value <= high:
             raise ValueError(f"--{name}: wanted {low} to {high}, got {value}")
-    if settings.frames is not None and (settings.sweep or settings.webcam is not None):
-        raise ValueError("--frames: chooses frames of a driver; leave it out with --sweep and --webcam")
-    if settings.webcam is not None and (settings.side_by_side or settings.orbit):
-        raise ValueError("--webcam: shows the avatar alone, from its camera; leave out --side_by_side and --orbit")
+    lively = is_live(settings)
+    if settings.frames is not None and (settings.sweep or lively):
+        raise ValueError("--frames: chooses frames of a driver; leave it out with --sweep, --webcam and --udp")
+    if lively and (settings.side_by_side or settings.orbit):
+        raise ValueError(f"--{given[0]}: shows the avatar alone, from its camera; leave out --side_by_side and --orbit")
+    check_stream(settings.stream)
     check_window(settings.smooth)
+
+
+def is_live(settings: ReenactSettings) -> bool:
+    """Whether somebody drives live, instead of a recorded driver."""
+    return settings.webcam is not None or settings.stream.udp is not None
 
 
 def picture_size(player: Player, settings: ReenactSettings) -> tuple[int, int]:
@@ -77,7 +88,7 @@ def find_driver(player: Player, settings: ReenactSettings) -> Driver:
         with MediaPipeDetector(settings.face_model) as detector:
             driver = driver_of_video(footage, detector, Span())
     elif settings.driver is not None:
-        driver = open_driver(settings.driver, settings.driver_head, head_flip=settings.head_flip)
+        driver = open_driver(settings.driver, settings.driver_head, head_flip=settings.stream.head_flip)
     else:
         pictures = run_pictures(settings.model_path, player.clip, settings.source_path)
         driver = driver_of_clip(player.name, player.clip, player.head, pictures)
@@ -133,30 +144,40 @@ def with_driver(driver: Driver | None, pictures: Iterator[NDArray[np.uint8]]) ->
 
 
 def mirror(player: Player, settings: ReenactSettings) -> None:
-    """Drive by a camera until Ctrl-C, on a page and, where --output says so, into a video."""
-    assert settings.webcam is not None
+    """Be driven by a camera or an app until Ctrl-C, on a page and, where --output says so, into a video."""
     check_port(settings.host, settings.port)
     size = picture_size(player, settings)
     delays = Delays()
     with ExitStack() as stack:
-        camera = stack.enter_context(Camera(settings.webcam))
-        reader = FaceReader(stack.enter_context(MediaPipeDetector(settings.face_model)))
-        actor = Actor(player, reader.head, cures_of(settings))
-        acting = Mirror(actor, Painter(player, *size, settings.background, batch=1), size, settings.calibrate,
-                        settings.head_motion == "driver")
+        faces, head = live_driver(settings, stack)
+        follower = Follower(Actor(player, head, cures_of(settings)), settings.stream.calibrate,
+                            settings.head_motion == "driver")
+        acting = Mirror(follower, Painter(player, *size, settings.background, batch=1), size)
         page = Broadcast(settings.host, settings.port, player.name)
         stack.callback(page.close)
         log.info("Open http://localhost:%d in a browser; look neutral for %.0f s. Ctrl-C ends.", page.port,
-                 settings.calibrate)
+                 settings.stream.calibrate)
 
         def show(picture: NDArray[np.uint8]) -> None:
             page.publish(encode_image(picture, ".jpg", LIVE_QUALITY))
 
         try:
-            record(live(camera, reader, acting, delays, show), settings.output, settings.fps or USUAL_FPS)
+            record(live(faces, acting, delays, show), settings.output, settings.fps or USUAL_FPS)
         except KeyboardInterrupt:
             log.info("")
         log.info("%s", delays.sentence())
+
+
+def live_driver(settings: ReenactSettings, stack: ExitStack) -> tuple[Faces, Head]:
+    """The faces of a camera or of an app on the network, until `stack` closes, and the head that they are of."""
+    if settings.webcam is not None:
+        camera = stack.enter_context(Camera(settings.webcam))
+        reader = FaceReader(stack.enter_context(MediaPipeDetector(settings.face_model)))
+        return faces_of(camera, reader), reader.head
+    receiver, samples = open_receiver(settings.stream)
+    stack.enter_context(receiver)
+    stack.callback(lambda: log.info("%s", receiver.sentence()))
+    return receiver.faces(samples), samples.head
 
 
 def record(pictures: Iterator[tuple[float, NDArray[np.uint8]]], path: Path | None, fps: float) -> None:
@@ -184,7 +205,7 @@ def reenact(settings: ReenactSettings) -> None:
     player = open_player(settings.model_path, resolve_device(settings.device), settings.iteration,
                          settings.source_path)
     player.clip = front_clip(player.clip)
-    if settings.webcam is not None:
+    if is_live(settings):
         mirror(player, settings)
         return
     path = film(player, settings)

@@ -17,6 +17,10 @@ from arguments.cli import CONFIG_NAME
 from arguments.view_settings import ViewSettings
 from player import open_player
 from player.reference_model import load_reference_model, reference_iterations
+from reenactment.performance import Actor, Cures
+from reenactment.receiver import Receiver, check_stream, open_receiver
+from reenactment.samples import SampleReader
+from reenactment.webcam import Follower
 from scene.checkpoint import CheckpointError
 from scene.clip import Clip
 from utils.devices import resolve_device
@@ -24,6 +28,7 @@ from viewer.pace import Pace
 from viewer.page import Page
 from viewer.picture import Painter
 from viewer.server import PageServer, addresses
+from viewer.state import Driven
 from viewer.truth import GroundTruth
 from viewer.visitors import read_origin
 from viewer.watch import newest_iteration
@@ -89,6 +94,16 @@ def follow(page: Page, settings: ViewSettings, device: torch.device, shown: int 
             log.warning("iteration %d not shown: %s", newest, error)
 
 
+def drive(page: Page, receiver: Receiver, reader: SampleReader, follower: Follower) -> None:
+    """Let an app on the network move the avatar, forever."""
+    def show(driven: Driven) -> None:
+        page.change(lambda state: replace(state, driven=driven))
+
+    for arrived, _, seen in receiver.faces(reader):
+        codes, motion = follower.act(seen, arrived)
+        show(Driven(codes, follower.own.R[0].T @ motion.R[0]))
+
+
 def open_page(settings: ViewSettings) -> Page:
     """Everything up to the loop: avatar, server, page, and the threads that serve it."""
     device = resolve_device(settings.device)
@@ -96,7 +111,12 @@ def open_page(settings: ViewSettings) -> Page:
     server = PageServer(settings.host, settings.port, painter.player.name, settings.allow_origin)
     side = settings.size or LONGEST_SIDE[device.type]
     pace = Pace(SECONDS_A_PICTURE[device.type], side)
-    page = Page(painter, server, pace, settings.fps, subtitle(iteration, settings.watch))
+    driven = settings.stream.udp is not None
+    page = Page(painter, server, pace, settings.fps, subtitle(iteration, settings.watch), driven)
+    if driven:
+        receiver, reader = open_receiver(settings.stream)
+        follower = Follower(Actor(painter.player, reader.head, Cures()), settings.stream.calibrate, moves=True)
+        threading.Thread(target=drive, args=(page, receiver, reader, follower), daemon=True).start()
     threading.Thread(target=lambda: page.offer_truth(*find_truth(settings, painter.player.clip)), daemon=True).start()
     if settings.watch:
         threading.Thread(target=follow, args=(page, settings, device, iteration), daemon=True).start()
@@ -111,6 +131,7 @@ def check(settings: ViewSettings) -> None:
         raise ValueError(f"--size: wanted 0 or 128 to 4096 pixels, got {settings.size}")
     if settings.watch and settings.iteration >= 0:
         raise ValueError("--watch and --iteration: following a run and showing one checkpoint exclude each other")
+    check_stream(settings.stream)
     for origin in settings.allow_origin:
         read_origin(origin)
     if not Path(settings.model_path).is_dir():

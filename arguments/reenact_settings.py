@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from arguments.stream_settings import StreamSettings
 
 Alias = tyro.conf.arg
 
@@ -15,8 +17,8 @@ Alias = tyro.conf.arg
 class ReenactSettings:
     """Drive an avatar with another face, and film it. docs/reenact.md has examples.
 
-    The face comes from --driver, --video or --webcam; with none of them the avatar plays its own clip, and with --sweep
-    its expressions one by one.
+    The face comes from --driver, --video, --webcam or --udp; with none of them the avatar plays its own clip, and with
+    --sweep its expressions one by one.
     """
 
     model_path: tyro.conf.Positional[Path]
@@ -27,10 +29,11 @@ class ReenactSettings:
     """A film of a face that drives, read by MediaPipe. Quick; track.py and --driver are better."""
     webcam: str | None = None
     """Number of a camera (0 is the first) that drives, live, shown on a page in the browser."""
+    stream: tyro.conf.OmitArgPrefixes[StreamSettings] = field(default_factory=StreamSettings)
     sweep: bool = False
     """Film every expression in turn, from rest to full and back, with its name."""
     output: Annotated[Path | None, Alias(aliases=["-o"])] = None
-    """Video to write, .mp4; default: MODEL_PATH/reenact/NAME.mp4. With --webcam: none unless given."""
+    """Video to write, .mp4; default: MODEL_PATH/reenact/NAME.mp4. With --webcam and --udp: none unless given."""
     center: Literal["none", "rest", "mean"] = "rest"
     """Replace the driver's habitual expression, jaw and gaze by the avatar's: subtract the driver's, add the avatar's.
     rest = the face between expressions; mean = the mean of all frames."""
@@ -38,8 +41,8 @@ class ReenactSettings:
     """Keep codes where the avatar was trained: range = each code between its training extremes; subspace = also only
     combinations that training had (principal components); none = as they come. Turns of the head are kept likewise."""
     smooth: int = 0
-    """Savitzky-Golay over so many frames (odd, from 5) of codes and head motion; 0 = off. --video and --webcam are
-    steadied anyway (One Euro filter)."""
+    """Savitzky-Golay over so many frames (odd, from 5) of codes and head motion; 0 = off. --video, --webcam and
+    --udp are steadied anyway (One Euro filter)."""
     head_motion: Literal["driver", "clip", "none"] = "driver"
     """How the head moves: as the driver's, as in the avatar's own clip, or not at all."""
     orbit: float = 0.0
@@ -62,18 +65,14 @@ class ReenactSettings:
     """Code at the height of each; default: 1 for ARKit's expressions, 2 for FLAME's (standard deviations)."""
     driver_head: str = "auto"
     """Head model of a data set that drives: auto (what its files say), open, flame, or a FLAME .pkl / head .npz."""
-    head_flip: tuple[Literal["yaw", "pitch", "roll"], ...] = ()
-    """Head angles of a CSV whose sign to turn, if the avatar turns the other way."""
     source_path: Annotated[Path | None, Alias(aliases=["-s"])] = None
     """Data set of the avatar, for a model of the reference whose data set is no longer where it was trained."""
     face_model: Path | None = None
     """MediaPipe's face_landmarker.task for --video and --webcam; None = data/mediapipe, downloaded once."""
     host: str = "127.0.0.1"
-    """Address of the page of --webcam: this machine alone, unless you say 0.0.0.0."""
+    """Address of the page of --webcam and --udp: this machine alone, unless you say 0.0.0.0."""
     port: int = 8090
-    """Port of the page of --webcam; 0 takes any free one."""
-    calibrate: float = 2.0
-    """Seconds at the start of --webcam during which you look neutral; --center takes them as your habit."""
+    """Port of the page of --webcam and --udp; 0 takes any free one."""
     iteration: int = -1
     """Checkpoint to load; -1 = the newest."""
     device: str = "auto"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+
+from arguments.stream_settings import StreamSettings
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class ViewSettings:
     source_path: Annotated[Path | None, tyro.conf.arg(aliases=["-s"])] = None
     """Data set for the comparison with the ground truth, if it is no longer where the run read it. A model of the
     reference plays the codes and cameras of this one."""
+    stream: tyro.conf.OmitArgPrefixes[StreamSettings] = field(default_factory=StreamSettings)
     host: str = "127.0.0.1"
     """Address to listen on: this machine alone, unless you say 0.0.0.0 (then anyone who reaches it can look)."""
     allow_origin: tyro.conf.UseAppendAction[tuple[str, ...]] = ()

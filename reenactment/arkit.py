@@ -12,6 +12,19 @@ from flame import Head, load_head
 from reenactment.curves import Curves, is_unsigned
 from scene.rig import Codes
 
+# ARKit's scores in the order of Unreal's documentation (enum EARFaceBlendShape): left eye, right eye, and so on.
+_EYE = ("Blink", "LookDown", "LookIn", "LookOut", "LookUp", "Squint", "Wide")
+ARKIT_NAMES = (
+    *(f"eye{what}{side}" for side in ("Left", "Right") for what in _EYE),
+    "jawForward", "jawLeft", "jawRight", "jawOpen", "mouthClose", "mouthFunnel", "mouthPucker", "mouthLeft",
+    "mouthRight",
+    *(f"mouth{what}{side}" for what in ("Smile", "Frown", "Dimple", "Stretch") for side in ("Left", "Right")),
+    "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper",
+    *(f"mouth{what}{side}" for what in ("Press", "LowerDown", "UpperUp") for side in ("Left", "Right")),
+    "browDownLeft", "browDownRight", "browInnerUp", "browOuterUpLeft", "browOuterUpRight", "cheekPuff",
+    "cheekSquintLeft", "cheekSquintRight", "noseSneerLeft", "noseSneerRight", "tongueOut",
+)
+
 # Radians that an eye turns at score 1. Measured: MediaPipe's scores against the gaze that track.py fits to the irises,
 # two clips, four eyes: 0.38 to 0.46 sideways, 0.26 to 0.32 up and down (least squares, correlation 0.92 to 0.98).
 GAZE_SIDEWAYS, GAZE_UPRIGHT = 0.42, 0.28

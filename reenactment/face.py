@@ -35,6 +35,30 @@ class Seen:
     motion: HeadMotion
 
 
+class Steady:
+    """One Euro filters of a face that is followed live."""
+
+    def __init__(self) -> None:
+        self._scores, self._turn, self._place = OneEuro(*SCORE_FILTER), OneEuro(*TURN_FILTER), OneEuro(*PLACE_FILTER)
+        self._first: torch.Tensor | None = None
+
+    def scores(self, values: NDArray[np.floating], time: float) -> torch.Tensor:
+        """Scores, filtered, float32."""
+        return torch.from_numpy(self._scores(values.astype(np.float64), time)).float()
+
+    def turn(self, R: torch.Tensor, time: float) -> torch.Tensor:
+        """A rotation [3,3], filtered."""
+        if self._first is None:
+            self._first = R
+        # Against the first turn, so that the rotation vector stays far from pi.
+        vector = self._turn(matrix_to_axis_angle(R @ self._first.T).double().numpy(), time)
+        return matrix_from_axis_angle(torch.from_numpy(vector).float()) @ self._first
+
+    def place(self, position: NDArray[np.float64], time: float) -> torch.Tensor:
+        """A position [3] in metres, filtered, float32."""
+        return torch.from_numpy(self._place(position, time)).float()
+
+
 class FaceReader:
     """Reads the largest face of pictures that come in order. Where none is seen, the last frame is repeated.
 
@@ -45,8 +69,7 @@ class FaceReader:
         self.lost = 0
         self._detector = detector
         self.head = arkit_head()
-        self._scores, self._turn, self._place = OneEuro(*SCORE_FILTER), OneEuro(*TURN_FILTER), OneEuro(*PLACE_FILTER)
-        self._first: torch.Tensor | None = None
+        self._steady = Steady()
         self._last: Seen | None = None
 
     def read(self, rgb: NDArray[np.uint8], time: float) -> Seen | None:
@@ -60,20 +83,15 @@ class FaceReader:
         return self._last
 
     def _codes(self, face: Face, time: float) -> Codes:
-        scores = torch.from_numpy(self._scores(face.blendshapes.astype(np.float64), time)).float()
+        scores = self._steady.scores(face.blendshapes, time)
         return codes_of_scores(self.head, {name: scores[k:k + 1] for k, name in enumerate(BLENDSHAPE_NAMES)})
 
     def _motion(self, face: Face, size: tuple[int, ...], time: float) -> HeadMotion:
         """Turn from MediaPipe's pose; place from the landmarks, since the pose assumes a camera that nobody has."""
         height, width = size
-        turn = FLIP @ torch.from_numpy(face.pose[:3, :3]).float()
-        if self._first is None:
-            self._first = turn
-        # Against the first turn, so that the rotation vector stays far from pi.
-        vector = self._turn(matrix_to_axis_angle(turn @ self._first.T).double().numpy(), time)
-        R = matrix_from_axis_angle(torch.from_numpy(vector).float()) @ self._first
+        R = self._steady.turn(FLIP @ torch.from_numpy(face.pose[:3, :3]).float(), time)
         focal = 2.0 * width
         away = FACE_HEIGHT * focal / max(float(face_size(face.points)), 1e-3)
         middle = (face.points[:, :2].mean(0) - (0.5 * width, 0.5 * height)) * away / focal
-        place = self._place(np.array([*middle, away]), time)
-        return HeadMotion(R[None], torch.from_numpy(place).float()[None], torch.tensor([focal / width]))
+        place = self._steady.place(np.array([*middle, away]), time)
+        return HeadMotion(R[None], place[None], torch.tensor([focal / width]))

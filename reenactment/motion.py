@@ -132,11 +132,21 @@ def cameras_of(motion: HeadMotion, clip: Clip, head: Head, width: int, height: i
     return Cameras(motion.R.contiguous(), t, K, width, height)
 
 
-def motion_of_angles(yaw: Tensor, pitch: Tensor, roll: Tensor) -> HeadMotion:
-    """Of a head that turns on the spot; radians [T] about the head's y (to its left), x (down) and z axes."""
+def turn_of_angles(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Tensor:
+    """Turns [T,3,3] of a head: radians [T] about its y (to its left), x (down) and z axes, the last one first."""
     zero = torch.zeros_like(yaw)
-    turn = (matrix_from_axis_angle(torch.stack([zero, yaw, zero], 1))
+    return (matrix_from_axis_angle(torch.stack([zero, yaw, zero], 1))
             @ matrix_from_axis_angle(torch.stack([pitch, zero, zero], 1))
             @ matrix_from_axis_angle(torch.stack([zero, zero, roll], 1)))
+
+
+def angles_of_turn(R: Tensor) -> tuple[float, float, float]:
+    """Yaw, pitch and roll in radians of one turn [3,3]; the inverse of `turn_of_angles`."""
+    pitch = math.asin(max(-1.0, min(1.0, -float(R[1, 2]))))
+    return math.atan2(float(R[0, 2]), float(R[2, 2])), pitch, math.atan2(float(R[1, 0]), float(R[1, 1]))
+
+
+def motion_of_angles(yaw: Tensor, pitch: Tensor, roll: Tensor) -> HeadMotion:
+    """Of a head that turns on the spot; angles as `turn_of_angles`."""
     middle = torch.tensor([0.0, 0.0, 0.6]).repeat(len(yaw), 1)
-    return HeadMotion(FLIP @ turn, middle, torch.full((len(yaw),), 2.0))
+    return HeadMotion(FLIP @ turn_of_angles(yaw, pitch, roll), middle, torch.full((len(yaw),), 2.0))

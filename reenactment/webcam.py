@@ -1,4 +1,4 @@
-"""Live driving: the newest picture of a camera, read, acted and drawn, over and over."""
+"""Live driving: the newest picture of a camera, read; whoever drives live, acted and drawn, over and over."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing_extensions import Self
 
 from reenactment.cures import Habit
 from reenactment.curves import Curves
-from reenactment.face import FaceReader
+from reenactment.face import FaceReader, Seen
 from reenactment.film import Painter
 from reenactment.motion import HeadMotion, SeenTurns, cameras_of, clip_motion, still, transferred
 from reenactment.performance import Actor
@@ -117,60 +117,82 @@ class Delays:
                 f"{median(self.act):.0f}, drawing {median(self.draw):.0f}; {len(self.total)} pictures)")
 
 
-class Mirror:
-    """Acts frame after frame what a camera sees. The first `calibrate` seconds tell the driver's habit and where its
-    head is at rest.
+class Follower:
+    """Acts frame after frame what a live driver does. The first `calibrate` seconds tell the driver's habit and where
+    its head is at rest.
     """
 
-    def __init__(self, actor: Actor, painter: Painter, size: tuple[int, int], calibrate: float, moves: bool) -> None:
-        """size: width and height of the pictures. moves: whether the head moves with the driver's."""
-        self._actor, self._painter, self._size, self._calibrate, self._moves = actor, painter, size, calibrate, moves
+    def __init__(self, actor: Actor, calibrate: float, moves: bool) -> None:
+        """moves: whether the head moves with the driver's."""
+        self.actor, self._calibrate, self._moves = actor, calibrate, moves
         own = clip_motion(actor.player.clip, actor.player.head)
-        self._own, self._turns = own.average(), SeenTurns(own.at(actor.player.clip.train))
+        self.own, self._turns = own.average(), SeenTurns(own.at(actor.player.clip.train))
         self._codes: list[Codes] = []
         self._motion: list[HeadMotion] = []
         self._habit: Habit | None = None
         self._place: HeadMotion | None = None
         self._began: float | None = None
 
-    def picture(self, codes: Codes, motion: HeadMotion, now: float) -> tuple[ByteImage, float]:
-        """The avatar doing the same [H,W,3], and the seconds that it took before drawing began."""
-        started = time.perf_counter()
-        self._learn(codes, motion, now)
-        acted = self._actor.cured(self._actor.retargeted(Curves.of(codes)), self._habit)
-        view = transferred(motion, self._own, self._place) if self._moves else still(self._own, 1)
-        if self._actor.cures.project != "none":
+    def act(self, seen: Seen, now: float) -> tuple[Codes, HeadMotion]:
+        """The avatar's codes [1,...] and its head's motion [1] before its camera, at `now` seconds."""
+        self._learn(seen, now)
+        acted = self.actor.cured(self.actor.retargeted(Curves.of(seen.codes)), self._habit)
+        view = transferred(seen.motion, self.own, self._place) if self._moves else still(self.own, 1)
+        if self.actor.cures.project != "none":
             view = self._turns.limited(view)
-        cameras = cameras_of(view, self._actor.player.clip, self._actor.player.head, *self._size)
-        before = time.perf_counter() - started
-        return self._painter.paint(acted, cameras)[0], before
+        return acted, view
 
-    def _learn(self, codes: Codes, motion: HeadMotion, now: float) -> None:
+    def _learn(self, seen: Seen, now: float) -> None:
         self._began = now if self._began is None else self._began
         if self._place is not None and now - self._began > self._calibrate:
             return
-        self._codes.append(codes)
-        self._motion.append(motion)
-        self._habit = self._actor.habit(self._actor.retargeted(Curves.of(joined_codes(self._codes))))
+        self._codes.append(seen.codes)
+        self._motion.append(seen.motion)
+        self._habit = self.actor.habit(self.actor.retargeted(Curves.of(joined_codes(self._codes))))
         # One pose and one position that mean the same as all of them: averaged once, not in every frame.
         self._place = joined_motion(self._motion).average()
 
 
-def live(camera: Camera, reader: FaceReader, mirror: Mirror, delays: Delays,
-         show: Callable[[ByteImage], None]) -> Iterator[tuple[float, ByteImage]]:
-    """Show and yield (time of arrival, picture) of everything that the camera sees, until a film is over."""
+class Mirror:
+    """Draws what a live driver does."""
+
+    def __init__(self, follower: Follower, painter: Painter, size: tuple[int, int]) -> None:
+        """size: width and height of the pictures."""
+        self._follower, self._painter, self._size = follower, painter, size
+
+    def picture(self, seen: Seen, now: float) -> tuple[ByteImage, float]:
+        """The avatar doing the same [H,W,3], and the seconds that it took before drawing began."""
+        started = time.perf_counter()
+        player = self._follower.actor.player
+        acted, view = self._follower.act(seen, now)
+        cameras = cameras_of(view, player.clip, player.head, *self._size)
+        before = time.perf_counter() - started
+        return self._painter.paint(acted, cameras)[0], before
+
+
+Faces = Iterator[tuple[float, float, Seen]]  # time of arrival, seconds that reading took, the face
+
+
+def faces_of(camera: Camera, reader: FaceReader) -> Faces:
+    """The face in the newest picture of a camera, over and over, until a film is over."""
     number = 0
     while (newest := camera.newest(number)) is not None:
         number, arrived, rgb = newest
         started = time.perf_counter()
         seen = reader.read(rgb, arrived)
-        read = time.perf_counter()
-        if seen is None:
-            continue
-        picture, before = mirror.picture(seen.codes, seen.motion, arrived)
+        if seen is not None:
+            yield arrived, time.perf_counter() - started, seen
+
+
+def live(faces: Faces, mirror: Mirror, delays: Delays,
+         show: Callable[[ByteImage], None]) -> Iterator[tuple[float, ByteImage]]:
+    """Show and yield (time of arrival, picture) of every face, as soon as it comes."""
+    for arrived, read, seen in faces:
+        started = time.perf_counter()
+        picture, before = mirror.picture(seen, arrived)
         show(picture)
         shown = time.perf_counter()
-        for values, seconds in ((delays.read, read - started), (delays.act, before),
-                                (delays.draw, shown - read - before), (delays.total, shown - arrived)):
+        for values, seconds in ((delays.read, read), (delays.act, before),
+                                (delays.draw, shown - started - before), (delays.total, shown - arrived)):
             values.append(seconds)
         yield arrived, picture

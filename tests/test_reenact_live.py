@@ -21,7 +21,7 @@ from reenactment.face import FaceReader
 from reenactment.film import Painter
 from reenactment.performance import Actor, Cures
 from reenactment.video_driver import driver_of_video
-from reenactment.webcam import Camera, CameraError, Delays, Mirror, live
+from reenactment.webcam import Camera, CameraError, Delays, Follower, Mirror, faces_of, live
 from tests.browser import find_chromium, open_tab
 from tests.player_subject import lively_player
 from tracking.detector import Face
@@ -156,11 +156,11 @@ def test_camera_that_stops_is_told(film: Path) -> None:
 def test_mirror_does_what_the_face_does(film: Path) -> None:
     player = lively_player()
     actor = Actor(player, arkit_head(), Cures("none", "none"))
-    mirror = Mirror(actor, Painter(player, 48, 48, (0, 0, 0), batch=1), (48, 48), calibrate=0.0, moves=True)
+    mirror = Mirror(Follower(actor, calibrate=0.0, moves=True), Painter(player, 48, 48, (0, 0, 0), batch=1), (48, 48))
     reader, delays = FaceReader(Script([], *[[face(0.0)]] * 3, *[[face(1.0, yaw=0.2)]] * 20)), Delays()
     shown: list[np.ndarray] = []
     with Camera(str(film)) as camera:
-        pictures = [picture for _, picture in live(camera, reader, mirror, delays, shown.append)]
+        pictures = [picture for _, picture in live(faces_of(camera, reader), mirror, delays, shown.append)]
     assert len(pictures) == len(shown) == len(delays.total) >= 4
     assert pictures[0].shape == (48, 48, 3)
     assert np.abs(pictures[-1].astype(int) - pictures[0]).mean() > 1  # the mouth opened, the head turned
@@ -176,14 +176,14 @@ def test_mirror_learns_the_habit_while_it_calibrates() -> None:
     reader = FaceReader(Script(*[[face(0.5)]] * 2, [face(0.5)]))
 
     def after(calibrate: float) -> np.ndarray:
-        mirror = Mirror(actor, Painter(player, 48, 48, (0, 0, 0), batch=1), (48, 48), calibrate, moves=False)
+        mirror = Mirror(Follower(actor, calibrate, moves=False), Painter(player, 48, 48, (0, 0, 0), batch=1), (48, 48))
         seen = reader.read(PICTURE, 0.0)
         assert seen is not None
-        first = mirror.picture(seen.codes, seen.motion, 0.0)[0]
+        first = mirror.picture(seen, 0.0)[0]
         rest = FaceReader(Script([face(0.0)])).read(PICTURE, 0.0)
         assert rest is not None
-        mirror.picture(rest.codes, rest.motion, 1.0)
-        again = mirror.picture(seen.codes, seen.motion, 2.0)[0]
+        mirror.picture(rest, 1.0)
+        again = mirror.picture(seen, 2.0)[0]
         return np.abs(first.astype(int) - again).mean()
 
     assert after(0.5) == 0  # the second face came too late to count

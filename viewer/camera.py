@@ -7,11 +7,12 @@ world, so R = matrix(wxyz)^T and t = -R position. The field of view is vertical;
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from flame.rotations import matrix_from_quat
 from gaussian_renderer import Cameras
@@ -61,6 +62,12 @@ def clip_camera(clip: Clip, frame: int, width: int, height: int) -> Cameras:
     K[0, 2] += left
     K[1, 2] += top
     return Cameras(clip.R[frame][None], clip.t[frame][None], K[None], width, height)
+
+
+def around(camera: Cameras, turn: Tensor, middle: ArrayLike) -> Cameras:
+    """The camera (B = 1) that sees a head at rest as `camera` sees it turned by `turn` [3,3] about `middle` [3]."""
+    centre = torch.as_tensor(np.asarray(middle, np.float32))
+    return replace(camera, R=camera.R @ turn, t=camera.t + camera.R[0] @ (centre - turn @ centre))
 
 
 def fitted(clip: Clip, width: int, height: int) -> tuple[float, float, float]:

@@ -50,11 +50,13 @@ class _Window:
 class Page:
     """Draws the avatar for all browsers; one state for all, a camera for each. `run` until `stop`."""
 
-    def __init__(self, painter: Painter, server: PageServer, pace: Pace, fps: float, subtitle: str = "") -> None:
+    def __init__(self, painter: Painter, server: PageServer, pace: Pace, fps: float, subtitle: str = "",
+                 driven: bool = False) -> None:
+        """driven: whether somebody drives live, who changes the state's `driven`."""
         self.server, self.pace = server, pace
         self._painter, self._subtitle = painter, subtitle
         self.first = front_frame(painter.player.clip)
-        self._state, self._version, self._changed_at = ViewState(frame=self.first), 0, 0.0
+        self._state, self._version, self._changed_at = ViewState("driver" if driven else "clip", self.first), 0, 0.0
         self._wake = threading.Condition()
         self._stopped = False
         self._windows: dict[int, _Window] = {}
@@ -67,7 +69,7 @@ class Page:
         self._playback = Timeline(player.clip.recording, self.first, fps)
         self._sliders = sliders_of(player.head, player.num_expressions, player.clip.codes)
         self._set_the_stage()
-        self.panel = Panel(server.gui, self, self._sliders, self._playback)
+        self.panel = Panel(server.gui, self, self._sliders, self._playback, driven)
         server.on_client_connect(self._welcome)
         server.on_client_disconnect(self._farewell)
 

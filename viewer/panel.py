@@ -17,7 +17,7 @@ log = logging.getLogger("view")
 
 Change = Callable[[ViewState], ViewState]
 LAYERS = dict(zip(("colour", "opacity", "depth", "consistency mask"), get_args(Layer), strict=True))
-BASES: dict[str, Base] = {"the clip's frame": "clip", "the head at rest": "neutral"}
+BASES: dict[str, Base] = {"the clip's frame": "clip", "the head at rest": "neutral", "the live driver": "driver"}
 VIEWS: dict[str, View] = {"orbit (drag, scroll)": "orbit", "the clip's camera": "clip"}
 
 
@@ -39,8 +39,9 @@ class Panel:
     """The control panel, shared by all browsers that look at the page."""
 
     def __init__(self, gui: viser.GuiApi, actions: Actions, sliders: dict[str, Slider],
-                 timeline: Timeline) -> None:
-        self._timeline = timeline
+                 timeline: Timeline, driven: bool = False) -> None:
+        """driven: whether there is a live driver whose codes can be chosen."""
+        self._timeline, self._driven = timeline, driven
         self._gui, self._actions, self._sliders = gui, actions, sliders
         self._expressions = {name.removeprefix(EXPRESSION): slider for name, slider in sliders.items()
                              if name.startswith(EXPRESSION)}
@@ -97,7 +98,8 @@ class Panel:
         self._listen(loop, lambda value: actions.set_loop(bool(value)))
         speed = gui.add_slider("Frames/s", 1, 60, 1, round(min(max(fps, 1), 60)))
         self._listen(speed, lambda value: actions.set_speed(float(value)))
-        self.base = gui.add_dropdown("Codes of", tuple(BASES))
+        self.base = gui.add_dropdown("Codes of", tuple(BASES) if self._driven else tuple(BASES)[:2],
+                                     initial_value=tuple(BASES)[2 if self._driven else 0])
         self._change(self.base, lambda state, value: replace(state, base=BASES[value], compare=False))
         self.view = gui.add_dropdown("Camera", tuple(VIEWS))
         self._change(self.view, lambda state, value: replace(state, view=VIEWS[value]))

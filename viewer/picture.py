@@ -19,7 +19,7 @@ from player import Player
 from player.fast import FastRenderer
 from scene.avatar import FACE
 from scene.rig import Codes
-from viewer.camera import clip_camera, fitted
+from viewer.camera import around, clip_camera, fitted
 from viewer.overlay import Pinhole, draw_centres, draw_mesh, label
 from viewer.state import ViewState, codes_of
 from viewer.truth import GroundTruth
@@ -51,9 +51,13 @@ class Painter:
         return codes_of(state, self.player.head, self._clip)
 
     def camera(self, state: ViewState, own: Cameras) -> Cameras:
-        """The camera to draw with: `own`, or the clip's in a picture of the same size."""
+        """The camera to draw with: `own`, or the clip's in a picture of the same size; about a turned head if a live
+        driver turns it.
+        """
         if state.view == "clip":
-            return clip_camera(self.player.clip, state.frame, own.width, own.height)
+            own = clip_camera(self.player.clip, state.frame, own.width, own.height)
+        if state.base == "driver" and state.driven is not None:
+            return around(own, state.driven.turn, self.middle)
         return own
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
 """What the page shows, as a value: which codes, which camera, which picture. Knows no browser and draws nothing.
 
-The codes are those of a frame of the clip, or of the head at rest, with overrides on top: one number per slider that
-was moved. Overrides stay while the clip plays, so that a smile can be laid over it.
+The codes are those of a frame of the clip, of the head at rest, or of a live driver, with overrides on top: one number
+per slider that was moved. Overrides stay while the clip plays, so that a smile can be laid over it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from flame import Head
 from flame.rotations import matrix_from_6d, matrix_from_axis_angle, matrix_to_6d, matrix_to_axis_angle
 from scene.rig import Codes
 
-Base = Literal["clip", "neutral"]
+Base = Literal["clip", "neutral", "driver"]
 View = Literal["orbit", "clip"]
 Layer = Literal["colour", "opacity", "depth", "mask"]
 Parts = Literal["everything", "without teeth", "teeth only"]
@@ -67,12 +67,21 @@ _GROUPS = {"jaw": "Jaw", "look": "Gaze", "neck": "Neck"}
 LIDS = ("left eyelid", "right eyelid")
 
 
+@dataclass(frozen=True, eq=False)
+class Driven:
+    """What a live driver does: codes [1,...] of the avatar, and how its head is turned against rest, R [3,3] (CPU)."""
+
+    codes: Codes
+    turn: Tensor
+
+
 @dataclass(frozen=True)
 class ViewState:
     """Everything the page can be set to. Change it with `dataclasses.replace` and the functions below.
 
-    base, frame: whose codes. overrides: slider name -> value. view: the page's own camera, or that of the clip's frame.
-    layer: what is drawn; mask_expression: whose consistency mask the layer "mask" shows. background: RGB in [0,1].
+    base, frame: whose codes; driven: those of the base "driver", which rests until they come. overrides: slider name ->
+    value. view: the page's own camera, or that of the clip's frame. layer: what is drawn; mask_expression: whose
+    consistency mask the layer "mask" shows. background: RGB in [0,1].
     compare: ground truth, avatar and error side by side.
 
     Raises ValueError for a value outside its options or range.
@@ -80,6 +89,7 @@ class ViewState:
 
     base: Base = "clip"
     frame: int = 0
+    driven: Driven | None = None
     overrides: Mapping[str, float] = field(default_factory=dict)
     view: View = "orbit"
     layer: Layer = "colour"
@@ -148,7 +158,10 @@ def codes_of(state: ViewState, head: Head, clip: Codes) -> Codes:
     """
     if not state.frame < len(clip):
         raise ValueError(f"frame: wanted 0 to {len(clip) - 1}, got {state.frame}")
-    codes = clip.at(slice(state.frame, state.frame + 1)) if state.base == "clip" else neutral_of(clip)
+    if state.base == "clip":
+        codes = clip.at(slice(state.frame, state.frame + 1))
+    else:
+        codes = state.driven.codes if state.base == "driver" and state.driven is not None else neutral_of(clip)
     values = {name: getattr(codes, name).clone() for name in ("expression", "jaw", "eyes", "eyelids")}
     values["neck"] = codes.jaw.new_tensor([IDENTITY_6D]) if codes.neck is None else codes.neck.clone()
     for name, value in state.overrides.items():
