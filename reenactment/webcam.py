@@ -113,7 +113,7 @@ class Delays:
         def median(values: deque[float]) -> float:
             return 1000 * float(np.median(values)) if values else 0.0
 
-        return (f"{median(self.total):.0f} ms from camera to picture (face {median(self.read):.0f}, codes "
+        return (f"{median(self.total):.0f} ms from arrival to picture (face {median(self.read):.0f}, codes "
                 f"{median(self.act):.0f}, drawing {median(self.draw):.0f}; {len(self.total)} pictures)")
 
 

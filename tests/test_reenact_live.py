@@ -164,7 +164,7 @@ def test_mirror_does_what_the_face_does(film: Path) -> None:
     assert len(pictures) == len(shown) == len(delays.total) >= 4
     assert pictures[0].shape == (48, 48, 3)
     assert np.abs(pictures[-1].astype(int) - pictures[0]).mean() > 1  # the mouth opened, the head turned
-    assert f"{len(shown)} pictures" in delays.sentence() and "ms from camera to picture" in delays.sentence()
+    assert f"{len(shown)} pictures" in delays.sentence() and "ms from arrival to picture" in delays.sentence()
     assert all(0 < read + act + draw <= total for read, act, draw, total in zip(
         delays.read, delays.act, delays.draw, delays.total, strict=True))
 
