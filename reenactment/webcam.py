@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -35,20 +37,21 @@ class CameraError(RuntimeError):
 class Camera:
     """The newest picture of a camera, in a thread of its own: pictures that come while one is drawn are passed over, so
     that none waits. A context manager. source: number of a camera, or the name of a film, which plays at its own pace.
+    flag: the one that named it.
 
     Raises CameraError when it cannot be opened.
     """
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, flag: str = "--webcam") -> None:
         # Each way of asking a camera that fails would say so on standard error.
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         self._capture = cv2.VideoCapture()
         with suppress(cv2.error):
             self._capture.open(int(source) if source.isdigit() else source)
         if not self._capture.isOpened():
-            what = f"no camera number {source}" if source.isdigit() else f"{source!r} is neither a camera nor a film"
-            raise CameraError(f"--webcam {source}: {what}, or another program holds it. Wanted the number of a camera "
-                              "(0 is the first); for a recorded film use --video")
+            raise CameraError(f"{flag} {source}: {_why_not(source)}. Wanted the number of a camera (0 is the first); "
+                              "for a recorded film use --video")
+        self._flag = flag
         self._pause = 0.0 if source.isdigit() else 1 / (self._capture.get(cv2.CAP_PROP_FPS) or 25.0)
         self._new = threading.Condition()
         self._picture: tuple[int, float, ByteImage] | None = None
@@ -64,6 +67,10 @@ class Camera:
         self._thread.join(timeout=PATIENCE)
         self._capture.release()
 
+    def time_of(self, number: int, arrived: float) -> float:
+        """Seconds of a picture: of a film its place there, of a camera the time of arrival."""
+        return (number - 1) * self._pause if self._pause else arrived
+
     def newest(self, after: int) -> tuple[int, float, ByteImage] | None:
         """Number, time of arrival (time.perf_counter) and RGB of the newest picture after number `after`; None when the
         film is over. CameraError when the camera stops.
@@ -74,7 +81,7 @@ class Camera:
             if self._picture is not None and self._picture[0] > after:
                 return self._picture
         if not arrived or not self._pause:
-            raise CameraError(f"--webcam: the camera sent no picture for {PATIENCE:.0f} s; is it unplugged, or "
+            raise CameraError(f"{self._flag}: the camera sent no picture for {PATIENCE:.0f} s; is it unplugged, or "
                               "switched off?")
         return None
 
@@ -95,6 +102,16 @@ class Camera:
         with self._new:
             self._ended = True
             self._new.notify_all()
+
+
+def _why_not(source: str) -> str:
+    """Why a camera or film does not open."""
+    device = Path(f"/dev/video{source}")
+    if not source.isdigit():
+        return f"{source!r} is neither a camera nor a film, or another program holds it"
+    if device.exists() and not os.access(device, os.R_OK | os.W_OK):
+        return f"{device} may not be opened by you (on Linux the group video may; log in anew after joining it)"
+    return f"no camera number {source}, or another program holds it"
 
 
 @dataclass

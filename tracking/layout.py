@@ -35,10 +35,10 @@ def write_data_set(folder: Path, head: Head, head_name: str, fit: Fit, size: int
     write_still(folder, head, head_name, fit)
 
 
-def write_records(folder: Path, fit: Fit, size: int) -> None:
-    """checkpoint/%05d.frame of one camera."""
-    (folder / "checkpoint").mkdir(parents=True)
-    for index in range(len(fit)):
+def write_records(folder: Path, fit: Fit, size: int, first: int = 0) -> None:
+    """checkpoint/%05d.frame of one camera. first: the frames before it are there already."""
+    (folder / "checkpoint").mkdir(parents=True, exist_ok=first > 0)
+    for index in range(first, len(fit)):
         codes = {name: getattr(fit, name)[index] for name in ("expression", "jaw", "eyes", "eyelids")}
         record = tracker_record(index, codes | {"shape": fit.shape}, fit.R[index], fit.t[index], fit.K, size)
         torch.save(record, folder / "checkpoint" / f"{index:05d}.frame")

@@ -247,10 +247,13 @@ class Trainer:
         Of several processes all call it, the first one writes.
         """
         stats = self.exchange.stats(self.stats)
-        if not self.exchange.team.leads:
-            return
-        self.calibrate()
-        optimizer = self.optimizer.state_dict()
+        if self.exchange.team.leads:
+            self.calibrate()
+            save_checkpoint(folder, self.checkpoint(stats), keep)
+
+    def checkpoint(self, stats: DensifyStats | None = None) -> Checkpoint:
+        """What `restore` takes, not copies. stats: of all processes together; None: this one's."""
+        stats, optimizer = stats or self.stats, self.optimizer.state_dict()
         training = {f"optimizer.{name}": optimizer[name] for name in _OPTIMIZER}
         training |= {f"stats.{name}": getattr(stats, name) for name in _STATS}
         training |= {f"extensions.{name}": value for name, value in self.extra_optimizer.state_dict().items()}
@@ -260,7 +263,7 @@ class Trainer:
         state = {"sampler": self.sampler.state_dict(),
                  "gaussians": self.avatar.part_counts(), "head": self.world.head.name,
                  "expressions": self.world.rig.num_expressions, "sh_degree": self.sh_degree}
-        save_checkpoint(folder, Checkpoint(self.iteration, self.avatar, training, state), keep)
+        return Checkpoint(self.iteration, self.avatar, training, state)
 
     def close(self) -> None:
         """No more steps."""

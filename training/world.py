@@ -63,6 +63,15 @@ class World:
         width, height = size or (c.width, c.height)
         return Cameras(c.R[frames], c.t[frames], c.K[frames], width, height)
 
+    def to(self, device: torch.device) -> World:
+        """The same world for training on another device."""
+        c, cylinder = self.cameras, self.mouth.cylinder
+        return replace(
+            self, rig=Rig(self.head, self.clip.codes, self.rig.num_expressions, device),
+            mouth=replace(self.mouth, cylinder=replace(cylinder, center=cylinder.center.to(device))),
+            cameras=replace(c, R=c.R.to(device), t=c.t.to(device), K=c.K.to(device)),
+            background=None if self.background is None else self.background.to(device))
+
     def mesh_in_data(self, frame: int) -> NDArray[np.float64]:
         """The posed head mesh [V,3] of a frame, metres, lying where the data set's camera sees it as `cameras` does.
 

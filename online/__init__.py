@@ -1,0 +1,1 @@
+"""An avatar that is learnt while its person sits before a camera."""
