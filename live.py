@@ -80,6 +80,7 @@ def sit(settings: LiveSettings, device: torch.device) -> None:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("scene").setLevel(logging.WARNING)  # what it says of an avatar would come again in every round
     settings = parse_flags(LiveSettings, "live.py")
     try:
         check(settings)

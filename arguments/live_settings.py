@@ -27,7 +27,7 @@ class LiveSettings:
     """Landmarks of --video found beforehand (python -m online.recorded_landmarks), where MediaPipe is not installed."""
     size: int = 0
     """Side of the square pictures in pixels; 0 = 512 with a GPU, 256 on a CPU."""
-    first_frames: int = 48
+    first_frames: int = 40
     """Pictures from which the identity is fitted and the avatar begins."""
     rate: float = 8.0
     """Pictures a second that are kept, at most."""

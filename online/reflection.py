@@ -14,7 +14,6 @@ from reenactment.face import Seen
 from reenactment.motion import HeadMotion, SeenTurns, cameras_of, clip_motion, transferred
 from reenactment.performance import Actor, Cures
 from reenactment.video_driver import joined_motion
-from scene.clip import Clip
 from training.trainer import Trainer
 
 CURES = Cures(center="none", project="range")  # the person is the avatar's own: no habit stands between them
@@ -27,7 +26,8 @@ class Reflection:
         """motion: of the pictures that are the trainer's frames, as the reader of faces saw it."""
         clip = trainer.world.clip
         self._size = clip.width, clip.height
-        self._clip, self._player = clip, _copied(trainer, clip, name)
+        self._clip, self._name = clip, name
+        self._player = self._copied(trainer)
         self._actor = Actor(self._player, trainer.world.head, CURES)
         own = clip_motion(clip, trainer.world.head)
         self._own, self._turns = own.average(), SeenTurns(own.at(clip.train))
@@ -35,7 +35,7 @@ class Reflection:
 
     def renew(self, trainer: Trainer) -> None:
         """Take another copy of the avatar, which has the same frames."""
-        self._player = _copied(trainer, self._clip, self._player.name)
+        self._player = self._copied(trainer)
 
     @torch.no_grad()
     def draw(self, seen: Seen) -> NDArray[np.uint8]:
@@ -50,10 +50,10 @@ class Reflection:
         picture: NDArray[np.uint8] = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
         return np.ascontiguousarray(picture)
 
-
-def _copied(trainer: Trainer, clip: Clip, name: str) -> Player:
-    avatar = trainer.avatar.on_new_leaves()
-    avatar.neutral = avatar.neutral.detach().clone()
-    avatar.differences = replace(avatar.differences, values=avatar.differences.values.detach().clone())
-    world = trainer.world
-    return Player(world.head, avatar, clip, trainer.sh_degree, world.rig.num_expressions, trainer.device, name)
+    def _copied(self, trainer: Trainer) -> Player:
+        avatar = trainer.avatar.on_new_leaves()
+        avatar.neutral = avatar.neutral.detach().clone()
+        avatar.differences = replace(avatar.differences, values=avatar.differences.values.detach().clone())
+        world = trainer.world
+        return Player(world.head, avatar, self._clip, trainer.sh_degree, world.rig.num_expressions, trainer.device,
+                      self._name)

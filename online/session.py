@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import pickle
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 
 from arguments import DataSettings, RunSettings, TrainSettings
 from arguments.live_settings import LiveSettings
+from online.first_colours import paint
 from online.page import ByteImage, LivePage
 from online.reflection import Reflection
 from online.tracker import Grown, TrackerSettings, forget, track
@@ -32,6 +34,7 @@ from utils.devices import resolve_device
 log = logging.getLogger("live")
 
 GLANCES, RECORDED = 2, 48  # what the watcher may be ahead of others; it drops what goes beyond
+TOLD = 0.3  # seconds between what the panel says
 RENEWED = 1.5  # seconds between copies of the avatar for the page
 PATIENCE = 10.0  # seconds without a face after which it is said on the terminal, too
 SHOWN = 300  # pictures over which delays are averaged
@@ -77,10 +80,7 @@ def train_settings(settings: LiveSettings) -> TrainSettings:
 
 
 class Session:
-    """Runs until `stop`, the end of a film or --seconds; `trainer` is then what was learnt.
-
-    on_round(trainer): called before more frames are taken in, and at the end (benchmarks).
-    """
+    """Runs until `stop`, the end of a film or --seconds; `trainer` is then what was learnt."""
 
     def __init__(self, settings: LiveSettings, device: torch.device, page: LivePage | None = None,
                  detector: Callable[[], Detector] | None = None,
@@ -96,22 +96,21 @@ class Session:
         self._recorded: Any = self._context.Queue(RECORDED)
         self._grown: Any = self._context.Queue()
         self._detector = detector
+        self._asked = False  # to stop
+        self._told = 0.0
         self._motion: dict[int, HeadMotion] = {}
         self._newest: Glance | None = None
-        self._drawn = 0
+        self._drawn = (0, 0.0)  # number of the face and time of the copy of what was drawn last
         self._reflection: Reflection | None = None
         self._copied = 0.0
-        self._watched: Ended | None = None
         self._new = threading.Condition()
         self._round: tuple[World, Grown] | None = None
         self._tracked: Ended | None = None
         self._failure: str | None = None
 
     def stop(self) -> None:
-        """End the recording; training goes on for --last_seconds."""
-        self._stop.set()
-        if self.page is not None:
-            self.page.status.content = "Recording ended; the last pictures are learnt ..."
+        """End the recording; training goes on for --last_seconds. Also for handlers of signals: it waits for nothing."""
+        self._asked = True
 
     def run(self) -> Trainer:
         """The whole sitting. SessionError when there is no camera, no face, or too little of one."""
@@ -155,9 +154,8 @@ class Session:
         """Glances, as they come."""
         alone = perf_counter()
         while True:
-            item = self._glances.get()
+            item = pickle.loads(self._glances.get())
             if isinstance(item, Ended):
-                self._watched = item
                 self.events.looked, self.events.dropped = item.pictures, item.dropped
                 if item.error:
                     self._failure = item.error
@@ -172,7 +170,6 @@ class Session:
                 self._new.notify_all()
             if self.page is not None:
                 self.page.show(camera=item.preview)
-                self.page.tell(self._status(item), _request(item), item.share, item.table)
             alone = self._told_alone(item, alone)
             if self.settings.seconds is not None and self.events.since() > self.settings.seconds:
                 self.stop()
@@ -195,12 +192,12 @@ class Session:
                 self._tracked = item
                 return
             while self._round is not None:
-                if self._stop.wait(0.02) and self._failure:
-                    return
+                sleep(0.02)
                 item = self._newer(item)
             with self._lock:
                 # Not on a GPU, which no other thread may use while the loop captures a step.
-                world = open_world(self._train.data, self._train.model, self.settings.seed, resolve_device("cpu"))
+                world = open_world(self._train.data, self._train.model, self.settings.seed, resolve_device("cpu"),
+                                   progress=False)
             self._round = world, item
 
     def _newer(self, item: Grown) -> Grown:
@@ -216,14 +213,19 @@ class Session:
     def _draw_on(self) -> None:
         while True:
             with self._new:
-                self._new.wait_for(lambda: self._newest is not None and self._newest.number > self._drawn, timeout=1)
+                self._new.wait_for(lambda: self._due is not None, timeout=1)
+            started = perf_counter()
             self._draw()
+            sleep(perf_counter() - started)  # training gets the processor for as long
 
     # The loop.
 
     def _learn(self) -> None:
         over: float | None = None
         while True:
+            if self._asked and not self._stop.is_set():
+                self._stop.set()
+            self._tell()
             if self._failure and self.trainer is None:
                 raise SessionError(self._failure)
             if self._failure:
@@ -242,46 +244,71 @@ class Session:
         world = opened.to(self.device) if self.device.type == "cuda" else opened
         if self.trainer is None:
             self.trainer = Trainer(self._train, world, self.device)
+            paint(self.trainer.avatar, world)
         else:
             self.trainer = grown(self.trainer, world)
         self.events.rounds.append((self.events.since(), len(data.kept)))
         motion = [self._motion[number] for number in data.kept if number in self._motion]
         if motion:
-            self._reflection = Reflection(self.trainer, motion, self.settings.model_path.resolve().name)
-            self._copied = perf_counter()
+            self._renew(Reflection(self.trainer, motion, self.settings.model_path.resolve().name), self.trainer)
+
+    def _renew(self, reflection: Reflection, trainer: Trainer) -> None:
+        """Have the avatar drawn as it is now."""
+        reflection.renew(trainer)
+        with self._new:
+            self._reflection, self._copied = reflection, perf_counter()
+            self._new.notify_all()
 
     def _step(self) -> None:
         trainer = self.trainer
         if trainer is None or trainer.iteration >= self._train.optimization.iterations:
-            self._stop.wait(0.005) if not self._stop.is_set() else threading.Event().wait(0.005)
+            sleep(0.005)
         else:
             trainer.step()
             if self._on_step is not None:
                 self._on_step(trainer, self.events)
         if trainer is not None and self._reflection is not None and perf_counter() - self._copied > RENEWED:
-            self._reflection.renew(trainer)
-            self._copied = perf_counter()
+            self._renew(self._reflection, trainer)
         if self.device.type == "cuda":
             self._draw()
 
+    @property
+    def _due(self) -> tuple[int, float] | None:
+        """Number of the face and time of the copy of the avatar that are to be drawn, if they are not yet."""
+        if self._newest is None or self._newest.seen is None or self._reflection is None:
+            return None
+        due = self._newest.number, self._copied
+        return None if due == self._drawn else due
+
     def _draw(self) -> None:
-        """The avatar for the newest face, if it is not drawn yet."""
-        glance, reflection = self._newest, self._reflection
-        if glance is None or glance.number == self._drawn:
-            return
-        if reflection is None or glance.seen is None:
-            self._drawn = glance.number
+        """The newest avatar for the newest face."""
+        due, glance, reflection = self._due, self._newest, self._reflection
+        if due is None or glance is None or glance.seen is None or reflection is None:
             return
         picture: ByteImage = reflection.draw(glance.seen)
-        self._drawn = glance.number
-        self.events.delays.append(perf_counter() - glance.arrived)
+        if due[0] != self._drawn[0]:
+            self.events.delays.append(perf_counter() - glance.arrived)
+        self._drawn = due
         if np.isnan(self.events.first_avatar):
             self.events.first_avatar = self.events.since()
             log.info("The avatar is there after %.0f s; it sharpens while you go on.", self.events.first_avatar)
         if self.page is not None:
             self.page.show(avatar=picture)
 
-    def _status(self, glance: Glance) -> str:
+    def _tell(self) -> None:
+        """Bring the page's panel up to date, from time to time."""
+        glance = self._newest
+        if self.page is None or glance is None or perf_counter() - self._told < TOLD:
+            return
+        self._told = perf_counter()
+        ask = "The recording has ended; the last pictures are learnt." if self._over else _request(glance)
+        self.page.tell(self._status(), ask, glance.share, glance.table)
+
+    @property
+    def _over(self) -> bool:
+        return self._asked or self.events.looked > 0
+
+    def _status(self) -> str:
         trainer, kept = self.trainer, len(self._motion)
         if trainer is None:
             wanted = self.settings.first_frames

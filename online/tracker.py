@@ -22,7 +22,8 @@ from tracking.crop import Crop, choose_crop, observe
 from tracking.landmark_fit import FitSettings
 from tracking.landmarks import Track
 from tracking.layout import write_records, write_rgba, write_still
-from tracking.matting import MatteSettings, foreground_colours, matte_clip
+from tracking.matte_fallback import Cutter
+from tracking.matting import MatteSettings, clip_colours, foreground_colours, matte_clip
 from tracking.mesh_view import MeshView
 from tracking.records import Fit, Observations
 
@@ -61,6 +62,7 @@ class GrowingData:
         self._head = load_head(HEAD)
         self._crop: Crop | None = None
         self._fit: ContinuedFit | None = None
+        self._colours: Cutter | None = None
         self.kept: list[int] = []
 
     def add(self, pictures: list[Kept]) -> None:
@@ -78,7 +80,10 @@ class GrowingData:
         rgb = [crop.cut(kept.rgb) for kept in pictures]
         view = MeshView(self._head, fit, crop.size)
         inside = crop.inside(*pictures[0].rgb.shape[1::-1])
-        mattes = matte_clip(rgb.__getitem__, len(rgb), view.silhouette, MatteSettings(self._settings.matting_model))
+        how = MatteSettings(self._settings.matting_model)
+        if not self.kept:
+            self._colours = clip_colours(rgb.__getitem__, len(rgb), view.silhouette, how)
+        mattes = matte_clip(rgb.__getitem__, len(rgb), view.silhouette, how, cutter=self._colours)
         colours = [(np.minimum(matte, inside), picture) for matte, picture in zip(mattes, rgb, strict=True)]
         with self._lock:
             self._write([(foreground_colours(picture, matte), matte) for matte, picture in colours])
@@ -93,6 +98,7 @@ class GrowingData:
     def _write(self, pictures: list[tuple[np.ndarray, np.ndarray]]) -> None:
         assert self._fit is not None and self._crop is not None
         folder, first, fit = self._settings.folder, len(self.kept), self._fit.fit
+        folder.mkdir(parents=True, exist_ok=True)
         for index, (rgb, matte) in enumerate(pictures, start=first):
             write_rgba(folder / "images", index, rgb, matte)
         write_records(folder, fit, self._crop.size, first)

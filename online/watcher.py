@@ -5,6 +5,7 @@ It waits for nobody: what others have no room for is dropped.
 
 from __future__ import annotations
 
+import pickle
 import queue
 import signal
 import threading
@@ -133,7 +134,9 @@ class Keeper:
 
 
 def watch(settings: WatchSettings, glances: Queue[Any], recorded: Queue[Any], stop: Event) -> None:
-    """Watch until `stop` or until a film is over; the last thing in both queues is `Ended`."""
+    """Watch until `stop` or until a film is over; the last thing in both queues is `Ended`. What `glances` gets is
+    pickled.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's
     threading.Thread(target=_leave_with_parent, args=(stop,), daemon=True).start()
     ended = Ended()
@@ -141,8 +144,8 @@ def watch(settings: WatchSettings, glances: Queue[Any], recorded: Queue[Any], st
         ended = _watch(settings, glances, recorded, stop)
     except (CameraError, OSError, RuntimeError, ValueError) as error:
         ended = Ended(str(error))
-    for outbox in (glances, recorded):
-        outbox.put(ended)
+    glances.put(pickle.dumps(ended))
+    recorded.put(ended)
 
 
 def _watch(settings: WatchSettings, glances: Queue[Any], recorded: Queue[Any], stop: Event) -> Ended:
@@ -165,7 +168,7 @@ def _watch(settings: WatchSettings, glances: Queue[Any], recorded: Queue[Any], s
             glance = Glance(number, arrived, waited, len(eyes.faces), seen if eyes.faces else None, kept,
                             preview(rgb, eyes.faces), coverage.share, tuple(coverage.missing()[:3]), coverage.table())
             looked += 1
-            dropped += not _offered(glances, glance)
+            dropped += not _offered(glances, pickle.dumps(glance))  # by value: queues would share tensors as files
     return Ended("", looked, dropped)
 
 

@@ -38,12 +38,12 @@ def _open(data: DataSettings) -> Source:
     return open_source(data.source_path, next(iter(asked.values()), AUTO))
 
 
-def open_dataset(data: DataSettings, source: Source) -> Dataset:
-    """The frames of `source`, split and sized as the settings say."""
+def open_dataset(data: DataSettings, source: Source, progress: bool = True) -> Dataset:
+    """The frames of `source`, split and sized as the settings say. progress: show a bar while they are read."""
     split = Split(data.split, None if data.test_frames < 0 else data.test_frames, blocks=data.test_blocks,
                   cameras=data.test_cameras)
     first = process_rank() == 0  # of several that train, the first one scores held-out frames and shows its progress
-    return Dataset(source, split, data.resolution, data.cache, progress=first, held_out=first)
+    return Dataset(source, split, data.resolution, data.cache, progress=first and progress, held_out=first)
 
 
 def head_name(name: str, source: Source) -> str:

@@ -17,7 +17,7 @@ from tracking.matte_refine import ByteImage, HeadShape, Plate, foreground_colour
 from tracking.records import Floats
 from utils.parallel import ordered
 
-__all__ = ["MatteSettings", "foreground_colours", "matte_clip", "method_note"]
+__all__ = ["MatteSettings", "clip_colours", "foreground_colours", "matte_clip", "method_note"]
 
 SAME = 8.0      # 8-bit levels: a pixel that changed less shows what it showed in the picture before
 MEMORY = 0.8    # share of the alpha before in such a pixel
@@ -36,6 +36,7 @@ class MatteSettings:
 def matte_clip(
     images: Callable[[int], ByteImage], count: int, head_masks: Callable[[int], Floats],
     settings: MatteSettings | None = None, progress: Callable[[int, int], None] | None = None,
+    cutter: Cutter | None = None,
 ) -> Iterator[ByteImage]:
     """Alpha of every picture of a clip, in order: uint8 [S,S], 255 = head, hair or neck.
 
@@ -45,6 +46,7 @@ def matte_clip(
         head_masks: silhouette [S,S] in 0 .. 1 of the fitted head in picture i, ending at the lower ring of the neck.
             Where it is empty, so is the matte.
         progress: called with (pictures done, count).
+        cutter: what `clip_colours` returned; None: it is called now.
 
     Raises:
         ValueError: a count below 1, or a picture or silhouette of wrong kind or size; the message names it.
@@ -60,7 +62,23 @@ def matte_clip(
     source = _Checked(images, head_masks, count)
     if source.shape[2] == 4:
         return _told((source.image(i)[..., 3] for i in range(count)), count, progress)
-    return _told(_estimated(source, network, parsing), count, progress)
+    return _told(_estimated(source, network, parsing, cutter), count, progress)
+
+
+def clip_colours(
+    images: Callable[[int], ByteImage], count: int, head_masks: Callable[[int], Floats], settings: MatteSettings
+) -> Cutter | None:
+    """What `matte_clip` must know of the whole clip before it begins, for those who have time earlier; None where there
+    is a network. Arguments as there; silhouettes may be rougher.
+    """
+    return _learned(_Checked(images, head_masks, count)) if default_model(settings.matting_model) is None else None
+
+
+def _learned(source: _Checked) -> Cutter:
+    samples = survey(source.rgb, source.count, source.silhouette)
+    if not samples:
+        raise ValueError("the fitted head lies in none of the pictures: without it there is nothing to cut out")
+    return Cutter(samples)
 
 
 class _Checked:
@@ -112,8 +130,10 @@ class _Method(Protocol):
         """Alpha [S,S] of head, hair and neck, and perhaps of more of the person; the shape as far as it is seen."""
 
 
-def _estimated(source: _Checked, network: MatteNetwork | None, parsing: Parsing | None) -> Iterator[ByteImage]:
-    method: _Method = _GrabCut(source) if network is None else _Network(network)
+def _estimated(
+    source: _Checked, network: MatteNetwork | None, parsing: Parsing | None, cutter: Cutter | None
+) -> Iterator[ByteImage]:
+    method: _Method = _GrabCut(cutter or _learned(source), source.size) if network is None else _Network(network)
     steady = Steady()
     with ExitStack() as stack:
         for opened in (network, parsing):
@@ -160,12 +180,9 @@ class _Network:
 class _GrabCut:
     """Mattes without a network."""
 
-    def __init__(self, source: _Checked) -> None:
-        samples = survey(source.rgb, source.count, source.silhouette)
-        if not samples:
-            raise ValueError("the fitted head lies in none of the pictures: without it there is nothing to cut out")
-        self.cutter = Cutter(samples)
-        self.plate = _resized(self.cutter.plate, source.size)
+    def __init__(self, cutter: Cutter, size: int) -> None:
+        self.cutter = cutter
+        self.plate = _resized(cutter.plate, size)
 
     def alpha(self, image: ByteImage, silhouette: Floats, shape: HeadShape) -> tuple[Floats, HeadShape]:
         sample = working(image, silhouette)

@@ -92,11 +92,16 @@ def render_on_black(world: World, avatar: Avatar, sh_degree: int, frames: Sequen
     return output.image, output.alpha
 
 
-def open_world(data: DataSettings, model: ModelSettings, seed: int, device: torch.device) -> World:
-    """Read the data set and prepare everything that does not learn. Errors name the file or flag."""
+def open_world(
+    data: DataSettings, model: ModelSettings, seed: int, device: torch.device, progress: bool = True
+) -> World:
+    """Read the data set and prepare everything that does not learn. Errors name the file or flag.
+
+    progress: show a bar while pictures are read.
+    """
     source = open_data(data)
     head = choose_head(data.head, source)
-    dataset = open_dataset(data, source)
+    dataset = open_dataset(data, source, progress)
     clip = clip_of(data, source, head, dataset)
     rig = Rig(head, clip.codes, model.num_expressions, device)
     offset = np.zeros(3) if source.teeth_offset is None else np.asarray(source.teeth_offset, dtype=np.float64)
