@@ -21,9 +21,9 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 SUBMODULES = ROOT / "submodules"
 LIBRARY = "gaussian_blendshapes"
-COMMANDS = ("train", "test", "track", "view", "reenact", "export", "fleet")
-PACKAGES = ("arguments", "data", "evaluation", "exporting", "flame", "gaussian_renderer", "orchestration", "player",
-            "reenactment", "scene", "tracking", "training", "utils", "viewer")
+COMMANDS = ("train", "test", "track", "view", "reenact", "export", "fleet", "live")
+PACKAGES = ("arguments", "data", "evaluation", "exporting", "flame", "gaussian_renderer", "online", "orchestration",
+            "player", "reenactment", "scene", "tracking", "training", "utils", "viewer")
 NATIVE = {path.parent.name.replace("-", "_"): path.parent for path in sorted(SUBMODULES.glob("*/setup.py"))}
 NEW_NAMES = {name: f"{LIBRARY}.{name}" for name in (*PACKAGES, *NATIVE)}
 NEW_NAMES |= {name: f"{LIBRARY}.commands.{name}" for name in COMMANDS}

@@ -49,8 +49,9 @@ class Events:
     """What happened when, seconds since the first picture arrived (NaN: not yet), and what it took.
 
     began: time.perf_counter of the first picture. delays: from a picture's arrival to the drawn avatar. waits: from
-    arrival until a picture was looked at, the longest. looked, dropped: pictures of the camera, and those whose news
-    found no room.
+    arrival until a picture was looked at. looked, dropped: pictures of the camera, and those whose news found no room;
+    faceless, crowded: those told that show no face, and more than one. rounds: when more pictures were taken in, and
+    how many there were then.
     """
 
     began: float = float("nan")
@@ -59,10 +60,18 @@ class Events:
     waits: list[float] = field(default_factory=list)
     looked: int = 0
     dropped: int = 0
+    faceless: int = 0
+    crowded: int = 0
     rounds: list[tuple[float, int]] = field(default_factory=list)
 
     def since(self) -> float:
         return perf_counter() - self.began
+
+    def complaint(self) -> str:
+        """What was wrong with the pictures, to be put after an error; empty when nothing was."""
+        found = [f"{count} of {len(self.waits)} showed {what}"
+                 for count, what in ((self.faceless, "no face"), (self.crowded, "more than one face")) if count]
+        return "".join(f"; {words}" for words in found)
 
     def sentence(self) -> str:
         """In words."""
@@ -109,7 +118,7 @@ class Session:
         self._failure: str | None = None
 
     def stop(self) -> None:
-        """End the recording; training goes on for --last_seconds. Also for handlers of signals: it waits for nothing."""
+        """End the recording; training goes on for --last_seconds. Signal handlers may call it: it waits for nothing."""
         self._asked = True
 
     def run(self) -> Trainer:
@@ -163,6 +172,8 @@ class Session:
             if np.isnan(self.events.began):
                 self.events.began = item.arrived
             self.events.waits.append(item.waited)
+            self.events.faceless += item.faces == 0
+            self.events.crowded += item.faces > 1
             if item.kept is not None and item.seen is not None:
                 self._motion[item.kept] = item.seen.motion
             with self._new:
@@ -227,7 +238,7 @@ class Session:
                 self._stop.set()
             self._tell()
             if self._failure and self.trainer is None:
-                raise SessionError(self._failure)
+                raise SessionError(f"{self._failure}{self.events.complaint()}")
             if self._failure:
                 log.warning("%s; what was learnt so far is kept", self._failure)
                 return

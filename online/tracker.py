@@ -117,33 +117,36 @@ def track(settings: TrackerSettings, device: str, recorded: Queue[Any], grown: Q
 
 def _track_all(settings: TrackerSettings, device: torch.device, recorded: Queue[Any], grown: Queue[Any],
                lock: Lock) -> Ended:
-    data, waiting, ended = GrowingData(settings, device, lock), list[Kept](), False
-    while not ended:
+    data, waiting = GrowingData(settings, device, lock), list[Kept]()
+    ended: Ended | None = None
+    while ended is None:
         waiting, ended = _received(recorded, waiting)
         begun = bool(data.kept)
-        if len(waiting) < (FEWEST if begun else settings.first) and not (ended and begun and waiting):
+        if len(waiting) < (FEWEST if begun else settings.first) and not (ended is not None and begun and waiting):
             continue
         started = perf_counter()
         data.add(waiting)
         waiting = []
         grown.put(Grown(tuple(data.kept), perf_counter() - started))
+    if ended.error:
+        return ended
     if not data.kept:
         return Ended(f"the recording ended with {len(waiting)} usable pictures, before the avatar could begin: wanted "
                      f"{settings.first} (--first_frames)")
     return Ended()
 
 
-def _received(recorded: Queue[Any], waiting: list[Kept]) -> tuple[list[Kept], bool]:
-    """What waited and all that has come; whether the recording has ended."""
+def _received(recorded: Queue[Any], waiting: list[Kept]) -> tuple[list[Kept], Ended | None]:
+    """What waited and all that has come; how the recording ended, if it has."""
     item = recorded.get()
     while True:
         if isinstance(item, Ended):
-            return waiting, True
+            return waiting, item
         waiting = [*waiting, item]
         try:
             item = recorded.get_nowait()
         except queue.Empty:
-            return waiting, False
+            return waiting, None
 
 
 def _track(pictures: list[Kept]) -> Track:

@@ -16,7 +16,7 @@ MAX_CLASS_LINES = 250
 MAX_BODY_LINES = 40
 MAX_LOOP_LINES = 120  # the training loop, once
 
-ENTRY_POINTS = {"train", "test", "view", "track", "export", "reenact", "fleet"}
+ENTRY_POINTS = {"train", "test", "view", "track", "export", "reenact", "fleet", "live"}
 # Packages of submodules/, by the name they are imported under. They import nothing of ours, not even each other.
 SUBMODULES = {"blendshape_ops", "diff_gaussian_rasterization", "simple_knn"}
 
@@ -34,6 +34,8 @@ ALLOWED: dict[str, set[str]] = {
     "viewer": {"arguments", "evaluation", "flame", "gaussian_renderer", "player", "scene", "utils"} | SUBMODULES,
     "exporting": {"arguments", "flame", "player", "scene", "utils"} | SUBMODULES,
     "reenactment": {"arguments", "flame", "gaussian_renderer", "player", "scene", "tracking", "utils"} | SUBMODULES,
+    "online": {"arguments", "flame", "player", "reenactment", "scene", "tracking", "training", "utils", "viewer"}
+              | SUBMODULES,
     "orchestration": {"arguments", "utils"},
     "data": {"flame", "gaussian_renderer", "utils"} | SUBMODULES,
     **{name: set() for name in SUBMODULES},

@@ -1,0 +1,177 @@
+"""live.py from the camera to the run: a film of painted faces plays the camera's part, a detector knows them."""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import live
+from arguments import ModelSettings, OptimizationSettings
+from arguments.live_settings import LiveSettings
+from online.page import LivePage, side_by_side
+from online.session import Session, SessionError, run_folder
+from player import open_player
+from scene.checkpoint import newest_checkpoint
+from tests.browser import find_chromium, open_tab
+from tests.track_videos import PaintedFaceDetector, moving_face, picture, write_clip
+from viewer.server import PageServer
+
+CPU = torch.device("cpu")
+FPS = 15
+SMALL = LiveSettings(
+    Path("unset"), size=64, first_frames=16, rate=12.0, test_frames=3, last_seconds=1.0, port=0, device="cpu",
+    model=ModelSettings(num_face_gaussians=300, num_teeth_gaussians=20),
+    optimization=OptimizationSettings(iterations=100_000, batch_size=2, densify=False))
+
+
+def film(path: Path, pictures: list[np.ndarray]) -> Path:
+    return write_clip(path, pictures, fps=FPS)
+
+
+@pytest.fixture(scope="module")
+def sitting(tmp_path_factory: pytest.TempPathFactory) -> tuple[Session, Path]:
+    """A whole one, kept as live.py keeps it."""
+    folder = tmp_path_factory.mktemp("sitting")
+    clip = film(folder / "face.mp4", moving_face(12 * FPS, width=320, height=240))
+    settings = replace(SMALL, model_path=folder / "out", video=clip)
+    session = Session(settings, CPU, detector=PaintedFaceDetector)
+    trainer = session.run()
+    live.keep(trainer, settings)
+    return session, folder / "out"
+
+
+def test_the_avatar_comes_and_grows_while_the_camera_runs(sitting: tuple[Session, Path]) -> None:
+    session, _ = sitting
+    events, trainer = session.events, session.trainer
+    assert trainer is not None and trainer.iteration > 0
+    assert events.first_avatar < 60
+    frames = [count for _, count in events.rounds]
+    assert frames[0] >= 16 - 3 and frames == sorted(frames)
+    assert len(trainer.world.clip) == frames[-1] > frames[0]
+
+
+def test_the_camera_waits_for_nobody(sitting: tuple[Session, Path]) -> None:
+    """A picture is looked at at once, whatever training and tracking do; generous, for a CPU that others use too."""
+    events = sitting[0].events
+    assert events.looked > 5 * FPS
+    assert float(np.percentile(events.waits, 95)) < 0.1
+    assert max(events.waits) < 0.5
+
+
+def test_what_is_left_is_a_run_like_any_other(sitting: tuple[Session, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    session, out = sitting
+    assert session.trainer is not None
+    player = open_player(out, CPU)
+    assert len(player.clip) == len(session.trainer.world.clip) and len(player.clip.test) == 3
+    image = player.render(player.codes_of([0]), player.cameras_of([0])).image
+    assert float(image.max()) > 0.2
+    test = __import__("test")
+    flags = ["-m", str(out), "--device", "cpu", "--lpips", "--video", "False", "--pictures", "selected"]
+    monkeypatch.setattr(sys, "argv", ["test.py", *flags])
+    test.main()
+    assert (out / "metrics.json").is_file() or list(out.glob("**/metrics.json"))
+
+
+def test_training_can_go_on_with_train(sitting: tuple[Session, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    import train
+
+    _, out = sitting
+    before = newest_checkpoint(out).iteration
+    settings = live.train_settings(replace(SMALL, model_path=out))
+    more = replace(settings, run=replace(settings.run, resume=True, tensorboard=False))
+    trainer = train.prepare(more, train.ALONE)
+    assert trainer.iteration == before
+    trainer.step()
+
+
+def test_without_a_face_it_says_so(tmp_path: Path) -> None:
+    clip = film(tmp_path / "wall.mp4", [picture((), seed=k) for k in range(FPS)])
+    settings = replace(SMALL, model_path=tmp_path / "out", video=clip)
+    with pytest.raises(SessionError, match=r"ended with 0 usable pictures, .* wanted 16 .*; \d+ of \d+ showed no face"):
+        Session(settings, CPU, detector=PaintedFaceDetector).run()
+
+
+def test_two_faces_are_not_recorded(tmp_path: Path) -> None:
+    clip = film(tmp_path / "two.mp4", [picture(((50, 60, 30), (120, 60, 20)), seed=k) for k in range(FPS)])
+    settings = replace(SMALL, model_path=tmp_path / "out", video=clip)
+    with pytest.raises(SessionError, match=r"ended with 0 usable pictures, .*more than one face"):
+        Session(settings, CPU, detector=PaintedFaceDetector).run()
+
+
+def test_no_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["live.py", "-m", str(tmp_path / "out"), "--webcam", "97", "--port", "0",
+                                      "--device", "cpu", "--landmarks", "none"])
+    with pytest.raises(SystemExit, match=r"live.py: --landmarks: are those of a film"):
+        live.main()
+    settings = replace(SMALL, model_path=tmp_path / "out", webcam="97")
+    with pytest.raises(SessionError, match=r"--webcam 97: no camera number 97, or another program holds it"):
+        Session(settings, CPU, detector=PaintedFaceDetector).run()
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"first_frames": 3}, "--first_frames: wanted 12 to 1000, got 3"),
+    ({"first_frames": 12, "test_frames": 12}, r"--first_frames: wanted more than --test_frames \(12\)"),
+    ({"rate": 0}, "--rate: wanted 0.5 to 60"),
+    ({"size": 8}, "--size: wanted 0 or 64 to 2048 pixels, got 8"),
+    ({"seconds": 0}, "--seconds: wanted 1 to 36000"),
+    ({"video": Path("gone.mp4")}, "--video gone.mp4: no such file"),
+])
+def test_impossible_settings(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        live.check(replace(SMALL, **change))
+
+
+def test_a_folder_with_a_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(ValueError, match="holds checkpoints of another run; choose another folder"):
+        run_folder(replace(SMALL, model_path=tmp_path))
+
+
+def test_pictures_stand_side_by_side_like_in_a_mirror() -> None:
+    left, right = np.zeros((40, 60, 3), np.uint8), np.full((50, 50, 3), 200, np.uint8)
+    left[:, :10] = 255
+    wide = side_by_side([left, right], 240, 100)
+    assert wide.shape == (100, 240, 3)
+    assert wide[50, 118].min() > 250 and wide[50, 5].max() == 0  # the white stripe is on the other side
+    assert wide[50, 180].tolist() == [200, 200, 200]
+    assert side_by_side([left, right], 100, 240)[180, 50].tolist() == [200, 200, 200]
+
+
+@pytest.mark.skipif(find_chromium() is None, reason="no Chromium or Chrome on PATH")
+def test_the_page_shows_both_pictures_and_its_button_ends_it(tmp_path: Path) -> None:
+    server, pressed = PageServer("127.0.0.1", 0, "live"), threading.Event()
+    page = LivePage(server)
+    page.stop = pressed.set
+    try:
+        page.show(np.full((60, 80, 3), (255, 0, 0), np.uint8), np.full((64, 64, 3), (0, 0, 255), np.uint8))
+        page.tell("**3 of 16 pictures**", "Now: **smile**", 0.5, "| | seen |\n|---|---|\n| smile | ●○○○ |")
+        with open_tab(f"http://127.0.0.1:{server.get_port()}", tmp_path, 900, 500) as tab:
+            tab.wait_for("document.body && document.body.innerText.includes('3 of 16 pictures')", 60)
+            assert "●○○○" in tab.evaluate("document.body.innerText")
+            for _ in range(60):
+                shot = cv2.resize(tab.screenshot(), (90, 50), interpolation=cv2.INTER_AREA).reshape(-1, 3).astype(int)
+                if any(np.abs(shot - (255, 0, 0)).sum(1) < 40) and any(np.abs(shot - (0, 0, 255)).sum(1) < 40):
+                    break
+            else:
+                pytest.fail("the two pictures are not shown")
+            tab.click(*tab.middle_of("button", "Stop and keep the avatar"))
+            assert pressed.wait(20)
+    finally:
+        page.close()
+        server.stop()
+
+
+def test_help_names_every_flag(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["live.py", "--help"])
+    with pytest.raises(SystemExit):
+        live.main()
+    assert {"--webcam", "--video", "--first_frames", "--num_face_gaussians"} <= set(
+        re.findall(r"--\w+", capsys.readouterr().out))
