@@ -58,15 +58,17 @@ class Snapshot:
 
 
 class Snapshots:
-    """Copies the avatar at each of the moments `at` (seconds since the first picture)."""
+    """Copies the avatar at each of the moments `at` (seconds since the first picture), or at its first step after it."""
 
     def __init__(self, at: list[float]) -> None:
         self._due = sorted(at)
         self.taken: list[Snapshot] = []
 
     def __call__(self, trainer: Trainer, events: Events) -> None:
-        while self._due and events.since() >= self._due[0]:
-            self.taken.append(snapshot(trainer, self._due.pop(0)))
+        now = events.since()
+        if self._due and now >= self._due[0]:
+            self._due = [moment for moment in self._due if moment > now]
+            self.taken.append(snapshot(trainer, now))
 
 
 def snapshot(trainer: Trainer, seconds: float) -> Snapshot:

@@ -35,6 +35,7 @@ log = logging.getLogger("live")
 
 GLANCES, RECORDED = 2, 48  # what the watcher may be ahead of others; it drops what goes beyond
 TOLD = 0.3  # seconds between what the panel says
+ROUND = 6.0  # seconds between rounds at least, while pictures come: each costs a new trainer
 RENEWED = 1.5  # seconds between copies of the avatar for the page
 PATIENCE = 10.0  # seconds without a face after which it is said on the terminal, too
 SHOWN = 300  # pictures over which delays are averaged
@@ -106,7 +107,8 @@ class Session:
         self._grown: Any = self._context.Queue()
         self._detector = detector
         self._asked = False  # to stop
-        self._told = 0.0
+        self._told = self._began = 0.0  # when the panel was last told something, and the last round began
+        self._processes: list[Any] = []
         self._motion: dict[int, HeadMotion] = {}
         self._newest: Glance | None = None
         self._drawn = (0, 0.0)  # number of the face and time of the copy of what was drawn last
@@ -123,7 +125,7 @@ class Session:
 
     def run(self) -> Trainer:
         """The whole sitting. SessionError when there is no camera, no face, or too little of one."""
-        processes = self._processes()
+        processes = self._processes = self._made_processes()
         threads = [threading.Thread(target=target, daemon=True) for target in self._helpers()]
         for runner in (*processes, *threads):
             runner.start()
@@ -140,7 +142,7 @@ class Session:
         assert self.trainer is not None
         return self.trainer
 
-    def _processes(self) -> list[Any]:
+    def _made_processes(self) -> list[Any]:
         s = self.settings
         source, flag = (s.webcam, "--webcam") if s.video is None else (str(s.video), "--video")
         watching = WatchSettings(source, flag, s.rate, s.most_frames, s.face_model, s.landmarks, self._detector)
@@ -202,7 +204,7 @@ class Session:
                 self._failure = self._failure or item.error or None
                 self._tracked = item
                 return
-            while self._round is not None:
+            while self._round is not None or (self._began > perf_counter() - ROUND and not self._over):
                 sleep(0.02)
                 item = self._newer(item)
             with self._lock:
@@ -237,6 +239,7 @@ class Session:
             if self._asked and not self._stop.is_set():
                 self._stop.set()
             self._tell()
+            self._look_after_processes()
             if self._failure and self.trainer is None:
                 raise SessionError(f"{self._failure}{self.events.complaint()}")
             if self._failure:
@@ -251,6 +254,12 @@ class Session:
                     return
             self._step()
 
+    def _look_after_processes(self) -> None:
+        """Note that one has died without a word (killed, or out of memory)."""
+        for name, process in zip(("camera", "tracker"), self._processes, strict=True):
+            if process.exitcode and not self._failure:
+                self._failure = f"the {name}'s process died (exit code {process.exitcode})"
+
     def _take_in(self, opened: World, data: Grown) -> None:
         world = opened.to(self.device) if self.device.type == "cuda" else opened
         if self.trainer is None:
@@ -258,6 +267,7 @@ class Session:
             paint(self.trainer.avatar, world)
         else:
             self.trainer = grown(self.trainer, world)
+        self._began = perf_counter()
         self.events.rounds.append((self.events.since(), len(data.kept)))
         motion = [self._motion[number] for number in data.kept if number in self._motion]
         if motion:

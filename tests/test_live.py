@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,6 +98,20 @@ def test_without_a_face_it_says_so(tmp_path: Path) -> None:
     settings = replace(SMALL, model_path=tmp_path / "out", video=clip)
     with pytest.raises(SessionError, match=r"ended with 0 usable pictures, .* wanted 16 .*; \d+ of \d+ showed no face"):
         Session(settings, CPU, detector=PaintedFaceDetector).run()
+
+
+def test_a_process_that_is_killed_is_told(tmp_path: Path) -> None:
+    clip = film(tmp_path / "face.mp4", moving_face(8 * FPS))
+    session = Session(replace(SMALL, model_path=tmp_path / "out", video=clip), CPU, detector=PaintedFaceDetector)
+
+    def kill() -> None:
+        while not session.events.waits:
+            time.sleep(0.05)
+        session._processes[0].kill()
+
+    threading.Thread(target=kill, daemon=True).start()
+    with pytest.raises(SessionError, match=r"the camera's process died \(exit code -9\)"):
+        session.run()
 
 
 def test_two_faces_are_not_recorded(tmp_path: Path) -> None:
