@@ -58,7 +58,7 @@ class Snapshot:
 
 
 class Snapshots:
-    """Copies the avatar at each of the moments `at` (seconds since the first picture), or at its first step after it."""
+    """Copies the avatar at each of the moments `at` (seconds since the first picture), or at the first step after."""
 
     def __init__(self, at: list[float]) -> None:
         self._due = sorted(at)

@@ -192,7 +192,7 @@ class Session:
         if glance.faces == 1:
             return perf_counter()
         if perf_counter() - since > PATIENCE:
-            log.warning("%s", _request(glance))
+            log.warning("%s", request_of(glance))
             return float("inf")
         return since
 
@@ -322,7 +322,7 @@ class Session:
         if self.page is None or glance is None or perf_counter() - self._told < TOLD:
             return
         self._told = perf_counter()
-        ask = "The recording has ended; the last pictures are learnt." if self._over else _request(glance)
+        ask = "The recording has ended; the last pictures are learnt." if self._over else request_of(glance)
         self.page.tell(self._status(), ask, glance.share, glance.table)
 
     @property
@@ -340,7 +340,7 @@ class Session:
                 f"pictures learnt from, {trainer.avatar.count:,} Gaussians")
 
 
-def _request(glance: Glance) -> str:
+def request_of(glance: Glance) -> str:
     """What the person in front of the camera should do."""
     if glance.faces == 0:
         return "No face is seen: look into the camera, in good light. Nothing is recorded meanwhile."

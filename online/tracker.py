@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import queue
 import signal
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
-from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Lock
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,7 +14,7 @@ import numpy as np
 import torch
 
 from flame import load_head
-from online.watcher import Ended, Kept
+from online.watcher import Box, Ended, Kept
 from tracking.continued_fit import ContinuedFit
 from tracking.crop import Crop, choose_crop, observe
 from tracking.landmark_fit import FitSettings
@@ -30,6 +28,7 @@ from tracking.records import Fit, Observations
 FEWEST = 8  # further pictures that are fitted together; fewer wait for others
 ROOM = 1.15  # the square is so much larger than the first pictures need, as far as the picture reaches: heads move on
 HEAD = "open"
+Guard = AbstractContextManager[Any]  # a lock, of processes or threads
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Grown:
 class GrowingData:
     """A data set in the trackers' layout that grows by kept pictures."""
 
-    def __init__(self, settings: TrackerSettings, device: torch.device, lock: Lock) -> None:
+    def __init__(self, settings: TrackerSettings, device: torch.device, lock: Guard) -> None:
         """lock: held while the files are not those of one data set."""
         self._settings, self._device, self._lock = settings, device, lock
         self._head = load_head(HEAD)
@@ -106,7 +105,7 @@ class GrowingData:
             write_still(folder, self._head, HEAD, fit)
 
 
-def track(settings: TrackerSettings, device: str, recorded: Queue[Any], grown: Queue[Any], lock: Lock) -> None:
+def track(settings: TrackerSettings, device: str, recorded: Box, grown: Box, lock: Guard) -> None:
     """Work until `Ended` comes; the last thing that is told is `Ended`, with an error where there was one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's
     try:
@@ -115,8 +114,8 @@ def track(settings: TrackerSettings, device: str, recorded: Queue[Any], grown: Q
         grown.put(Ended(str(error)))
 
 
-def _track_all(settings: TrackerSettings, device: torch.device, recorded: Queue[Any], grown: Queue[Any],
-               lock: Lock) -> Ended:
+def _track_all(settings: TrackerSettings, device: torch.device, recorded: Box, grown: Box,
+               lock: Guard) -> Ended:
     data, waiting = GrowingData(settings, device, lock), list[Kept]()
     ended: Ended | None = None
     while ended is None:
@@ -136,7 +135,7 @@ def _track_all(settings: TrackerSettings, device: torch.device, recorded: Queue[
     return Ended()
 
 
-def _received(recorded: Queue[Any], waiting: list[Kept]) -> tuple[list[Kept], Ended | None]:
+def _received(recorded: Box, waiting: list[Kept]) -> tuple[list[Kept], Ended | None]:
     """What waited and all that has come; how the recording ended, if it has."""
     item = recorded.get()
     while True:
@@ -174,7 +173,7 @@ def _inside(crop: Crop, kept: Kept) -> bool:
     return bool((points >= 0).all() and (points <= crop.size).all())
 
 
-def forget(inbox: Queue[Any]) -> None:
+def forget(inbox: Box) -> None:
     """Empty a queue whose contents nobody wants any more, so that its process can end."""
     with suppress(queue.Empty, OSError, ValueError):
         while True:

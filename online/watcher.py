@@ -13,12 +13,10 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing import parent_process
-from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -38,6 +36,22 @@ ByteImage = NDArray[np.uint8]
 PREVIEW = 360  # pixels: height of the picture for the page
 USUAL = 30  # pictures after which the usual view is known
 DOT, DOT_OTHERS = (120, 255, 120), (255, 90, 90)
+
+
+class Box(Protocol):
+    """A queue between processes, or between threads."""
+
+    def put(self, obj: Any) -> None: ...
+    def put_nowait(self, obj: Any) -> None: ...
+    def get(self) -> Any: ...
+    def get_nowait(self) -> Any: ...
+
+
+class Flag(Protocol):
+    """An event of processes or threads."""
+
+    def is_set(self) -> bool: ...
+    def set(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -133,7 +147,7 @@ class Keeper:
         return self.count - 1
 
 
-def watch(settings: WatchSettings, glances: Queue[Any], recorded: Queue[Any], stop: Event) -> None:
+def watch(settings: WatchSettings, glances: Box, recorded: Box, stop: Flag) -> None:
     """Watch until `stop` or until a film is over; the last thing in both queues is `Ended`. What `glances` gets is
     pickled.
     """
@@ -148,7 +162,7 @@ def watch(settings: WatchSettings, glances: Queue[Any], recorded: Queue[Any], st
     recorded.put(ended)
 
 
-def _watch(settings: WatchSettings, glances: Queue[Any], recorded: Queue[Any], stop: Event) -> Ended:
+def _watch(settings: WatchSettings, glances: Box, recorded: Box, stop: Flag) -> Ended:
     keeper, number, looked, dropped = Keeper(settings.rate, settings.most), 0, 0, 0
     opened: Any = (MediaPipeDetector(settings.face_model) if settings.detector is None and settings.landmarks is None
                    else nullcontext(_given(settings)))
@@ -179,7 +193,7 @@ def _given(settings: WatchSettings) -> Detector:
     return RecordedDetector(settings.landmarks)
 
 
-def _offered(outbox: Queue[Any], item: object) -> bool:
+def _offered(outbox: Box, item: object) -> bool:
     """Put an item where there is room at once."""
     try:
         outbox.put_nowait(item)
@@ -188,7 +202,7 @@ def _offered(outbox: Queue[Any], item: object) -> bool:
     return True
 
 
-def _leave_with_parent(stop: Event) -> None:
+def _leave_with_parent(stop: Flag) -> None:
     """End when the main process is gone, however it ended."""
     parent = parent_process()
     if parent is not None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+import queue
 import re
 import sys
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,7 +21,9 @@ import live
 from arguments import ModelSettings, OptimizationSettings
 from arguments.live_settings import LiveSettings
 from online.page import LivePage, side_by_side
-from online.session import Session, SessionError, run_folder
+from online.session import Events, Session, SessionError, request_of, run_folder
+from online.tracker import TrackerSettings, _track_all
+from online.watcher import Ended, Glance, Kept, WatchSettings, _watch
 from player import open_player
 from scene.checkpoint import newest_checkpoint
 from tests.browser import find_chromium, open_tab
@@ -93,13 +98,6 @@ def test_training_can_go_on_with_train(sitting: tuple[Session, Path], monkeypatc
     trainer.step()
 
 
-def test_without_a_face_it_says_so(tmp_path: Path) -> None:
-    clip = film(tmp_path / "wall.mp4", [picture((), seed=k) for k in range(FPS)])
-    settings = replace(SMALL, model_path=tmp_path / "out", video=clip)
-    with pytest.raises(SessionError, match=r"ended with 0 usable pictures, .* wanted 16 .*; \d+ of \d+ showed no face"):
-        Session(settings, CPU, detector=PaintedFaceDetector).run()
-
-
 def test_a_process_that_is_killed_is_told(tmp_path: Path) -> None:
     clip = film(tmp_path / "face.mp4", moving_face(8 * FPS))
     session = Session(replace(SMALL, model_path=tmp_path / "out", video=clip), CPU, detector=PaintedFaceDetector)
@@ -114,11 +112,40 @@ def test_a_process_that_is_killed_is_told(tmp_path: Path) -> None:
         session.run()
 
 
+def watched(path: Path, pictures: list[np.ndarray]) -> tuple[list[Glance], list[Kept], Events]:
+    """What a watcher tells of a film, without processes, and what the session counts of it."""
+    glances, recorded = queue.Queue[Any](), queue.Queue[Any]()
+    settings = WatchSettings(str(film(path, pictures)), "--video", 30.0, 100, detector=PaintedFaceDetector)
+    ended = _watch(settings, glances, recorded, threading.Event())
+    told = [pickle.loads(item) for item in glances.queue]
+    assert ended.pictures == len(told) > 0 and ended.error == ""
+    events = Events(waits=[glance.waited for glance in told], faceless=sum(g.faces == 0 for g in told),
+                    crowded=sum(g.faces > 1 for g in told))
+    return told, list(recorded.queue), events
+
+
+def test_without_a_face_it_says_so(tmp_path: Path) -> None:
+    told, kept, events = watched(tmp_path / "wall.mp4", [picture((), seed=k) for k in range(FPS)])
+    assert kept == [] and request_of(told[-1]).startswith("No face is seen: look into the camera")
+    assert events.complaint() == f"; {len(told)} of {len(told)} showed no face"
+
+
 def test_two_faces_are_not_recorded(tmp_path: Path) -> None:
-    clip = film(tmp_path / "two.mp4", [picture(((50, 60, 30), (120, 60, 20)), seed=k) for k in range(FPS)])
-    settings = replace(SMALL, model_path=tmp_path / "out", video=clip)
-    with pytest.raises(SessionError, match=r"ended with 0 usable pictures, .*more than one face"):
-        Session(settings, CPU, detector=PaintedFaceDetector).run()
+    two = picture(((50, 60, 30), (120, 60, 20)))
+    told, kept, events = watched(tmp_path / "two.mp4", [two] * FPS)
+    assert kept == [] and request_of(told[-1]).startswith("2 faces are seen: nothing is recorded until there is one")
+    assert told[-1].seen is not None, "the avatar follows the largest"
+    assert events.complaint() == f"; {len(told)} of {len(told)} showed more than one face"
+
+
+def test_too_few_pictures_are_told() -> None:
+    recorded, grown = queue.Queue[Any](), queue.Queue[Any]()
+    recorded.put(Ended())
+    ended = _track_all(TrackerSettings(Path("unused"), 64, 16), CPU, recorded, grown, threading.Lock())
+    assert re.match(r"the recording ended with 0 usable pictures, .*: wanted 16 \(--first_frames\)", ended.error)
+    recorded.put(Ended("the camera is gone"))
+    assert _track_all(TrackerSettings(Path("unused"), 64, 16), CPU, recorded, grown, threading.Lock()).error == (
+        "the camera is gone")
 
 
 def test_no_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
