@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from blendshape_ops import MEANS, Drive, Posed, image_loss, target_image
 from torch import Tensor
 
@@ -65,7 +66,8 @@ def lpips(context: LossContext) -> Tensor:
         raise ValueError("--lpips_loss: has a weight, but no network was loaded")
     image = context.output.image
     target, _ = target_image(context.rgba, context.background, not context.whole, image.dtype)
-    return context.perceptual(image, target).mean()
+    with torch.autocast(image.device.type, torch.bfloat16, enabled=image.is_cuda):
+        return context.perceptual(image, target).mean()
 
 
 def isotropy(context: LossContext) -> Tensor:
@@ -95,6 +97,6 @@ def weighted_losses(context: LossContext) -> dict[str, Tensor]:
     terms = {"image": picture_loss(context)}
     for name, (setting, term) in LOSSES.items():
         weight = getattr(context.settings, setting)
-        if weight > 0:
+        if weight:
             terms[name] = weight * term(context)
     return terms

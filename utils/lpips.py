@@ -123,7 +123,8 @@ class Lpips(nn.Module):
             if index in self.network.taps:
                 # The published 1e-10 beside the norm, and its square inside the root: where all features are zero
                 # (flat black) the root's slope would be infinite and poison training with NaN.
-                yield x / (x.square().sum(dim=1, keepdim=True).add(1e-20).sqrt() + 1e-10)
+                whole = x.float()  # under autocast the convolutions leave bfloat16
+                yield whole / (whole.square().sum(dim=1, keepdim=True).add(1e-20).sqrt() + 1e-10)
 
 
 def average(maps: list[Tensor]) -> Tensor:
