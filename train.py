@@ -80,10 +80,10 @@ def settings_of_run(given: TrainSettings) -> TrainSettings:
     return given
 
 
-def with_lpips(settings: TrainSettings, device: torch.device) -> tuple[TrainSettings, Perceptual | None]:
-    """The settings with the weight of LPIPS decided, and its network. Before training: a missing file is known at once.
+def with_lpips(settings: TrainSettings, smallest: int, device: torch.device) -> tuple[TrainSettings, Perceptual | None]:
+    """The settings with the weight of LPIPS decided, and its network; `smallest`: pixels of the shortest side.
 
-    ValueError where a weight was asked for and the network cannot be had.
+    ValueError where a weight was asked for and the network cannot be had, or not for such small pictures.
     """
     optimization = settings.optimization
     weight, network = optimization.lpips_loss, None
@@ -91,7 +91,7 @@ def with_lpips(settings: TrainSettings, device: torch.device) -> tuple[TrainSett
         weight = LPIPS_WEIGHT if device.type == "cuda" else 0.0
     if weight:
         try:
-            network = load_lpips(optimization.lpips_network, optimization.lpips_weights).to(device)
+            network = load_lpips(optimization.lpips_network, optimization.lpips_weights, smallest).to(device)
         except MetricUnavailable as error:
             if optimization.lpips_loss is not None:
                 raise ValueError(f"--lpips_loss: {error}") from error
@@ -160,10 +160,13 @@ def prepare(given: TrainSettings, team: Team) -> Trainer:
     run = settings.run
     team.require_equal("the settings (their checksum)", zlib.crc32(repr(settings).encode()))
     seed_everything(run.seed)
-    settings, perceptual = team.one_first(lambda: with_lpips(settings, device))
+    with team.together():
+        world = open_checked(settings, device, team.leads)
+    smallest = min(min(size) for size in world.dataset.sizes)
+    settings, perceptual = team.one_first(lambda: with_lpips(settings, smallest, device))
     team.require_equal("the weight of LPIPS", settings.optimization.lpips_loss)
     with team.together():
-        trainer = Trainer(settings, open_checked(settings, device, team.leads), device, perceptual, team=team)
+        trainer = Trainer(settings, world, device, perceptual, team=team)
         if run.resume and list_checkpoints(run.model_path / "checkpoints"):
             trainer.restore(newest_checkpoint(run.model_path))
             log.info("Resuming after iteration %d", trainer.iteration)

@@ -61,11 +61,11 @@ def picture_loss(context: LossContext) -> Tensor:
 
 
 def lpips(context: LossContext) -> Tensor:
-    """Mean LPIPS of the rendering. ValueError where the run has not loaded its network."""
+    """Mean LPIPS of every second frame, which halves its time. ValueError where the run has not loaded its network."""
     if context.perceptual is None:
         raise ValueError("--lpips_loss: has a weight, but no network was loaded")
-    image = context.output.image
-    target, _ = target_image(context.rgba, context.background, not context.whole, image.dtype)
+    image = context.output.image[::2]
+    target, _ = target_image(context.rgba[::2], context.background, not context.whole, image.dtype)
     with torch.autocast(image.device.type, torch.bfloat16, enabled=image.is_cuda):
         return context.perceptual(image, target).mean()
 
