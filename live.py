@@ -37,6 +37,8 @@ def check(settings: LiveSettings) -> None:
                          f"train, got {settings.first_frames}")
     if settings.video is not None and not settings.video.is_file():
         raise ValueError(f"--video {settings.video}: no such file")
+    if settings.optimization.lpips_loss:
+        raise ValueError("--lpips_loss: costs time that a sitting does not have; train.py -s OUT/data has it")
     if settings.landmarks is not None and settings.video is None:
         raise ValueError("--landmarks: are those of a film; give it with --video")
 

@@ -55,5 +55,5 @@ class LiveSettings:
     """auto, cpu or cuda[:index]."""
     model: tyro.conf.OmitArgPrefixes[ModelSettings] = field(default_factory=ModelSettings)
     optimization: tyro.conf.OmitArgPrefixes[OptimizationSettings] = field(
-        default_factory=lambda: OptimizationSettings(iterations=6000))
+        default_factory=lambda: OptimizationSettings(iterations=6000, lpips_loss=0.0))
     refinement: tyro.conf.OmitArgPrefixes[RefinementSettings] = field(default_factory=RefinementSettings)

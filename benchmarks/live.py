@@ -10,7 +10,8 @@ Measured: seconds from the first picture to the first drawn avatar; delay from a
 how long pictures waited to be looked at; pictures learnt from. Quality: the newest `--test_frames` pictures never
 train. The avatar as it was at each of `--at` seconds is scored on them, over the head's tight crop on black, with pose
 and codes as tracked and, as in test.py's protocol "seen", fitted to each picture. Beside it the offline run: a new
-training on the same data set with train.py's own number of steps. Further arguments go to live.py.
+training on the same data set with train.py's own number of steps (without LPIPS, as live.py trains). Further arguments
+go to live.py.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ FPS = 15
 SMALL = LiveSettings(
     Path("unset"), size=64, first_frames=16, rate=12.0, test_frames=3, last_seconds=1.0, port=0, device="cpu",
     model=ModelSettings(num_face_gaussians=300, num_teeth_gaussians=20),
-    optimization=OptimizationSettings(iterations=100_000, batch_size=2, densify=False))
+    optimization=OptimizationSettings(iterations=100_000, batch_size=2, densify=False, lpips_loss=0.0))
 
 
 def film(path: Path, pictures: list[np.ndarray]) -> Path:
@@ -164,6 +164,7 @@ def test_no_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ({"rate": 0}, "--rate: wanted 0.5 to 60"),
     ({"size": 8}, "--size: wanted 0 or 64 to 2048 pixels, got 8"),
     ({"seconds": 0}, "--seconds: wanted 1 to 36000"),
+    ({"optimization": OptimizationSettings(lpips_loss=0.1)}, "--lpips_loss: costs time that a sitting does not have"),
     ({"video": Path("gone.mp4")}, "--video gone.mp4: no such file"),
 ])
 def test_impossible_settings(change: dict, message: str) -> None:
