@@ -25,11 +25,13 @@ log = logging.getLogger("live")
 
 def check(settings: LiveSettings) -> None:
     """ValueError for settings that contradict or make no sense."""
-    for name, low, high in (("first_frames", 12, 1000), ("rate", 0.5, 60), ("most_frames", 12, 20_000),
+    for name, low, high in (("first_frames", 12, 1000), ("most_frames", 12, 20_000),
                             ("test_frames", 0, 1000), ("last_seconds", 0, 3600), ("seconds", 1, 36_000)):
         value = getattr(settings, name)
         if value is not None and not low <= value <= high:
             raise ValueError(f"--{name}: wanted {low} to {high}, got {value}")
+    if settings.rate and not 0.5 <= settings.rate <= 60:
+        raise ValueError(f"--rate: wanted 0 or 0.5 to 60 pictures a second, got {settings.rate}")
     if settings.size and not 64 <= settings.size <= 2048:
         raise ValueError(f"--size: wanted 0 or 64 to 2048 pixels, got {settings.size}")
     if settings.first_frames <= settings.test_frames:

@@ -145,8 +145,9 @@ class Session:
     def _made_processes(self) -> list[Any]:
         s = self.settings
         source, flag = (s.webcam, "--webcam") if s.video is None else (str(s.video), "--video")
-        watching = WatchSettings(source, flag, s.rate, s.most_frames, s.face_model, s.landmarks, self._detector)
         on_gpu = self.device.type == "cuda"
+        watching = WatchSettings(source, flag, s.rate or (8.0 if on_gpu else 3.0), s.most_frames, s.face_model,
+                                 s.landmarks, self._detector)
         tracking = TrackerSettings(s.model_path / "data", s.size or (512 if on_gpu else 256), s.first_frames,
                                    s.matting_model)
         return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import signal
 from contextlib import AbstractContextManager, suppress
@@ -108,6 +109,8 @@ class GrowingData:
 def track(settings: TrackerSettings, device: str, recorded: Box, grown: Box, lock: Guard) -> None:
     """Work until `Ended` comes; the last thing that is told is `Ended`, with an error where there was one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's
+    if hasattr(os, "nice"):
+        os.nice(5)  # where processors are few, the camera and the training go first
     try:
         grown.put(_track_all(settings, torch.device(device), recorded, grown, lock))
     except (ValueError, OSError, RuntimeError) as error:

@@ -161,7 +161,7 @@ def test_no_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("change", "message"), [
     ({"first_frames": 3}, "--first_frames: wanted 12 to 1000, got 3"),
     ({"first_frames": 12, "test_frames": 12}, r"--first_frames: wanted more than --test_frames \(12\)"),
-    ({"rate": 0}, "--rate: wanted 0.5 to 60"),
+    ({"rate": 0.1}, "--rate: wanted 0 or 0.5 to 60 pictures a second, got 0.1"),
     ({"size": 8}, "--size: wanted 0 or 64 to 2048 pixels, got 8"),
     ({"seconds": 0}, "--seconds: wanted 1 to 36000"),
     ({"optimization": OptimizationSettings(lpips_loss=0.1)}, "--lpips_loss: costs time that a sitting does not have"),
