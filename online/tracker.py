@@ -29,6 +29,7 @@ from tracking.records import Fit, Observations
 FEWEST = 8  # further pictures that are fitted together; fewer wait for others
 ROOM = 1.15  # the square is so much larger than the first pictures need, as far as the picture reaches: heads move on
 HEAD = "open"
+LATER = 5  # niceness once the avatar has begun: where processors are few, the camera and the training go first
 Guard = AbstractContextManager[Any]  # a lock, of processes or threads
 
 
@@ -109,8 +110,6 @@ class GrowingData:
 def track(settings: TrackerSettings, device: str, recorded: Box, grown: Box, lock: Guard) -> None:
     """Work until `Ended` comes; the last thing that is told is `Ended`, with an error where there was one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's
-    if hasattr(os, "nice"):
-        os.nice(5)  # where processors are few, the camera and the training go first
     try:
         grown.put(_track_all(settings, torch.device(device), recorded, grown, lock))
     except (ValueError, OSError, RuntimeError) as error:
@@ -129,6 +128,8 @@ def _track_all(settings: TrackerSettings, device: torch.device, recorded: Box, g
         started = perf_counter()
         data.add(waiting)
         waiting = []
+        if not begun and hasattr(os, "nice"):
+            os.nice(LATER)
         grown.put(Grown(tuple(data.kept), perf_counter() - started))
     if ended.error:
         return ended
