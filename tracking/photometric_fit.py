@@ -28,7 +28,7 @@ RASTER = 256         # side of the depth pictures that decide it
 class RefineSettings:
     """blurs: of the pictures, coarse to fine, in 1/512 of the crop's side: the mesh must be within about twice the
     blur of its place, and the finer the blur the more exact the outcome. bakes: how often at each blur the mean
-    appearance is taken anew. iterations: after each. points: of the skin, at most about; weight: of each;
+    appearance is taken anew. iterations: after each, at most; tolerance: of the cost, below which one is the last. points: of the skin, at most about; weight: of each;
     landmark_weight: what the landmarks keep, which say where features are but jitter. free_identity: solve for identity
     and focal length too. fit: priors, as in the fit.
     """
@@ -36,6 +36,7 @@ class RefineSettings:
     blurs: tuple[float, ...] = (3.0, 1.5, 0.8)
     bakes: int = 2
     iterations: int = 4
+    tolerance: float = 1e-3
     weight: float = 0.2
     landmark_weight: float = 0.05
     points: int = 1700
@@ -98,7 +99,7 @@ def refine_views(
             planned = work.done + bake
             for term, cosine in zip(skins, facing, strict=True):
                 term.learn(state, cosine, settings.weight)
-            state = minimise(problem, state, settings.iterations, 1e-4, None)
+            state = minimise(problem, state, settings.iterations, settings.tolerance, None)
             work.add(planned - work.done)  # of iterations that were not needed
     refined, rig = fit_of(head, state, views, settings.fit)
     return measured(head, refined, rig, views, device), rig
@@ -144,14 +145,25 @@ def _facing(
         normal = torch.linalg.cross(triangle[:, :, 1] - triangle[:, :, 0], triangle[:, :, 2] - triangle[:, :, 0])
         middle = triangle.mean(2)
         cosine = -torch.nn.functional.cosine_similarity(normal, middle, dim=-1)
-        for camera, centre, value in zip(vertices.cpu().numpy(), middle.cpu().numpy(), cosine, strict=True):
-            pixels, depth = project(camera, np.eye(3), np.zeros(3), K)
-            nearest = rasterize_mesh(pixels, depth, faces, RASTER, RASTER).depth
-            at, own = project(centre, np.eye(3), np.zeros(3), K)
-            column, row = np.clip(at.astype(int), 0, RASTER - 1).T
-            rows.append(value * torch.from_numpy(own < nearest[row, column] + DEPTH_SLACK).to(value))
+        placed, points = vertices.cpu().numpy(), middle.cpu().numpy()
+        for value, seen in zip(cosine, ordered(lambda i: _in_front(points[i], placed[i], faces, K), len(placed)),
+                               strict=True):
+            rows.append(value * torch.from_numpy(seen).to(value))
             work.add(1)
     return torch.stack(rows) * torch.from_numpy(view.seen).to(corners.device)[:, None]
+
+
+def _in_front(
+    points: NDArray[np.float32], vertices: NDArray[np.float32], faces: NDArray[np.integer], K: NDArray[np.floating]
+) -> NDArray[np.bool_]:
+    """Which of the points [L,3] of a mesh [V,3] it does not hide itself, all in the camera's axes; K: for RASTER pixels
+    a side.
+    """
+    pixels, depth = project(vertices, np.eye(3), np.zeros(3), K)
+    nearest = rasterize_mesh(pixels, depth, faces, RASTER, RASTER).depth
+    at, own = project(points, np.eye(3), np.zeros(3), K)
+    column, row = np.clip(at.astype(int), 0, RASTER - 1).T
+    return np.asarray(own < nearest[row, column] + DEPTH_SLACK)
 
 
 def _vertices(head: Head, state: State, frames: slice) -> Tensor:

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from tracking.footage import ByteImage, Dropped
@@ -35,17 +33,21 @@ def preview_frame(drawing: Drawing, rgb: ByteImage, alpha: ByteImage, landmarks:
     dotted = footage.copy()
     for x, y in landmarks[np.isfinite(landmarks).all(axis=1)] * scale:
         cv2.circle(dotted, (round(float(x) - 0.5), round(float(y) - 0.5)), 1, LANDMARK_COLOUR, -1)
+    mixed, covered = footage.copy(), drawing.covered
     # Squared: relief shows better than under true light.
-    shaded = (0.15 + 0.85 * drawing.brightness[..., None] ** 2) * MESH_COLOUR
-    mixed = np.where(drawing.covered[..., None], 0.4 * footage + 0.6 * shaded, footage)
-    cut_out = footage * matte + BEHIND * (1 - matte)
-    return np.concatenate([dotted, _bytes(mixed), _bytes(cut_out)], axis=1)
+    shaded = (0.15 + 0.85 * drawing.brightness[covered][:, None] ** 2) * MESH_COLOUR
+    mixed[covered] = _bytes(np.float32(0.4) * footage[covered] + np.float32(0.6) * shaded)
+    cut_out = BEHIND + matte * (footage - BEHIND)
+    return np.concatenate([dotted, mixed, _bytes(cut_out)], axis=1)
 
 
 def write_error_plot(
     path: Path, time: NDArray[np.floating], quality: Quality, dropped: list[Dropped], title: str
 ) -> None:
     """A PNG: landmark error, turn of the head and sharpness over time; left-out pictures as marks along the axis."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and needed only now
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 7), dpi=100)
     figure.subplots_adjust(left=0.09, right=0.98, top=0.95, bottom=0.07, hspace=0.08)
     axes = figure.subplots(3, 1, sharex=True)

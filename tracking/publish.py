@@ -47,7 +47,7 @@ def write_camera(run: Run, found: Found, folder: Path) -> tuple[Quality, Verdict
     """Pictures of one camera, and its preview and plot into `folder`."""
     track, fit = found.track, found.fit
     view = MeshView(run.head, fit, found.crop.size, min(found.crop.size, MAX_PANEL))
-    with write_video(folder / "preview.mp4", fps=_rate(track), crf=20) as show:
+    with write_video(folder / "preview.mp4", fps=_rate(track), crf=20, preset="veryfast") as show:
         matte = _write_images(run, found, view, show)
     quality = measure(track, fit, found.pictures.sharpness, matte)
     without_face = sum(1 for d in run.dropped if "face" in d.reason)
@@ -62,12 +62,12 @@ def _write_images(run: Run, found: Found, view: MeshView, show: Callable[[ByteIm
     pictures, alpha, observations = found.pictures, found.alpha, found.observations
 
     def write(index: int) -> tuple[ByteImage, tuple[float, ...]]:
-        rgb, matte, drawing = pictures.rgb.rgb(index), alpha.grey(index), view.draw(index)
+        rgb, matte, drawing = pictures.rgb.read(index), alpha.read(index), view.draw(index)
         # The background that shows through hair is taken out of its colour; with given alpha that was done or was not.
         colours = (lambda image, _: image) if pictures.given is not None else foreground_colours
         write_rgba(run.workspace.data / "images", index, colours(rgb, matte), matte)
         if pictures.full is not None:
-            full = pictures.full.rgb(index)
+            full = pictures.full.read(index)
             large = np.asarray(cv2.resize(matte, full.shape[1::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
             write_rgba(run.workspace.data / "images.HQ", index, colours(full, large), large)
         opaque = cv2.resize(matte, (view.size, view.size), interpolation=cv2.INTER_AREA) >= 128

@@ -166,7 +166,7 @@ def _fit(
                       lambda show: fit_views(head, views, known, FitSettings(), device, show))
     if not run.settings.refine:
         return fit, rig
-    images = [store.rgb.rgb for store in pictures]
+    images = [store.rgb.read for store in pictures]
     return _stage(run, workspace, "refine",
                   lambda show: refine_views(head, fit, rig, views, images, None, device, show, known is None))
 
