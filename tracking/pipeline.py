@@ -32,11 +32,11 @@ from tracking.records import Fit, Observations, load_record, save_record
 from tracking.run import Finish, Found, Outcome, Pictures, Run
 from tracking.verdict import sharpness
 from tracking.video import open_footage
-from tracking.workspace import PictureStore, Workspace, load_table, plain, save_table
+from tracking.workspace import MARK, PictureStore, Workspace, load_table, plain, save_table
 from utils.parallel import in_order
 
 MIN_FRAMES = 10  # fewer tell nothing about a person's expressions, nor about the focal length
-NOT_DECIDING = ("resume", "overwrite", "output", "device")  # settings that change no result
+NOT_DECIDING = ("resume", "overwrite", "output", "device", "train", "train_flags")  # settings that change no result
 
 
 class TooFewFramesError(ValueError):
@@ -261,6 +261,29 @@ def cut_out_head(
     return store
 
 
+def is_complete(settings: TrackSettings) -> bool:
+    """Whether the data set that `settings` ask for lies at --output already.
+
+    ValueError where one lies there that was made with other settings, or whose report cannot be read.
+    """
+    path = settings.output / MARK
+    if not path.is_file():
+        return False
+    try:
+        saved = load_table(path)["settings"]
+        differing = sorted(key for key, value in plain(_deciding(settings)).items() if saved.get(key) != value)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: not the report of a tracked data set ({error}); choose another --output") from error
+    if differing:
+        raise ValueError(f"--resume: {settings.output} was tracked with other {', '.join(differing)}; give the same flags "
+                         "again, choose another --output, or replace it with --overwrite True")
+    return True
+
+
+def _deciding(settings: TrackSettings) -> dict[str, Any]:
+    return {key: value for key, value in asdict(settings).items() if key not in NOT_DECIDING}
+
+
 def job_of(settings: TrackSettings) -> dict[str, Any]:
     """What an interrupted run must have in common with the one that resumes it."""
     state = settings.video.stat()
@@ -268,8 +291,7 @@ def job_of(settings: TrackSettings) -> dict[str, Any]:
     for calibration in (settings.intrinsics, settings.calibration):
         if calibration is not None:
             footage["lens"] = calibration.read_text(encoding="utf-8", errors="replace")
-    deciding = {key: value for key, value in asdict(settings).items() if key not in NOT_DECIDING}
-    job = plain({**deciding, **footage, "version": VERSION})
+    job = plain({**_deciding(settings), **footage, "version": VERSION})
     assert isinstance(job, dict)
     return job
 
