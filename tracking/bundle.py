@@ -202,8 +202,8 @@ def _chunks(problem: Problem, state: State, term: DataTerm) -> list[slice]:
 def _derivatives(
     problem: Problem, state: State, term: DataTerm, frames: slice, memory: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Weighted residuals [F,R] and their derivatives [F,R,D+shared] by a frame's unknowns and the shared ones, or [F,R,D]
-    where all of those are held. memory: of an earlier result, written over if it is large enough.
+    """Weighted residuals' derivatives [F,R,D+shared] by a frame's unknowns and the shared ones, or [F,R,D] where all of
+    those are held, and the residuals [F,R]. memory: of an earlier result, written over if it is large enough.
     """
     codes = state.split(frames)
     turns = turns_of(codes)

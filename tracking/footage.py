@@ -17,6 +17,9 @@ SAME_PICTURE = 2  # levels of 255: decoders round a repeated picture differently
 KEPT_BYTES = 2**30  # of pictures in memory: 45 seconds of 512 x 512 at 30 a second, 5 of full HD
 ON_TIME = 1e-3    # seconds: time stamps are rounded, to 1/1000 s in some containers
 
+PHOTO = ("{path}: a photo; an avatar is learnt from a video. Film 10 seconds or more of the moving, speaking face, or "
+         "give a folder of images in order")
+
 
 class FootageError(ValueError):
     """The footage cannot serve; the message names it, what was wanted, what arrived, and what to do."""

@@ -148,8 +148,7 @@ def _surroundings(colours: Floats, where: Mask, unknown: Mask, unit: float) -> l
     pixel_of[labels[where]] = np.flatnonzero(where)
     flat = colours.reshape(-1, 3)
     found = [_by_channel(flat[pixel_of[labels.ravel()[wanted]]])]
-    weight = where.astype(np.float32)
-    weighted = np.dstack([colours * weight[..., None], weight])
+    weighted = cv2.copyTo(cv2.cvtColor(colours, cv2.COLOR_RGB2RGBA), where.astype(np.uint8))
     for radius in (0.06 * unit, 0.2 * unit):
         window = (2 * round(radius) + 1,) * 2
         *mean, count = _by_channel(np.asarray(cv2.boxFilter(weighted, -1, window), np.float32).reshape(-1, 4)[wanted])
@@ -223,8 +222,9 @@ def _unmixed(
     the foreground moved so that the mixture by `share` [S,S] is `colour` [S,S,3].
     """
     window = (side, side)
-    front, back = (_mean(values * weight[..., None], window)[at] / (_mean(weight, window)[at] + np.float32(1e-6))[:, None]
-                   for values, weight in zip(sides, pure, strict=True))
+    shares = [(_mean(weight, window)[at] + np.float32(1e-6))[:, None] for weight in pure]
+    front, back = (_mean(values * weight[..., None], window)[at] / total
+                   for values, weight, total in zip(sides, pure, shares, strict=True))
     part = share[at][:, None]
     return front + part * (colour[at] - part * front - (1 - part) * back), back
 

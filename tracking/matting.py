@@ -216,8 +216,8 @@ def _resized(plate: Plate | None, size: int) -> Plate | None:
 
 
 def staying(before: ByteImage, image: ByteImage) -> Floats:
-    """How far the alpha of a picture leans on the one before [S,S], so that it does not flicker where the picture stands
-    still: MEMORY where colours agree. Hair that moved has other colours and takes nothing from before.
+    """How far the alpha of a picture leans on the one before [S,S], so that it does not flicker where the picture
+    stands still: MEMORY where colours agree. Hair that moved has other colours and takes nothing from before.
     """
     old, new = (cv2.GaussianBlur(picture, (0, 0), 1.0) for picture in (before, image))
     change = np.maximum.reduce(cv2.split(cv2.absdiff(old, new))).astype(np.float32) / np.float32(SAME)

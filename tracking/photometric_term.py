@@ -105,7 +105,7 @@ def band_pass(image: NDArray[np.uint8], sigma: float) -> NDArray[np.float16]:
 
 
 def window(pictures: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """The part of pictures [C,1,S,S] that holds the pixels [C,L,2] and their neighbours, as float32, and the pixels there.
+    """The part of pictures [C,1,S,S] that holds the pixels [C,L,2] and their neighbours, as float32; the pixels in it.
 
     Faces fill a small part of the pictures, and to convert all of them would take longer than to sample.
     """

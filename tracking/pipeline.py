@@ -27,6 +27,7 @@ from tracking.lens import Straight, read_lens, straight
 from tracking.matting import Cutter, MatteSettings, clip_colours, matte_clip, method_note
 from tracking.mesh_view import MeshView
 from tracking.photometric_fit import refine_clip
+from tracking.progress import counted, progress_bar
 from tracking.publish import VERSION, write_all
 from tracking.records import Fit, Observations, load_record, save_record
 from tracking.run import Finish, Found, Outcome, Pictures, Run
@@ -114,7 +115,7 @@ def _detect(run: Run) -> Track:
     pictures = without_repeats(run.kept.pictures(Span(settings.start, settings.end, settings.fps)), repeats)
     with ExitStack() as stack:
         words = stack.enter_context(heard_stderr())
-        bar = stack.enter_context(tqdm(total=run.footage.expected, desc="Finding the face", unit="picture", file=words))
+        bar = stack.enter_context(progress_bar("Finding the face", run.footage.expected, file=words))
         if run.detector is not None:
             detector, seen = run.detector, one_by_one(pictures, run.detector, bar.update)
         else:
@@ -125,8 +126,7 @@ def _detect(run: Run) -> Track:
         run.notes += run.footage.notes
         near = closer_look.wanted(search)
         if near:
-            again = tqdm(run.kept.pictures(Listed(frozenset(near))), "Looking closer", len(near), unit="picture",
-                         file=words)
+            again = counted(run.kept.pictures(Listed(frozenset(near))), "Looking closer", len(near), words)
             closer_look.look_again(search, near, again, detector.detect_alone)
     run.clock = [(sighting.index, sighting.time) for sighting in search.sightings]
     if not search.sightings:
@@ -187,7 +187,7 @@ def _cut(run: Run, track: Track, crop: Crop, stores: dict[str, PictureStore]) ->
         return sharpness(rgb, points[number]), picture.alpha is not None and bool((picture.alpha < 255).any())
 
     pictures = islice(run.kept.pictures(Listed(frozenset(track.index.tolist()))), len(track))
-    done = tqdm(in_order(cut, enumerate(pictures)), "Cutting the pictures", len(track), unit="picture")
+    done = counted(in_order(cut, enumerate(pictures)), "Cutting the pictures", len(track))
     sharp, has_alpha = zip(*done, strict=True)
     run.kept.forget()
     return list(sharp), any(has_alpha)
@@ -197,7 +197,7 @@ def fit_landmarks(run: Run, observations: Observations) -> Fit:
     """Stage 3: the head that meets the landmarks of the whole clip."""
     path = run.workspace.file("fit.npz")
     if not path.is_file():
-        with run.stage("fit"), tqdm(desc="Fitting the head", unit="step") as bar:
+        with run.stage("fit"), progress_bar("Fitting the head", None, "step") as bar:
             save_record(path, fit_clip(run.head, observations, FitSettings(), run.device, shown_on(bar)))
     return load_record(path, Fit)
 
@@ -208,7 +208,7 @@ def refine_by_pictures(run: Run, fit: Fit, observations: Observations, pictures:
         return fit
     path = run.workspace.file("refined.npz")
     if not path.is_file():
-        with run.stage("refine"), tqdm(desc="Refining the fit", unit="picture") as bar:
+        with run.stage("refine"), progress_bar("Refining the fit", None) as bar:
             refined = refine_clip(run.head, fit, observations, pictures.rgb.read, None, run.device, shown_on(bar))
         save_record(path, refined)
     return load_record(path, Fit)
@@ -246,7 +246,7 @@ def cut_out_head(
     if store.complete:
         return store
     inside = crop.inside(track.width, track.height)
-    with run.stage("matte"):
+    with run.stage("matte"), progress_bar("Cutting out the head", len(fit)) as bar:
         if pictures.given is not None:
             mattes: Iterator[ByteImage] = map(pictures.given.read, range(len(fit)))
             run.notes.append("the footage has its own alpha channel, which was kept" if run.settings.alpha is None else
@@ -255,8 +255,9 @@ def cut_out_head(
             view = MeshView(run.head, fit, crop.size)
             mattes = matte_clip(pictures.rgb.read, len(fit), view.silhouette, matte_settings(run), None, cutter())
             run.notes.append(method_note(run.settings.matting_model))
-        for index, matte in enumerate(tqdm(mattes, "Cutting out the head", len(fit), unit="picture")):
+        for index, matte in enumerate(mattes):
             store.write(index, np.minimum(matte, inside))
+            bar.update()
     store.finish()
     return store
 
@@ -275,8 +276,8 @@ def is_complete(settings: TrackSettings) -> bool:
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: not the report of a tracked data set ({error}); choose another --output") from error
     if differing:
-        raise ValueError(f"--resume: {settings.output} was tracked with other {', '.join(differing)}; give the same flags "
-                         "again, choose another --output, or replace it with --overwrite True")
+        raise ValueError(f"--resume: {settings.output} was tracked with other {', '.join(differing)}; give the same "
+                         "flags again, choose another --output, or replace it with --overwrite True")
     return True
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +16,7 @@ from utils.images import resize_area
 
 MESH_COLOUR = np.array([90, 160, 235], np.float32)
 LANDMARK_COLOUR = (70, 255, 90)
+DOT = np.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)])  # the pixels of a landmark
 BEHIND = np.array([52, 150, 84], np.float32)  # a green that no skin or hair has
 MAX_PANEL = 512  # pixels; a preview need not be larger
 
@@ -31,8 +31,9 @@ def preview_frame(drawing: Drawing, rgb: ByteImage, alpha: ByteImage, landmarks:
     footage = rgb if scale == 1 else resize_area(rgb, size, size)
     matte = (alpha if scale == 1 else resize_area(alpha, size, size)).astype(np.float32)[..., None] / 255
     dotted = footage.copy()
-    for x, y in landmarks[np.isfinite(landmarks).all(axis=1)] * scale:
-        cv2.circle(dotted, (round(float(x) - 0.5), round(float(y) - 0.5)), 1, LANDMARK_COLOUR, -1)
+    dots = np.rint(landmarks[np.isfinite(landmarks).all(axis=1)] * scale - 0.5).astype(int)
+    column, row = (dots[:, None] + DOT).clip(0, size - 1).reshape(-1, 2).T
+    dotted[row, column] = LANDMARK_COLOUR
     mixed, covered = footage.copy(), drawing.covered
     # Squared: relief shows better than under true light.
     shaded = (0.15 + 0.85 * drawing.brightness[covered][:, None] ** 2) * MESH_COLOUR

@@ -11,7 +11,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from tracking.footage import ByteImage
 from tracking.landmarks import Track
@@ -20,11 +19,11 @@ from tracking.matting import foreground_colours
 from tracking.mesh_view import MeshView
 from tracking.outline import reach_out
 from tracking.preview import MAX_PANEL, preview_frame, write_error_plot
+from tracking.progress import counted
 from tracking.run import Finish, Found, Outcome, Run
 from tracking.verdict import Quality, Verdict, judge, measure
 from tracking.workspace import MARK, Workspace, plain, save_table
 from utils.parallel import ordered
-from utils.video import write_video
 
 VERSION = 1      # of tracking.json
 PACKAGES = ("av", "mediapipe", "numpy", "opencv-python-headless", "scipy", "torch")
@@ -45,6 +44,8 @@ def write_all(run: Run, workspace: Workspace, finish: Finish | None, found: Foun
 
 def write_camera(run: Run, found: Found, folder: Path) -> tuple[Quality, Verdict]:
     """Pictures of one camera, and its preview and plot into `folder`."""
+    from utils.video import write_video  # here, so that what comes before needs no PyAV
+
     track, fit = found.track, found.fit
     view = MeshView(run.head, fit, found.crop.size, min(found.crop.size, MAX_PANEL))
     with write_video(folder / "preview.mp4", fps=_rate(track), crf=20, preset="veryfast") as show:
@@ -76,7 +77,7 @@ def _write_images(run: Run, found: Found, view: MeshView, show: Callable[[ByteIm
         return preview_frame(drawing, rgb, matte, observations.landmarks[index]), share
 
     count, shares = len(view.fit), []
-    for frame, share in tqdm(ordered(write, count), "Writing the pictures", count, unit="picture"):
+    for frame, share in counted(ordered(write, count), "Writing the pictures", count):
         show(frame)
         shares.append(share)
     return np.array(shares, np.float32)

@@ -56,7 +56,8 @@ class _Lever:
 class SurfacePoints:
     """L points on a head's surface; bases in float32 on one device.
 
-    basis [L,3,E+9+S]: how they move with expression, jaw, eyes, lids and shape while nothing turns (0 for jaw and eyes).
+    basis [L,3,E+9+S]: how they move with expression, jaw, eyes, lids and shape while nothing turns (0 for the two
+    that turn).
 
     triangle int64 [L], barycentric [L,3]: as in `flame.landmarks`. n_shape: how many identity directions are used.
     """
@@ -94,9 +95,10 @@ class SurfacePoints:
                     at_joint[:, self.n_expression:] = 0  # correctives act after the joints were placed
                 arm = mixed(weights, values) - total.reshape(-1, *[1] * at_joint.ndim) * at_joint
                 parts.append(stored(arm[index]))
-            arms = parts[1].new_zeros(len(index), 3, JAW_ANGLES + EYE_ANGLES + LIDS)
-            basis = torch.cat([parts[2][..., :self.n_expression], arms, parts[1]], 2)
-            self._levers.append(_Lever(index.to(device), *parts, basis))
+            rest, by_shape, by_code = parts
+            others = rest.new_zeros(len(index), 3, JAW_ANGLES + EYE_ANGLES + LIDS)
+            basis = torch.cat([by_code[..., :self.n_expression], others, by_shape], 2)
+            self._levers.append(_Lever(index.to(device), rest, by_shape, by_code, basis))
         still = self.lids.new_zeros(len(triangle), 3, JAW_ANGLES + EYE_ANGLES)
         self.basis = torch.cat([self.code[..., :self.n_expression], still, self.lids, self.shape], 2)
 

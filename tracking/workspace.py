@@ -74,8 +74,8 @@ class Workspace(Shelf):
 class PictureStore:
     """Pictures 0 .. n-1 of a stage on disk; complete once `finish` was called, which survives an interruption.
 
-    As plain arrays: each is written once and read several times, and to pack and unpack a PNG takes longer than all that
-    is done with it. They are gone when the data set is complete.
+    As plain arrays: each is written once and read several times, and to pack and unpack a PNG takes longer than all
+    that is done with it. They are gone when the data set is complete.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -54,13 +54,15 @@ def rasterize_mesh(
     return _resolve(key, setup, width, height)
 
 
-def nearest_triangles(
+def nearest_surface(
     pixels: Floats, depth: Floats, faces: NDArray[np.integer], width: int, height: int, cull_back: bool = False
-) -> NDArray[np.int32]:
-    """`rasterize_mesh(...).triangle` alone, in half of the time."""
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """`triangle` and `depth` of `rasterize_mesh`, in half of its time."""
     key = _drawn(pixels, depth, faces, width, height, cull_back)[1]
-    nearest = np.where(key == EMPTY, np.int32(-1), (key & np.uint64(0xFFFFFFFF)).astype(np.int32))
-    return nearest.reshape(height, width)
+    empty = key == EMPTY
+    triangle = np.where(empty, np.int32(-1), (key & np.uint64(0xFFFFFFFF)).astype(np.int32))
+    nearest = np.where(empty, np.float32(np.inf), (key >> np.uint64(32)).astype(np.uint32).view(np.float32))
+    return triangle.reshape(height, width), nearest.reshape(height, width)
 
 
 def _drawn(
