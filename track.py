@@ -81,7 +81,10 @@ def training_of(settings: TrackSettings) -> TrainSettings | None:
     """
     if settings.train is None:
         return None
-    words = shlex.split(settings.train_flags)
+    try:
+        words = shlex.split(settings.train_flags)
+    except ValueError as error:
+        raise ValueError(f'--train_flags "{settings.train_flags}": {error}') from error
     flags = flags_of(TrainSettings)
     names = {alias.lstrip("-"): name for name, flag in flags.items() for alias in (name, *flag.aliases)}
     for word in words:

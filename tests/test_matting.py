@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
 from tests import matte_scene
+from tracking import matting
 from tracking.matte_fallback import Cutter, survey
 from tracking.matte_refine import HeadShape, fill_holes, neck_ramp, tidy
-from tracking.matting import MatteSettings, foreground_colours, matte_clip, method_note, staying, steadied
+from tracking.matting import (
+    MatteSettings,
+    clip_colours,
+    foreground_colours,
+    matte_clip,
+    method_note,
+    staying,
+    steadied,
+)
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +165,19 @@ def test_a_hole_that_shows_the_wall_stays():
     shape, wall = matte_scene.shape_of(head), ~rough
     assert fill_holes(rough, shape, None)[90:110, 155:165].all()
     assert not fill_holes(rough, shape, wall)[90:110, 155:165].any()
+
+
+def test_colours_learnt_before_serve_the_same_clip(still):
+    settings = MatteSettings()
+    cutter = clip_colours(still.rgb.__getitem__, len(still.rgb), still.head.__getitem__, settings)
+    before = list(matte_clip(still.rgb.__getitem__, 3, still.head.__getitem__, settings, None, cutter))
+    wanted = list(matte_clip(still.rgb.__getitem__, len(still.rgb), still.head.__getitem__, settings))
+    assert all(np.array_equal(a, b) for a, b in zip(before, wanted, strict=False))
+
+
+def test_no_colours_are_learnt_where_a_network_cuts(still, monkeypatch):
+    monkeypatch.setattr(matting, "default_model", lambda given: Path("some.onnx"))
+    assert clip_colours(still.rgb.__getitem__, 3, still.head.__getitem__, MatteSettings()) is None
 
 
 def in_turn(images, alphas):

@@ -24,7 +24,7 @@ def progress_bar(name: str, total: int | None, unit: str = "picture", file: Text
             while not over.wait(TICK):
                 bar.refresh()
 
-        clock = threading.Thread(target=tick, daemon=True)
+        clock = threading.Thread(target=tick, name="clock of a bar", daemon=True)
         clock.start()
         try:
             yield bar

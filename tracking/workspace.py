@@ -108,9 +108,10 @@ def save_table(path: Path, table: dict[str, Any]) -> None:
 
 
 def load_table(path: Path) -> dict[str, Any]:
-    """Read back what `save_table` wrote."""
+    """Read back what `save_table` wrote. ValueError for anything else."""
     table = json.loads(path.read_text(encoding="utf-8"))
-    assert isinstance(table, dict)
+    if not isinstance(table, dict):
+        raise ValueError(f"a JSON object expected, got {str(table)[:40]}")
     return table
 
 
