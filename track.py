@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import shlex
 import signal
@@ -98,10 +99,12 @@ def training_of(settings: TrackSettings) -> TrainSettings | None:
     return training
 
 
-def warm_up(device: torch.device) -> None:
-    """What takes its time on a GPU before the first result, done while the face is looked for."""
+def warm_up(device: torch.device, trains: bool) -> None:
+    """What takes its time before the first result, done while the face is looked for: the GPU's libraries, an import."""
     if device.type == "cuda":
         torch.linalg.cholesky(torch.eye(2, device=device) @ torch.eye(2, device=device))
+    if trains:
+        importlib.import_module("trimesh")  # scene/sampling.py wants it when the training starts
 
 
 def track_and_train(settings: TrackSettings, training: TrainSettings | None) -> None:
@@ -111,7 +114,7 @@ def track_and_train(settings: TrackSettings, training: TrainSettings | None) -> 
         log.info("%s is complete; the training goes on", settings.output)
     else:
         with ThreadPoolExecutor(1) as meanwhile:
-            warm = meanwhile.submit(warm_up, device)
+            warm = meanwhile.submit(warm_up, device, training is not None)
             follow = track_cameras if settings.camera else track_video
             outcome = follow(settings, device, finish=lambda folder: write_others(folder, settings.write))
             warm.result()
