@@ -100,7 +100,7 @@ def training_of(settings: TrackSettings) -> TrainSettings | None:
 
 
 def warm_up(device: torch.device, trains: bool) -> None:
-    """What takes its time before the first result, done while the face is looked for: the GPU's libraries, an import."""
+    """What takes its time at first: libraries of the GPU, an import. To be done while the face is looked for."""
     if device.type == "cuda":
         torch.linalg.cholesky(torch.eye(2, device=device) @ torch.eye(2, device=device))
     if trains:

@@ -37,7 +37,7 @@ class RefineSettings:
     blurs: tuple[float, ...] = (3.0, 1.5, 0.8)
     bakes: int = 2
     iterations: int = 4
-    tolerance: float = 1e-3
+    tolerance: float = 3e-3
     weight: float = 0.2
     landmark_weight: float = 0.05
     points: int = 1700
@@ -162,7 +162,7 @@ def _in_front(
     """
     points, vertices = of
     pixels, depth = project(vertices, np.eye(3), np.zeros(3), K)
-    _, nearest = nearest_surface(pixels, depth, faces, RASTER, RASTER)
+    _, nearest = nearest_surface(pixels, depth, faces, RASTER, RASTER, cull_back=True)  # a head has no holes
     at, own = project(points, np.eye(3), np.zeros(3), K)
     column, row = np.clip(at.astype(int), 0, RASTER - 1).T
     return np.asarray(own < nearest[row, column] + DEPTH_SLACK)
