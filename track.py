@@ -95,7 +95,8 @@ def training_of(settings: TrackSettings) -> TrainSettings | None:
     own = ["-s", str(settings.output), "-m", str(settings.train), "--device", settings.device,
            "--resume", str(settings.resume)]
     training = parse_flags(TrainSettings, "train.py", [*own, *words])
-    train.settings_of_run(training)  # refuses a folder that holds a trained run
+    if not settings.resume:
+        train.settings_of_run(training)  # refuses a folder that holds a trained run
     return training
 
 

@@ -223,7 +223,8 @@ def _unmixed(
     """
     window = (side, side)
     shares = [(_mean(weight, window)[at] + np.float32(1e-6))[:, None] for weight in pure]
-    front, back = (_mean(values * weight[..., None], window)[at] / total
+    # three equal channels multiply several times faster than one that is broadcast
+    front, back = (_mean(values * cv2.merge((weight,) * 3), window)[at] / total
                    for values, weight, total in zip(sides, pure, shares, strict=True))
     part = share[at][:, None]
     return front + part * (colour[at] - part * front - (1 - part) * back), back

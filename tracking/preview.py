@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,7 +18,7 @@ from utils.images import resize_area
 MESH_COLOUR = np.array([90, 160, 235], np.float32)
 LANDMARK_COLOUR = (70, 255, 90)
 DOT = np.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)])  # the pixels of a landmark
-BEHIND = np.array([52, 150, 84], np.float32)  # a green that no skin or hair has
+BEHIND = np.array([52, 150, 84], np.uint8)  # a green that no skin or hair has
 MAX_PANEL = 512  # pixels; a preview need not be larger
 
 
@@ -29,7 +30,7 @@ def preview_frame(drawing: Drawing, rgb: ByteImage, alpha: ByteImage, landmarks:
     """
     size, scale = len(drawing.covered), len(drawing.covered) / len(rgb)
     footage = rgb if scale == 1 else resize_area(rgb, size, size)
-    matte = (alpha if scale == 1 else resize_area(alpha, size, size)).astype(np.float32)[..., None] / 255
+    matte = (alpha if scale == 1 else resize_area(alpha, size, size)).astype(np.float32) / np.float32(255)
     dotted = footage.copy()
     dots = np.rint(landmarks[np.isfinite(landmarks).all(axis=1)] * scale - 0.5).astype(int)
     column, row = (dots[:, None] + DOT).clip(0, size - 1).reshape(-1, 2).T
@@ -38,8 +39,8 @@ def preview_frame(drawing: Drawing, rgb: ByteImage, alpha: ByteImage, landmarks:
     # Squared: relief shows better than under true light.
     shaded = (0.15 + 0.85 * drawing.brightness[covered][:, None] ** 2) * MESH_COLOUR
     mixed[covered] = _bytes(np.float32(0.4) * footage[covered] + np.float32(0.6) * shaded)
-    cut_out = BEHIND + matte * (footage - BEHIND)
-    return np.concatenate([dotted, mixed, _bytes(cut_out)], axis=1)
+    cut_out = cv2.blendLinear(footage, np.broadcast_to(BEHIND, footage.shape).copy(), matte, 1 - matte)
+    return np.concatenate([dotted, mixed, cut_out], axis=1)
 
 
 def write_error_plot(
