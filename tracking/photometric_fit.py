@@ -37,7 +37,7 @@ class RefineSettings:
     blurs: tuple[float, ...] = (3.0, 1.5, 0.8)
     bakes: int = 2
     iterations: int = 4
-    tolerance: float = 3e-3
+    tolerance: float = 1e-3
     weight: float = 0.2
     landmark_weight: float = 0.05
     points: int = 1700
