@@ -192,7 +192,7 @@ def test_first_colours_are_those_of_the_pictures(subject: Path) -> None:
     assert paint(trainer.avatar, trainer.world) > 30
     assert off() < 0.15 < before
     assert trainer.avatar.neutral.requires_grad
-    dc = 0.5 + SH_CONSTANT * trainer.avatar.neutral[:, SH.start:SH.start + 3]
+    dc = 0.5 + SH_CONSTANT * trainer.avatar.neutral.detach()[:, SH.start:SH.start + 3]
     assert float(dc.min()) > -0.1 and float(dc.max()) < 1.1
 
 
