@@ -20,6 +20,7 @@ FORMATS = {
     "npy": "reference_viewer:export_folders",
     "avatar": "compact:export_avatar",
     "web": "web:export_web",
+    "gbav": "web:export_file",
 }
 """Name of the format -> module:function in here, imported when asked for: a format's needs are nobody else's."""
 

@@ -4,6 +4,7 @@
 const byId = (id) => document.getElementById(id);
 
 function showProblem(message) {
+  byId("loading").hidden = true;
   byId("problem").textContent = message;
   byId("problem").hidden = false;
   document.body.classList.add("failed");
@@ -102,7 +103,7 @@ function fitCanvas(player) {
   fit();
 }
 
-function showPage(player, address) {
+function wirePage(player) {
   const panel = new Panel(player, byId("controls"));
   player.onchange = () => refresh(player, panel);
   byId("name").textContent = document.title = player.meta.name;
@@ -111,29 +112,43 @@ function showPage(player, address) {
   new PointerControls(player.canvas, player);
   fitCanvas(player);
   player.canvas.addEventListener("webglcontextlost", () => showProblem("The graphics card gave up; reload the page."));
+}
+
+/** The first picture: there is enough of the avatar for one. */
+function begin(data, address) {
+  byId("loading").hidden = true;
+  const player = new AvatarPlayer(byId("canvas"), data);
+  player.follows(address);
+  if (address.size) return player;
+  wirePage(player);
   player.touch();
+  player.drawStill();
+  return player;
+}
+
+/** All of the avatar is there. */
+function goOn(player, address) {
+  player.touch();
+  if (address.size) return showStill(player, address);
   player.drawStill();
   showRate(player);
   const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
   if (address.play && !calm) player.play();
-  runLoop(player);
+  return runLoop(player);
 }
 
-function start() {
-  byId("loading").hidden = true;
+let PLAYER = null;  // by name for tests and consoles
+
+async function start() {
   try {
-    if (typeof AVATAR === "undefined") throw new Error("avatar.js, which belongs beside this page, is missing.");
     const address = parseAddress(location.hash);
     if (!address.ui || address.size) document.body.classList.add("bare");
-    const player = new AvatarPlayer(byId("canvas"), AVATAR);
-    player.follows(address);
-    if (address.size) showStill(player, address);
-    else showPage(player, address);
-    return player;
+    await readAvatar(FEED.stream, (data) => { PLAYER = begin(data, address); });
+    goOn(PLAYER, address);
   } catch (error) {
     showProblem(error.message);
     throw error;
   }
 }
 
-const PLAYER = start();  // by name for tests and consoles
+start();

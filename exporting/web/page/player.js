@@ -5,14 +5,16 @@ const CLIP_RATE = 25;  // frames of the clip a second, as the trackers record
 const MAX_SIDE = 1024;  // pixels: beyond it, phones and integrated GPUs fall behind without looking better
 
 class AvatarPlayer {
-  constructor(canvas, { meta, tables: encoded }) {
+  /** data: AvatarData, complete or not; `touch` when more of it has come. */
+  constructor(canvas, data) {
+    const { meta } = data;
     this.meta = meta;
     this.canvas = canvas;
-    this.tables = decodeTables(encoded);
+    this.tables = data.tables;
     this.controls = controlsOf(meta, this.tables);
     this.head = new Head(meta, this.tables);
     this.camera = new Camera(meta, this.tables);
-    this.renderer = new Renderer(canvas, meta, this.tables);
+    this.renderer = new Renderer(canvas, data);
     this.codes = neutralCodes(meta);
     this.size = [meta.width, meta.height];
     this.onchange = () => {};
@@ -111,23 +113,23 @@ class AvatarPlayer {
   /** One picture, now. */
   drawStill() {
     this.pose();
-    this.renderer.read();
+    this.renderer.splats.read();
     this.draw();
   }
 
   /** One turn of the loop: draw what was posed in the last one, if the GPU is done with it, then pose anew. */
   tick(now) {
-    const { renderer } = this;
-    if (renderer.waiting) {
-      if (!renderer.ready()) return;
-      renderer.collect();
+    const { splats } = this.renderer;
+    if (splats.waiting) {
+      if (!splats.ready()) return;
+      splats.collect();
       this.draw();
       this.measure(now);
     }
     if (this.playing) this.advance(now);
     if (this.changed) {
       this.pose();
-      renderer.request();
+      splats.request();
     }
   }
 

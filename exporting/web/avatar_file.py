@@ -1,0 +1,198 @@
+"""The compact avatar file that a browser fetches: a header and sections in the order in which they are wanted.
+
+    "GBAV", version, length of the header (three 32-bit words), header (JSON), sections (zlib)
+
+The header names sections, their tables (`exporting/web/coding.py`) and facts about the avatar. The sections are the
+head, the clip, the neutral face, its sheen, the differences of the expressions; after the third there is a picture.
+web/src/core/file.js reads it; docs/web.md has the layout in a table.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import struct
+import zlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from blendshape_ops import CODE_SLACK, MEANS
+from torch import Tensor
+
+from exporting.web.coding import Section, Whole, quantized
+from exporting.web.head import head_section
+from exporting.web.tables import (
+    BARYCENTRIC_STEP,
+    STEPS,
+    WEIGHT_STEP,
+    Rounded,
+    base_section,
+    order_of,
+    pair_section,
+    rebuilt,
+    rounded,
+    sheen_section,
+)
+from flame.rotations import matrix_from_axis_angle
+from gaussian_renderer import Cameras, render
+from player.player import Player
+from player.views import UNSEEN_BEYOND, front_clip, front_frame, seen_directions
+from scene.clip import Clip
+from scene.rig import Codes
+
+log = logging.getLogger(__name__)
+
+MAGIC, VERSION = b"GBAV", 1
+LEAST_PSNR = 51.0
+"""Of pictures of the file against those of the avatar: no difference can be seen."""
+EXPRESSION_STEP = 5e-4  # of a code of the clip: a hundredth of a millimetre where the face moves most
+_FINEST, _COARSEST, _TRIALS = 0.125, 8.0, 6
+_FRAMES, _SWING = 6, 0.35  # looked at: so many frames of the clip, and from that many radians to the left and right
+_COARSER = 3  # a Gaussian's steps are at most 2^3 times those of one that is seen best
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The file's bytes, where its first picture is complete, its facts, and how far its pictures are from the avatar's.
+    """
+
+    data: bytes
+    first: int
+    meta: dict[str, Any]
+    psnr: float
+
+
+def packed_avatar(player: Player) -> Packed:
+    """The avatar as a file. ValueError where it does not fit."""
+    if len(player.clip) == 0:
+        raise ValueError(f"web: the clip of {player.name} has no frame, so there is no picture to measure the file by")
+    views = _views(player)
+    wanted = [player.render(codes, cameras).image for codes, cameras in views]
+    numbers, psnr = _fitting(player, views, wanted)
+    meta = facts(player, numbers)
+    sections = {"head": head_section(player), "clip": clip_section(player), "base": base_section(player, numbers),
+                "sheen": sheen_section(numbers), "pairs": pair_section(numbers)}
+    _add_ranges(sections["head"], player, numbers)
+    data, first = _joined(meta, sections)
+    log.info("%d of %d Gaussians, %d differences; %.1f MB, %.1f MB to the first picture; at least %.1f dB",
+             len(numbers.order), player.avatar.count, len(numbers.pairs), len(data) / 1e6, first / 1e6, psnr)
+    return Packed(data, first, meta, psnr)
+
+
+def facts(player: Player, numbers: Rounded) -> dict[str, Any]:
+    """Small facts of the header. front: the frame whose camera looks into the face."""
+    head, clip = player.head, front_clip(player.clip)
+    return {"name": player.name, "head": head.name, "gaussians": len(numbers.order), "pairs": len(numbers.pairs),
+            "degree": player.sh_degree, "driven": player.num_expressions, "codeSlack": CODE_SLACK,
+            "expressionNames": list(player.expression_names), "vertices": int(player.rig.faces.max()) + 1,
+            "triangles": len(player.rig.faces), "parents": list(head.parents),
+            "correctives": player.rig.pose_dirs is not None, "steps": numbers.steps.tolist(),
+            "weightStep": WEIGHT_STEP, "barycentricStep": BARYCENTRIC_STEP,
+            "frames": len(clip), "width": clip.width, "height": clip.height, "front": front_frame(clip),
+            "target": _target(player).tolist(), "unseenBeyond": UNSEEN_BEYOND}
+
+
+def clip_section(player: Player) -> Section:
+    """Codes and cameras of the clip's frames, and from where training saw the head."""
+    clip, section = front_clip(player.clip), Section()
+    codes = clip.codes
+    expression = quantized(codes.expression.cpu().numpy(), EXPRESSION_STEP)
+    section.add_steps("clipExpression", expression, np.full(expression.shape[1], EXPRESSION_STEP), delta=True)
+    named = {"clipJaw": codes.jaw, "clipEyes": codes.eyes,
+             "clipEyelids": codes.eyelids, "clipNeck": codes.neck, "clipRotation": clip.R, "clipTranslation": clip.t,
+             "clipIntrinsics": clip.K}
+    for name, tensor in named.items():
+        if tensor is not None:
+            section.add_single(name, tensor.cpu().numpy())
+    section.add_single("seenViews", seen_directions(player, _target(player).numpy()))
+    return section
+
+
+def _target(player: Player) -> Tensor:
+    """[3]: the head's middle at rest."""
+    return player.avatar.neutral.detach().cpu()[:, MEANS].median(dim=0).values
+
+
+def _add_ranges(section: Section, player: Player, numbers: Rounded) -> None:
+    """codeRange [2,K] limits what drives the differences; seenRange [2,K] is what sliders offer; reach [K]."""
+    limits, codes = player.avatar.code_range.cpu(), player.clip.codes.expression[:, :player.num_expressions]
+    shown = torch.stack([codes.amin(dim=0).clamp(max=0), codes.amax(dim=0).clamp(min=0)])
+    section.add_single("codeRange", limits.numpy())
+    section.add_single("seenRange", torch.where(limits.isfinite(), limits, shown).numpy())
+    section.add_single("reach", numbers.reach)
+
+
+def _joined(meta: dict[str, Any], sections: dict[str, Section]) -> tuple[bytes, int]:
+    """The file, and the number of its bytes that make the first picture."""
+    packed = {name: zlib.compress(b"".join(section.data), 9) for name, section in sections.items()}
+    listed = [{"name": name, "bytes": len(packed[name]), "tables": section.specs} for name, section in sections.items()]
+    header = json.dumps({"meta": meta, "sections": listed}, separators=(",", ":")).encode()
+    start = MAGIC + struct.pack("<II", VERSION, len(header)) + header
+    first = len(start) + sum(len(packed[name]) for name in ("head", "clip", "base"))
+    return start + b"".join(packed.values()), first
+
+
+def _views(player: Player) -> list[tuple[Codes, Cameras]]:
+    """Frames of the clip that lie apart, each also from the left and from the right of its camera."""
+    clip = player.clip
+    frames = torch.linspace(0, len(clip) - 1, min(_FRAMES, len(clip))).round().long()
+    found = []
+    for frame in frames.tolist():
+        cameras = player.cameras_of(frame)
+        for angle in (0.0, -_SWING, _SWING):
+            found.append((player.codes_of(frame), _swung(cameras, angle, _target(player).to(player.device))))
+    return found
+
+
+def _swung(cameras: Cameras, angle: float, middle: Tensor) -> Cameras:
+    """Turned about the vertical axis of the picture through `middle` [3]."""
+    turn = matrix_from_axis_angle(torch.tensor([[0.0, angle, 0.0]], device=middle.device))
+    place = cameras.R @ middle + cameras.t
+    t = (turn @ (cameras.t - place)[..., None])[..., 0] + place
+    return Cameras(turn @ cameras.R, t, cameras.K, cameras.width, cameras.height)
+
+
+def _coarse(player: Player, views: list[tuple[Codes, Cameras]]) -> Whole:
+    """[N] powers of two by which steps grow where little of a Gaussian is seen: its share of all pixels of the views,
+    which is the derivative of their sum by its colour.
+    """
+    seen = torch.zeros(player.avatar.count, device=player.device)
+    for codes, cameras in views:
+        posed = player.pose(codes, cameras.centers)
+        colors = posed.colors.detach().clone().requires_grad_(True)
+        with torch.enable_grad():
+            image = render(replace(posed, colors=colors), cameras).image
+            seen += torch.autograd.grad(image[:, 0].sum(), colors)[0][0, :, 0]
+    share = seen.double().cpu().numpy().clip(1e-6)
+    best = np.quantile(share, 0.98)
+    return np.rint(np.log2(best / share) / 2).clip(0, _COARSER).astype(np.int64)
+
+
+def _fitting(player: Player, views: list[tuple[Codes, Cameras]], wanted: list[Tensor]) -> tuple[Rounded, float]:
+    """The coarsest numbers whose pictures are good enough, found by bisection."""
+    order, coarse = order_of(player), _coarse(player, views)
+    low, high = np.log2(_FINEST), np.log2(_COARSEST)
+    best: tuple[Rounded, float] | None = None
+    for _ in range(_TRIALS):
+        middle = (low + high) / 2
+        numbers = rounded(player, order, coarse[order], float(2**middle))
+        psnr = _least_psnr(rebuilt(player, numbers), views, wanted)
+        if psnr >= LEAST_PSNR:
+            best, low = (numbers, psnr), middle
+        else:
+            high = middle
+    if best is None:
+        numbers = rounded(player, order, coarse[order], _FINEST)
+        best = numbers, _least_psnr(rebuilt(player, numbers), views, wanted)
+    return best
+
+
+def _least_psnr(player: Player, views: list[tuple[Codes, Cameras]], wanted: list[Tensor]) -> float:
+    errors = [float(((player.render(codes, cameras).image - image) ** 2).mean())
+              for (codes, cameras), image in zip(views, wanted, strict=True)]
+    return -10 * float(np.log10(max(*errors, 1e-12)))
+
+
+__all__ = ["LEAST_PSNR", "STEPS", "Packed", "packed_avatar"]
