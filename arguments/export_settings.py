@@ -24,8 +24,8 @@ class ExportSettings:
     """Output folder of a training run, or a folder of the reference's checkpoint files."""
     format: Annotated[Format, Alias(aliases=["-f"])] = "ply"
     """ply: standard 3DGS; splat: 32 bytes a Gaussian; spz: compressed; gltf: KHR_gaussian_splatting (.glb);
-    npy: folders of the reference's viewer; avatar: one compact file that poses; web: a page for the browser; gbav: a file for
-    the package in web/ (three.js, Spark)."""
+    npy: folders of the reference's viewer; avatar: one compact file that poses; web: a page for the browser;
+    gbav: a file for the package in web/ (three.js, Spark)."""
     output: Annotated[Path | None, Alias(aliases=["-o"])] = None
     """File or folder to write; default: MODEL_PATH/export/..., named for format and pose."""
     frame: int | None = None

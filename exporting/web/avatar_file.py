@@ -13,7 +13,7 @@ import json
 import logging
 import struct
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,6 @@ from exporting.web.coding import Section, Whole, quantized
 from exporting.web.head import head_section
 from exporting.web.tables import (
     BARYCENTRIC_STEP,
-    STEPS,
     WEIGHT_STEP,
     Rounded,
     base_section,
@@ -35,12 +34,9 @@ from exporting.web.tables import (
     rounded,
     sheen_section,
 )
-from flame.rotations import matrix_from_axis_angle
-from gaussian_renderer import Cameras, render
 from player.player import Player
 from player.views import UNSEEN_BEYOND, front_clip, front_frame, seen_directions
-from scene.clip import Clip
-from scene.rig import Codes
+from player.visibility import View, seen_shares, spread_views
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +46,8 @@ LEAST_PSNR = 51.0
 EXPRESSION_STEP = 5e-4  # of a code of the clip: a hundredth of a millimetre where the face moves most
 _FINEST, _COARSEST, _TRIALS = 0.125, 8.0, 6
 _FRAMES, _SWING = 6, 0.35  # looked at: so many frames of the clip, and from that many radians to the left and right
-_COARSER = 3  # a Gaussian's steps are at most 2^3 times those of one that is seen best
+_COARSER = 3  # a Gaussian's steps are at most 2^3 times those of one that is seen best,
+_BEST = 0.98  # which means better than this share of all
 
 
 @dataclass(frozen=True)
@@ -66,9 +63,7 @@ class Packed:
 
 def packed_avatar(player: Player) -> Packed:
     """The avatar as a file. ValueError where it does not fit."""
-    if len(player.clip) == 0:
-        raise ValueError(f"web: the clip of {player.name} has no frame, so there is no picture to measure the file by")
-    views = _views(player)
+    views = spread_views(player, _FRAMES, _SWING, _target(player))
     wanted = [player.render(codes, cameras).image for codes, cameras in views]
     numbers, psnr = _fitting(player, views, wanted)
     meta = facts(player, numbers)
@@ -134,43 +129,13 @@ def _joined(meta: dict[str, Any], sections: dict[str, Section]) -> tuple[bytes, 
     return start + b"".join(packed.values()), first
 
 
-def _views(player: Player) -> list[tuple[Codes, Cameras]]:
-    """Frames of the clip that lie apart, each also from the left and from the right of its camera."""
-    clip = player.clip
-    frames = torch.linspace(0, len(clip) - 1, min(_FRAMES, len(clip))).round().long()
-    found = []
-    for frame in frames.tolist():
-        cameras = player.cameras_of(frame)
-        for angle in (0.0, -_SWING, _SWING):
-            found.append((player.codes_of(frame), _swung(cameras, angle, _target(player).to(player.device))))
-    return found
+def _coarse(player: Player, views: list[View]) -> Whole:
+    """[N] powers of two by which steps grow where little of a Gaussian is seen."""
+    share = seen_shares(player, views).double().cpu().numpy().clip(1e-6)
+    return np.rint(np.log2(np.quantile(share, _BEST) / share) / 2).clip(0, _COARSER).astype(np.int64)
 
 
-def _swung(cameras: Cameras, angle: float, middle: Tensor) -> Cameras:
-    """Turned about the vertical axis of the picture through `middle` [3]."""
-    turn = matrix_from_axis_angle(torch.tensor([[0.0, angle, 0.0]], device=middle.device))
-    place = cameras.R @ middle + cameras.t
-    t = (turn @ (cameras.t - place)[..., None])[..., 0] + place
-    return Cameras(turn @ cameras.R, t, cameras.K, cameras.width, cameras.height)
-
-
-def _coarse(player: Player, views: list[tuple[Codes, Cameras]]) -> Whole:
-    """[N] powers of two by which steps grow where little of a Gaussian is seen: its share of all pixels of the views,
-    which is the derivative of their sum by its colour.
-    """
-    seen = torch.zeros(player.avatar.count, device=player.device)
-    for codes, cameras in views:
-        posed = player.pose(codes, cameras.centers)
-        colors = posed.colors.detach().clone().requires_grad_(True)
-        with torch.enable_grad():
-            image = render(replace(posed, colors=colors), cameras).image
-            seen += torch.autograd.grad(image[:, 0].sum(), colors)[0][0, :, 0]
-    share = seen.double().cpu().numpy().clip(1e-6)
-    best = np.quantile(share, 0.98)
-    return np.rint(np.log2(best / share) / 2).clip(0, _COARSER).astype(np.int64)
-
-
-def _fitting(player: Player, views: list[tuple[Codes, Cameras]], wanted: list[Tensor]) -> tuple[Rounded, float]:
+def _fitting(player: Player, views: list[View], wanted: list[Tensor]) -> tuple[Rounded, float]:
     """The coarsest numbers whose pictures are good enough, found by bisection."""
     order, coarse = order_of(player), _coarse(player, views)
     low, high = np.log2(_FINEST), np.log2(_COARSEST)
@@ -189,10 +154,7 @@ def _fitting(player: Player, views: list[tuple[Codes, Cameras]], wanted: list[Te
     return best
 
 
-def _least_psnr(player: Player, views: list[tuple[Codes, Cameras]], wanted: list[Tensor]) -> float:
+def _least_psnr(player: Player, views: list[View], wanted: list[Tensor]) -> float:
     errors = [float(((player.render(codes, cameras).image - image) ** 2).mean())
               for (codes, cameras), image in zip(views, wanted, strict=True)]
     return -10 * float(np.log10(max(*errors, 1e-12)))
-
-
-__all__ = ["LEAST_PSNR", "STEPS", "Packed", "packed_avatar"]

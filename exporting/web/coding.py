@@ -50,7 +50,7 @@ class Section:
         self.data.append(np.ascontiguousarray(flat.view(np.uint8).reshape(-1, 4).T).tobytes())
 
     def _add(self, spec: dict[str, Any], numbers: Whole, delta: bool) -> None:
-        table = numbers.reshape(len(numbers), -1)
+        table = numbers[:, None] if numbers.ndim == 1 else numbers
         if delta:
             table = np.diff(table, axis=0, prepend=0)
         coded = np.where(table < 0, -2 * table - 1, 2 * table).astype("<u8")

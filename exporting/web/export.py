@@ -58,8 +58,8 @@ def as_script(module: str) -> str:
 
     Imports are left out, so the modules' names must differ; a test holds them to it.
     """
-    without = re.sub(r"^import .*\n", "", module, flags=re.MULTILINE)
-    return '"use strict";\n' + re.sub(r"^export (?=(async |)(function|class|const|let) )", "", without, flags=re.MULTILINE)
+    text = re.sub(r"^(import .*\n|export (?=async |function |class |const |let ))", "", module, flags=re.MULTILINE)
+    return f'"use strict";\n{text}'
 
 
 def _data_scripts(packed: Packed) -> dict[str, str]:

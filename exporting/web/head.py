@@ -1,7 +1,7 @@
 """What a browser needs of the head model: how vertices, triangles and bones follow the codes of one subject.
 
-Only differences that move something are kept: rows of (column, value), with the number of pairs of each row. Columns are
-the first K expressions, then, where the head has pose correctives, the 9 (J-1) pose features.
+Only differences that move something are kept: rows of (column, value), with the number of pairs of each row. Columns
+are the first K expressions, then, where the head has pose correctives, the 9 (J-1) pose features.
 """
 
 from __future__ import annotations

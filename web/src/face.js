@@ -76,7 +76,7 @@ export class Face {
 
 /** Give a class the properties of its `face`. */
 export function withFace(Class) {
-  const share = (name, descriptor) => Object.defineProperty(Class.prototype, name, { configurable: true, ...descriptor });
+  const share = (name, what) => Object.defineProperty(Class.prototype, name, { configurable: true, ...what });
   for (const name of [...JOINTS, "eyelids"]) {
     share(name, {
       get() { return [...this.face.codes[name]]; },

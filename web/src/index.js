@@ -1,6 +1,7 @@
 // An avatar in a three.js scene.
 
-import { BufferAttribute, BufferGeometry, Matrix4, Mesh, MeshBasicMaterial, Sphere, SRGBColorSpace, Vector3 } from "three";
+import { BufferAttribute, BufferGeometry, Matrix4, Mesh, MeshBasicMaterial, Sphere, Vector3 } from "three";
+import { SRGBColorSpace } from "three";
 
 import { Splats } from "./core/splats.js";
 import { Face, withFace } from "./face.js";
@@ -27,8 +28,8 @@ function viewOf(object, camera, size) {
   const eye = new Vector3().setFromMatrixPosition(toCamera.clone().invert());
   const [width, height] = size;
   return { R: [...row(0, 1), ...row(1, -1), ...row(2, -1)], t: [m[12], -m[13], -m[14]], eye: eye.toArray(), size,
-           k0: [0.5 * width * p[0], 0, 0.5 * width * (1 - p[8])], k1: [0, 0.5 * height * p[5], 0.5 * height * (1 + p[9])],
-           near: camera.near, depth: [-p[10], p[14]] };
+           k0: [0.5 * width * p[0], 0, 0.5 * width * (1 - p[8])],
+           k1: [0, 0.5 * height * p[5], 0.5 * height * (1 + p[9])], near: camera.near, depth: [-p[10], p[14]] };
 }
 
 function sameView(a, b) {
@@ -44,8 +45,8 @@ function isLinear(renderer) {
 }
 
 /**
- * An avatar as an object of a scene: metres, y up, the face looks along +z, the origin is the head model's. Many can share
- * the data that loadAvatar gives. See index.d.ts.
+ * An avatar as an object of a scene: metres, y up, the face looks along +z, the origin is the head model's. Many can
+ * share the data that loadAvatar gives. See index.d.ts.
  */
 export class AvatarObject extends Mesh {
   constructor(data) {

@@ -1,8 +1,8 @@
 import { readAvatar } from "./core/file.js";
 
 /**
- * Fetch an avatar file. onCoarse(data) is called as soon as there is enough for a first picture, with the object that the
- * promise resolves to when all has come.
+ * Fetch an avatar file. onCoarse(data) is called as soon as there is enough for a first picture, with the object that
+ * the promise resolves to when all has come.
  */
 export async function loadAvatar(url, { onCoarse, signal } = {}) {
   const answer = await fetch(url, { signal });

@@ -1,6 +1,6 @@
 "use strict";
-// The avatar's bytes. They come in scripts, because pages opened from the disk may not fetch: avatar.js holds what a first
-// picture needs, details.js the rest.
+// The avatar's bytes. They come in scripts, because pages opened from the disk may not fetch: avatar.js holds what a
+// first picture needs, details.js the rest.
 
 const FEED = { parts: 0, scripts: ["avatar.js", "details.js"] };
 

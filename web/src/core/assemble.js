@@ -1,5 +1,5 @@
-// The GPU's tables from those of the file: four words a texel, halves where they are enough. docs/web.md has the layout;
-// POSE_FRAGMENT reads it.
+// The GPU's tables from those of the file: four words a texel, halves where they are enough. docs/web.md has the
+// layout; POSE_FRAGMENT reads it.
 
 import { startsOf } from "./coding.js";
 

@@ -36,8 +36,8 @@ class ByteSource {
 }
 
 /**
- * An avatar's data, to be shared by all that show it. meta: facts; tables: typed arrays by name; gaussians and pairs: what
- * the GPU holds. revision counts the parts that have come; complete says whether all have.
+ * An avatar's data, to be shared by all that show it. meta: facts; tables: typed arrays by name; gaussians and pairs:
+ * what the GPU holds. revision counts the parts that have come; complete says whether all have.
  */
 export class AvatarData {
   constructor(meta) {

@@ -1,13 +1,15 @@
 // The GLSL sources; "#version 300 es" and the names that select a variant are put before them.
 
-export const COVER_VERTEX = /* glsl */ `// One triangle that covers the target: the passes that follow work on texels.
+export const COVER_VERTEX = /* glsl */ `
+// One triangle that covers the target: the passes that follow work on texels.
 void main() {
   vec2 corner = vec2((gl_VertexID << 1) & 2, gl_VertexID & 2);
   gl_Position = vec4(corner * 2.0 - 1.0, 0.0, 1.0);
 }
 `;
 
-export const POSE_FRAGMENT = /* glsl */ `// One fragment is one Gaussian: blends its row, moves it with the head, colours it and projects it; with SPATIAL, it is
+export const POSE_FRAGMENT = /* glsl */ `
+// One fragment is one Gaussian: blends its row, moves it with the head, colours it and projects it; with SPATIAL, it is
 // left in space for other renderers. The mathematics is that of blend_pose_color and rasterize in docs/architecture.md;
 // the layout of the tables is documented in docs/web.md and written by assemble.js.
 precision highp float;
@@ -36,7 +38,7 @@ uniform float u_near;
 
 // Pixel x, y, camera depth (0: not drawn), red and green; SPATIAL: place, two log-scales.
 layout(location = 0) out uvec4 o_place;
-// Covariance xx, xy, yy, blue and opacity; SPATIAL: third log-scale and opacity, quaternion (x, y, z) and red, green, blue.
+// Covariance xx, xy, yy, blue and opacity; SPATIAL: third log-scale, opacity, quaternion (x, y, z), red, green, blue.
 layout(location = 1) out uvec4 o_shape;
 
 ivec2 at(int index) { return ivec2(index % WIDTH, index / WIDTH); }
@@ -155,9 +157,9 @@ vec3 shortQuaternion(mat3 m) {
   vec3 a = vec3(m[1][2] - m[2][1], m[2][0] - m[0][2], m[0][1] - m[1][0]);
   vec3 b = vec3(m[0][1] + m[1][0], m[2][0] + m[0][2], m[1][2] + m[2][1]);
   if (w >= max(x, max(y, z))) return a / (2.0 * sqrt(w));
-  vec3 q = x >= max(y, z) ? vec3(x, b.x, b.y) / sqrt(x) : y >= z ? vec3(b.x, y, b.z) / sqrt(y) : vec3(b.y, b.z, z) / sqrt(z);
-  float sign = x >= max(y, z) ? a.x : y >= z ? a.y : a.z;
-  return (sign < 0.0 ? -0.5 : 0.5) * q;
+  if (x >= max(y, z)) return (a.x < 0.0 ? -0.5 : 0.5) * vec3(x, b.x, b.y) / sqrt(x);
+  if (y >= z) return (a.y < 0.0 ? -0.5 : 0.5) * vec3(b.x, y, b.z) / sqrt(y);
+  return (a.z < 0.0 ? -0.5 : 0.5) * vec3(b.y, b.z, z) / sqrt(z);
 }
 
 void write(vec3 y, mat3 turn, vec3 logScale, float opacity, vec3 color) {
@@ -217,7 +219,8 @@ void main() {
 }
 `;
 
-export const SPLAT_VERTEX = /* glsl */ `// Four vertices are one splat, drawn as the smallest rectangle along its axes that holds alpha >= 1/255.
+export const SPLAT_VERTEX = /* glsl */ `
+// Four vertices are one splat, drawn as the smallest rectangle along its axes that holds alpha >= 1/255.
 precision highp float;
 precision highp int;
 precision highp usampler2D;
@@ -260,7 +263,8 @@ void main() {
 }
 `;
 
-export const SPLAT_FRAGMENT = /* glsl */ `// Premultiplied, for blending from back to front.
+export const SPLAT_FRAGMENT = /* glsl */ `
+// Premultiplied, for blending from back to front.
 precision highp float;
 
 in vec2 v_offset;
@@ -274,7 +278,8 @@ void main() {
 }
 `;
 
-export const FINISH_FRAGMENT = /* glsl */ `// The sum of the splats over the background colour.
+export const FINISH_FRAGMENT = /* glsl */ `
+// The sum of the splats over the background colour.
 precision highp float;
 precision highp sampler2D;
 

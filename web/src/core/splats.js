@@ -1,5 +1,5 @@
-// An avatar's Gaussians on the GPU: posed one fragment each, their depths read back and sorted, drawn from back to front
-// into whatever framebuffer is bound. Knows WebGL 2 and nothing else.
+// An avatar's Gaussians on the GPU: posed one fragment each, their depths read back and sorted, drawn from back to
+// front into whatever framebuffer is bound. Knows WebGL 2 and nothing else.
 
 import { FloatTexture, Program, TABLE_WIDTH, TEXEL_WORDS } from "./gl.js";
 import { createFramebuffer, createQuads, createTexture, integerTexture } from "./gl.js";
