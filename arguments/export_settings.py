@@ -36,6 +36,11 @@ class ExportSettings:
     """Pose from a JSON file: {"expression": {name: value} or [numbers], "jaw": [6], "eyes": [12], "eyelids": [2]}."""
     expression: tuple[str, ...] = ()
     """Pose from name=value pairs; what is not named stays at rest (with --frame: as in the frame)."""
+    camera: str = ""
+    """web: puts "use my camera" in the page (15 MB more). Folder of the npm package @mediapipe/tasks-vision, or npm to
+    fetch it; empty: a page without."""
+    face_model: Path | None = None
+    """web with --camera: MediaPipe's face_landmarker.task; without it, data/mediapipe or a download, as in track.py."""
     up: Literal["auto", "y", "-y"] = "auto"
     """Axis that points up in the file. y: as in the head model; -y: turned about x, as viewers of ply and splat expect.
     auto: -y for ply and splat, y for spz and gltf (which prescribes it)."""

@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"arguments", "flame", "gaussian_renderer", "scene", "utils"} | SUBMODULES,
     "tracking": {"arguments", "flame", "gaussian_renderer", "utils"} | SUBMODULES,
     "viewer": {"arguments", "evaluation", "flame", "gaussian_renderer", "player", "scene", "utils"} | SUBMODULES,
-    "exporting": {"arguments", "flame", "player", "scene", "utils"} | SUBMODULES,
+    "exporting": {"arguments", "flame", "player", "reenactment", "scene", "tracking", "utils"} | SUBMODULES,
     "reenactment": {"arguments", "flame", "gaussian_renderer", "player", "scene", "tracking", "utils"} | SUBMODULES,
     "orchestration": {"arguments", "utils"},
     "data": {"flame", "gaussian_renderer", "utils"} | SUBMODULES,

@@ -52,7 +52,7 @@ function wirePlayback(player) {
   byId("play").addEventListener("click", toggle);
   byId("loop").addEventListener("change", (event) => { player.loop = event.target.checked; });
   byId("scrub").addEventListener("input", (event) => {
-    player.pause();
+    player.take();
     player.showFrame(Number(event.target.value));
   });
   document.addEventListener("keydown", (event) => {
@@ -109,6 +109,7 @@ function wirePage(player) {
   byId("name").textContent = document.title = player.meta.name;
   wireButtons(player);
   wirePlayback(player);
+  if (typeof Webcam !== "undefined") WEBCAM = new Webcam(player);
   new PointerControls(player.canvas, player);
   fitCanvas(player);
   player.canvas.addEventListener("webglcontextlost", () => showProblem("The graphics card gave up; reload the page."));
@@ -137,7 +138,7 @@ function goOn(player, address) {
   return runLoop(player);
 }
 
-let PLAYER = null;  // by name for tests and consoles
+let PLAYER = null, WEBCAM = null;  // by name for tests and consoles
 
 async function start() {
   try {

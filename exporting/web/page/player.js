@@ -18,6 +18,7 @@ class AvatarPlayer {
     this.codes = neutralCodes(meta);
     this.size = [meta.width, meta.height];
     this.onchange = () => {};
+    this.ontake = () => {};
     Object.assign(this, { playing: false, loop: true, follow: true, frame: 0, changed: true, drawn: 0, rate: 0 });
     this.setBackground("#202428");
   }
@@ -37,18 +38,32 @@ class AvatarPlayer {
   }
 
   showCodes(codes) {
+    this.take();
     this.codes = codes;
-    this.pause();
     this.touch();
   }
 
-  setControl(control, value) {
+  /** Codes and camera of a face that is being watched. */
+  drive(codes, camera) {
+    this.codes = codes;
+    this.camera.driven = camera;
+    this.touch();
+  }
+
+  /** Somebody else moves the avatar from now on: the clip pauses, whoever watches a face stops. */
+  take() {
     this.pause();
+    this.ontake();
+  }
+
+  setControl(control, value) {
+    this.take();
     control.set(this.codes, value);
     this.touch();
   }
 
   play() {
+    this.ontake();
     this.playing = true;
     const first = this.frame >= this.meta.frames - 1 ? 0 : this.frame;
     this.playedFrom = { frame: first, time: performance.now() };
