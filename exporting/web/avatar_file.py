@@ -44,7 +44,7 @@ MAGIC, VERSION = b"GBAV", 1
 LEAST_PSNR = 51.0
 """Of pictures of the file against those of the avatar: no difference can be seen."""
 EXPRESSION_STEP = 5e-4  # of a code of the clip: a hundredth of a millimetre where the face moves most
-_FINEST, _COARSEST, _TRIALS = 0.125, 8.0, 6
+_FIRST_SCALE, _TRIALS, _CLOSE = 0.35, 6, 0.6  # the last in dB above the least
 _FRAMES, _SWING = 6, 0.35  # looked at: so many frames of the clip, and from that many radians to the left and right
 _COARSER = 3  # a Gaussian's steps are at most 2^3 times those of one that is seen best,
 _BEST = 0.98  # which means better than this share of all
@@ -136,21 +136,19 @@ def _coarse(player: Player, views: list[View]) -> Whole:
 
 
 def _fitting(player: Player, views: list[View], wanted: list[Tensor]) -> tuple[Rounded, float]:
-    """The coarsest numbers whose pictures are good enough, found by bisection."""
-    order, coarse = order_of(player), _coarse(player, views)
-    low, high = np.log2(_FINEST), np.log2(_COARSEST)
+    """The coarsest numbers found whose pictures are good enough: halving the steps gives 6 dB, nearly."""
+    order, scale = order_of(player), _FIRST_SCALE
+    coarse = _coarse(player, views)[order]
     best: tuple[Rounded, float] | None = None
     for _ in range(_TRIALS):
-        middle = (low + high) / 2
-        numbers = rounded(player, order, coarse[order], float(2**middle))
+        numbers = rounded(player, order, coarse, scale)
         psnr = _least_psnr(rebuilt(player, numbers), views, wanted)
-        if psnr >= LEAST_PSNR:
-            best, low = (numbers, psnr), middle
-        else:
-            high = middle
-    if best is None:
-        numbers = rounded(player, order, coarse[order], _FINEST)
-        best = numbers, _least_psnr(rebuilt(player, numbers), views, wanted)
+        if best is None or psnr >= LEAST_PSNR or psnr > best[1]:
+            best = numbers, psnr
+        if LEAST_PSNR <= psnr < LEAST_PSNR + _CLOSE:
+            break
+        scale *= 2 ** ((psnr - LEAST_PSNR - _CLOSE / 2) / 6)
+    assert best is not None
     return best
 
 

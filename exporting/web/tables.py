@@ -1,8 +1,10 @@
 """The Gaussians of an avatar in whole numbers: as coarse as a picture allows.
 
 What a number may be off by depends on how much of its Gaussian is seen: a splat behind others, or small, or thin, takes
-coarser steps (`Coarseness`). All steps are multiples of one, which `exporting/web/avatar_file.py` chooses by looking at
-pictures. web/src/core/assemble.js makes the GPU's tables of the result.
+coarser steps. All steps are multiples of one scale, which `exporting/web/avatar_file.py` chooses by looking at pictures.
+Numbers that go together (the colours' dependence on the view, the differences) are first turned onto the principal axes
+of all rows in units of their steps: most of the axes then hold next to nothing, and errors stay as large as they were.
+web/src/core/assemble.js makes the GPU's tables of the result.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ DC, REST = slice(SH.start, SH.start + 3), slice(SH.start + 3, SH.stop)
 def _steps() -> Floats:
     """[59] steps of the columns where one splat fills the picture: metres, radians, and so on."""
     steps = np.zeros(SH.stop)
-    for columns, step in ((MEANS, 2e-5), (QUATS, 0.01), (LOG_SCALES, 0.04), (OPACITY, 0.08), (DC, 0.02), (REST, 0.03)):
+    for columns, step in ((MEANS, 2e-5), (QUATS, 0.01), (LOG_SCALES, 0.04), (OPACITY, 0.08), (DC, 0.03), (REST, 0.03)):
         steps[columns] = step
     return steps
 
@@ -78,15 +80,19 @@ def order_of(player: Player) -> NDArray[np.int64]:
 class Rounded:
     """An avatar in whole numbers; rows are the Gaussians `order` [n] of the original.
 
-    neutral [n,59] in units of `scale` STEPS, times 2^coarse [n]; pairs [P,59] likewise, divided by `reach` [K] of their
-    expression (its largest code of training).
+    neutral [n,14] in units of `scale` STEPS, times 2^coarse [n]; sheen [n,45], the coefficients of higher harmonics,
+    likewise along the rows of sheen_axes [45,45]; pairs [P,59] along those of pair_axes [59,59], divided by `reach` [K]
+    of their expression (its largest code of training).
     """
 
     order: NDArray[np.int64]
     coarse: Whole
     scale: float
     neutral: Whole
+    sheen: Whole
+    sheen_axes: Floats
     pairs: Whole
+    pair_axes: Floats
     gaussian: Whole
     expression: Whole
     reach: Floats
@@ -94,13 +100,13 @@ class Rounded:
     @property
     def neutral_values(self) -> Floats:
         """[n,59]."""
-        return self.neutral * self.steps[None] * self.growth[:, None]
+        return np.hstack([self.neutral, self.sheen @ self.sheen_axes]) * self.steps[None] * self.growth[:, None]
 
     @property
     def pair_values(self) -> Floats:
         """[P,59]."""
         unit = self.growth[self.gaussian] / self.reach[self.expression]
-        return self.pairs * self.steps[None] * unit[:, None]
+        return (self.pairs @ self.pair_axes) * self.steps[None] * unit[:, None]
 
     @property
     def steps(self) -> Floats:
@@ -125,12 +131,18 @@ def rounded(player: Player, order: NDArray[np.int64], coarse: Whole, scale: floa
     kept = kept[np.argsort(gaussian[kept], kind="stable")]
     gaussian, expression = gaussian[kept], pairs.expression[kept]
     unit = growth[gaussian] / reach[expression]
-    numbers = quantized(pairs.values[kept], steps * unit[:, None], DEAD)
+    numbers, pair_axes = _along_axes(pairs.values[kept] / (steps * unit[:, None]))
     moving = numbers.any(axis=1)
-    neutral = avatar.neutral.detach().cpu().numpy()[order, :SH.stop]
-    whole = quantized(neutral, steps * growth[:, None])
-    whole[:, REST] = quantized(neutral[:, REST], steps[REST] * growth[:, None], DEAD)
-    return Rounded(order, coarse, scale, whole, numbers[moving], gaussian[moving], expression[moving], reach)
+    neutral = avatar.neutral.detach().cpu().numpy()[order, :SH.stop] / (steps * growth[:, None])
+    sheen, sheen_axes = _along_axes(neutral[:, REST])
+    return Rounded(order, coarse, scale, quantized(neutral[:, :REST.start], 1.0), sheen, sheen_axes, numbers[moving],
+                   pair_axes, gaussian[moving], expression[moving], reach)
+
+
+def _along_axes(rows: Floats) -> tuple[Whole, Floats]:
+    """Whole numbers [n,c] and axes [c,c] (orthonormal rows, in single precision) whose product is about `rows` [n,c]."""
+    axes = np.linalg.eigh(rows.T @ rows)[1].T[::-1].astype(np.float32)
+    return quantized(rows @ axes.T, 1.0, DEAD), axes
 
 
 def rebuilt(player: Player, numbers: Rounded) -> Player:
@@ -168,14 +180,15 @@ def base_section(player: Player, numbers: Rounded) -> Section:
     section.add_whole("barycentric", two)
     section.add_whole("weights", weights)
     section.add_whole("means", numbers.neutral[:, MEANS] << numbers.coarse[:, None], delta=True)
-    section.add_whole("shape", numbers.neutral[:, MEANS.stop:DC.stop])
+    section.add_whole("shape", numbers.neutral[:, MEANS.stop:])
     return section
 
 
 def sheen_section(numbers: Rounded) -> Section:
     """How the neutral colours depend on the view."""
     section = Section()
-    section.add_whole("sheen", numbers.neutral[:, REST])
+    section.add_single("sheenAxes", numbers.sheen_axes)
+    section.add_whole("sheen", numbers.sheen)
     return section
 
 
@@ -186,6 +199,7 @@ def pair_section(numbers: Rounded) -> Section:
     section = Section()
     section.add_whole("pairCount", counts)
     section.add_whole("pairExpression", numbers.expression)
+    section.add_single("pairAxes", numbers.pair_axes)
     section.add_whole("pairValues", numbers.pairs)
     return section
 

@@ -48,19 +48,30 @@ export function assembleGaussians(meta, tables) {
 
 /** Put into the Gaussians' table how their colours depend on the view. */
 export function addSheen(meta, tables, words) {
-  const halves = new Uint16Array(words.buffer), { coarse, sheen } = tables, width = COLUMNS - SHEEN;
+  const halves = new Uint16Array(words.buffer), { coarse, sheen, sheenAxes } = tables, width = COLUMNS - SHEEN;
+  const row = new Float64Array(width);
   for (let n = 0; n < meta.gaussians; ++n) {
     const to = 2 * (GAUSSIAN_WORDS * n + 16), growth = 2 ** coarse[n];
+    alongAxes(sheen, width * n, sheenAxes, row);
     for (let i = 0; i < width; ++i) {
-      const number = sheen[width * n + i];
-      if (number) halves[to + 16 * (i % 3) + 1 + Math.floor(i / 3)] = half(number * meta.steps[SHEEN + i] * growth);
+      halves[to + 16 * (i % 3) + 1 + Math.floor(i / 3)] = half(row[i] * meta.steps[SHEEN + i] * growth);
     }
+  }
+}
+
+/** row[i] = sum over k of numbers[first + k] * axes[k, i]; most of the numbers are 0. */
+function alongAxes(numbers, first, axes, row) {
+  const width = row.length;
+  row.fill(0);
+  for (let k = 0; k < width; ++k) {
+    const number = numbers[first + k], axis = width * k;
+    if (number) for (let i = 0; i < width; ++i) row[i] += number * axes[axis + i];
   }
 }
 
 /** The table of the differences [P, 20 words]; where they lie is put into the Gaussians' table `words`. */
 export function assemblePairs(meta, tables, words) {
-  const { pairCount, pairExpression, pairValues, coarse, reach } = tables, starts = startsOf(pairCount);
+  const { pairCount, pairExpression, pairValues, pairAxes, coarse, reach } = tables, starts = startsOf(pairCount);
   const pairs = new Uint32Array(PAIR_WORDS * meta.pairs), row = new Float64Array(COLUMNS);
   for (let n = 0; n < meta.gaussians; ++n) {
     const word = GAUSSIAN_WORDS * n;
@@ -68,7 +79,8 @@ export function assemblePairs(meta, tables, words) {
     words[word + 11] = starts[n];
     for (let p = starts[n]; p < starts[n + 1]; ++p) {
       const unit = 2 ** coarse[n] / reach[pairExpression[p]];
-      for (let i = 0; i < COLUMNS; ++i) row[i] = pairValues[COLUMNS * p + i] * meta.steps[i] * unit;
+      alongAxes(pairValues, COLUMNS * p, pairAxes, row);
+      for (let i = 0; i < COLUMNS; ++i) row[i] *= meta.steps[i] * unit;
       writePair(pairs, p, row, pairExpression[p]);
     }
   }

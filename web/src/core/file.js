@@ -62,8 +62,8 @@ export class AvatarData {
 }
 
 /** Tables that nobody asks for once the GPU's are made of them. */
-const USED_UP = { base: ["triangle", "barycentric", "weights", "means", "shape"], sheen: ["sheen"],
-                  pairs: ["pairCount", "pairExpression", "pairValues", "coarse"] };
+const USED_UP = { base: ["triangle", "barycentric", "weights", "means", "shape"], sheen: ["sheen", "sheenAxes"],
+                  pairs: ["pairCount", "pairExpression", "pairValues", "pairAxes", "coarse"] };
 
 /**
  * The avatar of a stream of bytes. onCoarse(data) is called when there is enough for a first picture: the neutral face
