@@ -46,7 +46,7 @@ RENDERER_FUNCTIONS = {"render", "rasterize"}
 # Whoever uses these units decides where things run; everyone else takes the device from the tensors they are given.
 MAY_NAME_DEVICES = {"tests", "benchmarks", "scripts", LIBRARY} | ENTRY_POINTS
 
-SKIPPED_FOLDERS = {"build", "dist", "output", "device_carry", "__pycache__"}
+SKIPPED_FOLDERS = {"build", "dist", "output", "device_carry", "node_modules", "__pycache__"}
 
 
 def python_files() -> list[Path]:

@@ -1,4 +1,4 @@
-// Two instances of one avatar, and a cube that goes around between them.
+// Two instances of one avatar, and a cube that goes around between them. ?avatar=FILE, ?time=SECONDS holds the scene.
 
 import * as THREE from "three";
 import { AvatarObject, loadAvatar } from "gaussian-blendshapes";
@@ -25,7 +25,7 @@ function fit() {
 addEventListener("resize", fit);
 fit();
 
-const avatars = [];
+const avatars = [], asked = new URLSearchParams(location.search);
 
 function add(data) {
   for (const side of [-1, 1]) {
@@ -39,7 +39,7 @@ function add(data) {
 }
 
 function draw(milliseconds) {
-  const time = milliseconds / 1000;
+  const time = asked.has("time") ? Number(asked.get("time")) : milliseconds / 1000;
   cube.position.set(0.32 * Math.sin(time), -0.06, 0.3 * Math.cos(time));
   cube.rotation.set(time, time, 0);
   avatars[0].set({ jawOpen: Math.max(0, Math.sin(3 * time)) * 0.7 });
@@ -49,7 +49,7 @@ function draw(milliseconds) {
 
 const words = document.getElementById("words");
 try {
-  const url = new URLSearchParams(location.search).get("avatar");
+  const url = asked.get("avatar");
   if (!url) throw new Error("Name an avatar file in the address: ?avatar=avatar.gbav");
   const data = await loadAvatar(url, { onCoarse: add });
   words.textContent = `${data.meta.name}: ${data.meta.gaussians.toLocaleString("en")} Gaussians, drawn twice`;

@@ -61,9 +61,9 @@ export interface AvatarFace {
 }
 
 /**
- * An avatar in a scene: an Object3D in metres, y up, the face looks along +z, the origin is the head model's. It is drawn
- * with the transparent objects, hidden by what is nearer in the depth buffer, and writes no depth. Needs WebGLRenderer and
- * a perspective camera.
+ * An avatar in a scene: an Object3D in metres, y up, the face looks along +z, the origin is the head model's. It is
+ * drawn with the transparent objects, hidden by what is nearer in the depth buffer, and writes no depth. Needs
+ * WebGLRenderer and a perspective camera.
  */
 export class AvatarObject extends Mesh implements AvatarFace {
   constructor(data: AvatarData);
@@ -77,8 +77,8 @@ export class AvatarObject extends Mesh implements AvatarFace {
   eyelids: [left: number, right: number];
   readonly frames: number;
   /**
-   * Whether a picture waits for its own order of splats. By default it takes the order of a picture or two before, which
-   * nobody sees in a loop that goes on; set it where a scene is rendered only when something has changed.
+   * Whether a picture waits for its own order of splats. By default it takes the order of a picture or two before,
+   * which nobody sees in a loop that goes on; set it where a scene is rendered only when something has changed.
    */
   exact: boolean;
   /** Splats in the last picture. */

@@ -42,7 +42,7 @@ class Camera {
     this.shift = [this.shift[0] + x, this.shift[1] + y];
   }
 
-  /** The recorded camera of `frame` or the driven one, turned around the head, for a picture of width x height pixels. */
+  /** The recorded camera of `frame` or the driven one, turned around the head, for width x height pixels. */
   view(width, height) {
     const { meta } = this, { R: rotation, t: translation, K } = this.driven || this.recorded();
     const center = add(apply(rotation, meta.target), translation);

@@ -26,15 +26,16 @@ class OneEuro {
     if (step <= 0) return this.value;
     const share = (cutoff) => 1 / (1 + 1 / (2 * Math.PI * cutoff * step));
     this.slope = this.slope.map((x, i) => x + share(SPEED_CUTOFF) * ((value[i] - this.value[i]) / step - x));
-    this.value = this.value.map((x, i) => x + share(this.cutoff + this.speed * Math.abs(this.slope[i])) * (value[i] - x));
+    const shares = this.slope.map((slope) => share(this.cutoff + this.speed * Math.abs(slope)));
+    this.value = this.value.map((x, i) => x + shares[i] * (value[i] - x));
     this.time = time;
     return this.value;
   }
 }
 
 /**
- * Reads the largest face: curves of a head with ARKit's expressions, {expression, jaw [3], gaze [6] (left and right eye),
- * lids [2]} with rotations as rotation vectors, and the head's motion {R, middle, focal}.
+ * Reads the largest face: curves of a head with ARKit's expressions, {expression, jaw [3], gaze [6] (left and right
+ * eye), lids [2]} with rotations as rotation vectors, and the head's motion {R, middle, focal}.
  */
 class FaceReader {
   constructor() {
@@ -55,8 +56,9 @@ class FaceReader {
     const score = Object.fromEntries(names.map((name, i) => [name, filtered[i]]));
     const expression = DRIVING.arkit.names.map((name) => score[name] || 0);
     const gaze = ["Left", "Right"].flatMap((side) => {
-      const [down, up, inwards, outwards] = ["Down", "Up", "In", "Out"].map((way) => score[`eyeLook${way}${side}`] || 0);
-      return [GAZE_UPRIGHT * (down - up), GAZE_SIDEWAYS * (side === "Left" ? outwards - inwards : inwards - outwards), 0];
+      const [down, up, inwards, outwards] = ["Down", "Up", "In", "Out"].map((way) => score[`eyeLook${way}${side}`]);
+      const left = side === "Left" ? outwards - inwards : inwards - outwards;
+      return [GAZE_UPRIGHT * (down - up), GAZE_SIDEWAYS * left, 0];
     });
     return { expression, jaw: jawOf(expression, DRIVING.arkit.jaw), gaze, lids: [0, 0] };
   }
@@ -67,8 +69,8 @@ class FaceReader {
     const vector = this.turn.filter(vectorFromRotation(multiply(turn, transpose(this.first))), time);
     const focal = 2 * width, away = (FACE_HEIGHT * focal) / Math.max(faceSize({ points }), 1e-3);
     const mean = [0, 1].map((axis) => points.reduce((sum, point) => sum + point[axis], 0) / points.length);
-    const middle = this.place.filter([((mean[0] - 0.5 * width) * away) / focal, ((mean[1] - 0.5 * height) * away) / focal,
-                                      away], time);
+    const across = [mean[0] - 0.5 * width, mean[1] - 0.5 * height].map((pixels) => (pixels * away) / focal);
+    const middle = this.place.filter([...across, away], time);
     return { R: multiply(rotationFromVector(vector), this.first), middle, focal: focal / width };
   }
 }
