@@ -2,8 +2,8 @@
 
     python -m scripts.make_page_pictures output/demo
 
-Needs Chromium or Chrome for the pages, npm for web_three and web_camera. Prints how far the web page is from our renderer. The driver of reenact.webp is
-another demo subject (--seed 3), drawn into a temporary folder.
+Needs Chromium or Chrome for the pages, npm for web_three and web_camera. Prints how far the web page is from our
+renderer. The driver of reenact.webp is another demo subject (--seed 3), drawn into a temporary folder.
 """
 
 from __future__ import annotations
@@ -204,7 +204,8 @@ def camera_picture(player: Player, face_model: Path | None, folder: Path) -> Ima
             seen = replace(cameras, R=cameras.R[[frame]], t=cameras.t[[frame]], K=cameras.K[[frame]])
             image = player.render(player.codes_of(frame), seen, grey).image[0].clamp(0, 1)
             picture = (image * 255).byte().permute(1, 2, 0).numpy()[..., ::-1]
-            output.write(cv2.imencode(".jpg", cv2.copyMakeBorder(picture, 0, 0, 80, 80, cv2.BORDER_REPLICATE))[1])
+            wide = cv2.copyMakeBorder(picture, 0, 0, 80, 80, cv2.BORDER_REPLICATE)
+            output.write(cv2.imencode(".jpg", wide)[1].tobytes())
     flags = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
              f"--use-file-for-fake-video-capture={film}")
     with open_tab(f"{page.as_uri()}#frame=0", folder / "camera", 1000, 620, flags) as tab:

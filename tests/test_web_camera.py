@@ -22,6 +22,7 @@ from flame.rotations import matrix_from_6d, matrix_from_axis_angle, matrix_to_ax
 from gaussian_renderer import Cameras
 from player import Player
 from reenactment.face import FaceReader
+from reenactment.film import Painter
 from reenactment.performance import Actor, Cures
 from reenactment.webcam import Mirror
 from scene.rig import Codes
@@ -91,15 +92,15 @@ class Script:
         return [next(self.seen)]
 
 
-class Notes:
-    """In the place of the painter: keeps what it was to paint."""
+class Notes(Painter):
+    """Keeps what it was to paint."""
 
     def __init__(self) -> None:
         self.found: list[tuple[Codes, Cameras]] = []
 
-    def paint(self, codes: Codes, cameras: Cameras) -> list[None]:
+    def paint(self, codes: Codes, cameras: Cameras) -> np.ndarray:
         self.found.append((codes, cameras))
-        return [None]
+        return np.zeros((1, 1, 1, 3), np.uint8)
 
 
 def acted_by_python(player: Player, seen: list[Face], times: list[float]) -> list[tuple[Codes, Cameras]]:
@@ -212,7 +213,7 @@ def test_a_lost_face_and_a_second_one_are_told(tab: Tab) -> None:
     *((f"navigator.mediaDevices.getUserMedia = async () => {{ throw new DOMException('x', '{name}'); }}", message)
       for name, message in (("NotFoundError", "No camera was found."), ("NotAllowedError", "The camera was refused."),
                             ("NotReadableError", "is another program using it?"), ("AbortError", "does not start: x"))),
-    ("document.head.append = (script) => script.onerror()", "face_library.js, which belongs beside this page, is missing"),
+    ("document.head.append = (script) => script.onerror()", "face_library.js, which belongs beside this page"),
 ])
 def test_what_is_wrong_is_told(tab: Tab, breaks: str, message: str) -> None:
     tab.evaluate(f"{breaks}, 0")
@@ -240,15 +241,17 @@ def test_a_folder_without_mediapipe_is_named(tmp_path: Path) -> None:
     settings = ExportSettings(tmp_path, "web", camera=str(tmp_path), face_model=tmp_path / "face.task")
     with pytest.raises(FileNotFoundError, match=rf"--camera: .*vision_bundle\.cjs is missing; wanted .*{PACKAGE}"):
         camera_scripts(lively_player(), settings)
+    settings = ExportSettings(tmp_path, "web", camera="npm", face_model=tmp_path / "gone.task")
     with pytest.raises(FileNotFoundError, match=r"gone\.task: no such file \(--face_model names a copy"):
-        camera_scripts(lively_player(), ExportSettings(tmp_path, "web", camera="npm", face_model=tmp_path / "gone.task"))
+        camera_scripts(lively_player(), settings)
 
 
 def test_a_machine_without_npm_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "face.task").write_bytes(b"model")
     monkeypatch.setenv("PATH", str(tmp_path))
+    settings = ExportSettings(tmp_path, "web", camera="npm", face_model=tmp_path / "face.task")
     with pytest.raises(ValueError, match=r"--camera npm: there is no npm on this machine"):
-        camera_scripts(lively_player(), ExportSettings(tmp_path, "web", camera="npm", face_model=tmp_path / "face.task"))
+        camera_scripts(lively_player(), settings)
 
 
 # MediaPipe itself, on a film in the camera's place: a still face, an open mouth, shut eyes.

@@ -255,7 +255,7 @@ def test_two_avatars_are_drawn_from_back_to_front_and_share_their_data(stage: St
     first = stage.tab.evaluate("countTextures()")
     one = stage.draw("sceneOf(window.near = exactAvatar().showFrame(2))")
     alone = stage.tab.evaluate("countTextures()")
-    both = stage.draw("""sceneOf(window.near, window.far = exactAvatar().showFrame(1).translateZ(-0.4).translateX(0.1))""")
+    both = stage.draw("sceneOf(near, exactAvatar().showFrame(1).translateZ(-0.4).translateX(0.1))")
     second = stage.tab.evaluate("countTextures()")
     assert second - alone == alone - first - 3 > 0  # the three tables of the avatar are there once
     output = stage.player.render(stage.player.codes_of(2), stage.player.cameras_of(2, SIDE, SIDE))

@@ -1,7 +1,7 @@
 """The Gaussians of an avatar in whole numbers: as coarse as a picture allows.
 
 What a number may be off by depends on how much of its Gaussian is seen: a splat behind others, or small, or thin, takes
-coarser steps. All steps are multiples of one scale, which `exporting/web/avatar_file.py` chooses by looking at pictures.
+coarser steps. All steps are multiples of one scale, which `exporting/web/avatar_file.py` chooses by what pictures show.
 Numbers that go together (the colours' dependence on the view, the differences) are first turned onto the principal axes
 of all rows in units of their steps: most of the axes then hold next to nothing, and errors stay as large as they were.
 web/src/core/assemble.js makes the GPU's tables of the result.
@@ -140,7 +140,7 @@ def rounded(player: Player, order: NDArray[np.int64], coarse: Whole, scale: floa
 
 
 def _along_axes(rows: Floats) -> tuple[Whole, Floats]:
-    """Whole numbers [n,c] and axes [c,c] (orthonormal rows, in single precision) whose product is about `rows` [n,c]."""
+    """Whole numbers [n,c] and axes [c,c] (orthonormal rows, single precision) whose product is about `rows` [n,c]."""
     axes = np.linalg.eigh(rows.T @ rows)[1].T[::-1].astype(np.float32)
     return quantized(rows @ axes.T, 1.0, DEAD), axes
 

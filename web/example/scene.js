@@ -14,7 +14,8 @@ const camera = new THREE.PerspectiveCamera(30, 1, 0.05, 20);
 camera.position.set(0, 0.05, 1.5);
 camera.lookAt(0, -0.02, 0);
 
-const cube = new THREE.Mesh(new THREE.BoxGeometry(0.12, 0.12, 0.12), new THREE.MeshStandardMaterial({ color: "#6db3f2" }));
+const blue = new THREE.MeshStandardMaterial({ color: "#6db3f2" });
+const cube = new THREE.Mesh(new THREE.BoxGeometry(0.12, 0.12, 0.12), blue);
 scene.add(cube);
 
 function fit() {

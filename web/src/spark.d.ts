@@ -3,8 +3,8 @@ import type { SplatGenerator } from "@sparkjsdev/spark";
 import type { AvatarData, AvatarFace, Turn } from "./index.js";
 
 /**
- * An avatar for Spark (@sparkjsdev/spark 2): add it to a scene that has a SparkRenderer. Its splats are posed on the GPU
- * and then composed and sorted with Spark's others.
+ * An avatar for Spark (@sparkjsdev/spark 2): add it to a scene that has a SparkRenderer. Its splats are posed on the
+ * GPU and then composed and sorted with Spark's others.
  */
 export class SparkAvatar extends SplatGenerator implements AvatarFace {
   constructor(data: AvatarData);
