@@ -37,6 +37,7 @@ from utils.processes import local_rank, process_rank
 from utils.seeding import seed_everything
 
 log = logging.getLogger("train")
+LPIPS_WEIGHT = 0.05  # on a GPU, unless the user says otherwise
 RANK_0_SPEAKS = 30.0  # seconds that others leave rank 0 to come to the same error and report it
 
 
@@ -66,9 +67,12 @@ def settings_of_run(given: TrainSettings) -> TrainSettings:
         log.info("--resume: no checkpoint in %s yet, starting from the beginning", folder)
         return given
     if given.run.resume:
-        saved = load_config(TrainSettings, folder)
+        saved, asked = load_config(TrainSettings, folder), absolute(given)
+        if asked.optimization.lpips_loss is None:  # decided when the run began
+            decided = dataclasses.replace(asked.optimization, lpips_loss=saved.optimization.lpips_loss)
+            asked = dataclasses.replace(asked, optimization=decided)
         groups = ("data", "model", "optimization", "refinement")
-        if any(getattr(saved, group) != getattr(absolute(given), group) for group in groups):
+        if any(getattr(saved, group) != getattr(asked, group) for group in groups):
             log.info("--resume continues with the settings saved in %s", folder / CONFIG_NAME)
         return dataclasses.replace(saved, run=dataclasses.replace(given.run, seed=saved.run.seed))
     if list_checkpoints(folder / "checkpoints"):
@@ -76,14 +80,24 @@ def settings_of_run(given: TrainSettings) -> TrainSettings:
     return given
 
 
-def perceptual_loss(settings: TrainSettings, device: torch.device) -> Perceptual | None:
-    """LPIPS when it has a weight; loaded before training so that a missing file is known at once."""
-    if settings.optimization.lpips_loss == 0:
-        return None
-    try:
-        return load_lpips(settings.optimization.lpips_network, settings.optimization.lpips_weights).to(device)
-    except MetricUnavailable as error:
-        raise ValueError(f"--lpips_loss: {error}") from error
+def with_lpips(settings: TrainSettings, smallest: int, device: torch.device) -> tuple[TrainSettings, Perceptual | None]:
+    """The settings with the weight of LPIPS decided, and its network; `smallest`: pixels of the shortest side.
+
+    ValueError where a weight was asked for and the network cannot be had, or not for such small pictures.
+    """
+    optimization = settings.optimization
+    weight, network = optimization.lpips_loss, None
+    if weight is None:
+        weight = LPIPS_WEIGHT if device.type == "cuda" else 0.0
+    if weight:
+        try:
+            network = load_lpips(optimization.lpips_network, optimization.lpips_weights, smallest).to(device)
+        except MetricUnavailable as error:
+            if optimization.lpips_loss is not None:
+                raise ValueError(f"--lpips_loss: {error}") from error
+            log.warning("Training goes without LPIPS, which makes pictures sharper: %s", error)
+            weight = 0.0
+    return dataclasses.replace(settings, optimization=dataclasses.replace(optimization, lpips_loss=weight)), network
 
 
 def evaluation_iterations(settings: TrainSettings) -> set[int]:
@@ -146,9 +160,13 @@ def prepare(given: TrainSettings, team: Team) -> Trainer:
     run = settings.run
     team.require_equal("the settings (their checksum)", zlib.crc32(repr(settings).encode()))
     seed_everything(run.seed)
-    perceptual = team.one_first(lambda: perceptual_loss(settings, device))
     with team.together():
-        trainer = Trainer(settings, open_checked(settings, device, team.leads), device, perceptual, team=team)
+        world = open_checked(settings, device, team.leads)
+    smallest = min(min(size) for size in world.dataset.sizes)
+    settings, perceptual = team.one_first(lambda: with_lpips(settings, smallest, device))
+    team.require_equal("the weight of LPIPS", settings.optimization.lpips_loss)
+    with team.together():
+        trainer = Trainer(settings, world, device, perceptual, team=team)
         if run.resume and list_checkpoints(run.model_path / "checkpoints"):
             trainer.restore(newest_checkpoint(run.model_path))
             log.info("Resuming after iteration %d", trainer.iteration)

@@ -114,11 +114,11 @@ class OptimizationSettings:
     """Weight of 1 - SSIM; L1 gets 1 - lambda_dssim."""
     alpha_loss: float = 10.0
     """Weight of mean squared error between rendered and given alpha."""
-    lpips_loss: float = 0.0
-    """Weight of LPIPS; needs its network weights."""
-    lpips_network: Literal["alex", "vgg"] = "vgg"
-    """Network of --lpips_loss. AlexNet takes a tenth of VGG16's time."""
-    lpips_from_iter: int = 0
+    lpips_loss: float | None = None
+    """Weight of LPIPS. None: 0.05 on a GPU where the network's weights can be had, else 0. The method: 0."""
+    lpips_network: Literal["alex", "vgg"] = "alex"
+    """Network of --lpips_loss. VGG16 takes ten times AlexNet's time."""
+    lpips_from_iter: int = 26_667
     """Before this iteration LPIPS does not count: it sharpens what stands in its place already."""
     isotropy_loss: float = 0.0
     """Weight of the squared excess of the axis ratio of each Gaussian."""

@@ -146,12 +146,14 @@ def main() -> None:
     parser.add_argument("--protocols", nargs="*", default=[], choices=("as_tracked", "seen"),
                         help="of test.py, to score beside the predicted tracking")
     parser.add_argument("--processes", type=int, default=1, help="that train together, each on a GPU of its own")
-    parser.add_argument("--lpips_weights", type=Path)
+    parser.add_argument("--lpips_weights", type=Path, help="of the scoring and of train.py")
     parser.add_argument("--device", default="auto", help="of the scoring; train.py gets its own --device")
     parser.add_argument("--keep", type=Path, help="folder for the run, kept; otherwise it is temporary")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--commit", help="name of the measured commit, where git cannot tell")
     args, flags = parser.parse_known_args()
+    if args.lpips_weights:
+        flags += ["--lpips_weights", str(args.lpips_weights)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep or Path(temporary) / "run"
         trained = train(folder, args.source_path, args.iterations, args.steps, flags, args.processes)

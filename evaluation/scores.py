@@ -31,11 +31,9 @@ class PerceptualMetrics:
             metric = f"lpips_{name}"
             if name not in wanted:
                 reasons[metric] = "not asked for"
-            elif smallest_side < NETWORKS[name].smallest:
-                reasons[metric] = f"images of {smallest_side} pixels are too small for {NETWORKS[name].name}"
             else:
                 try:
-                    models[metric] = load_lpips(name, folder)
+                    models[metric] = load_lpips(name, folder, smallest_side)
                 except MetricUnavailable as error:
                     reasons[metric] = str(error)
         return PerceptualMetrics(models, reasons)

@@ -15,7 +15,8 @@ from gaussian_renderer import RenderOutput
 from scene.mouth import Cylinder
 from tests.avatars import small_avatar
 from tests.subjects import write_subject
-from training.losses import LOSSES, LossContext, weighted_losses
+from train import with_lpips
+from training.losses import LOSSES, LPIPS_EVERY, LossContext, lpips, weighted_losses
 from training.trainer import Trainer
 from training.world import open_world
 
@@ -111,3 +112,37 @@ def test_lpips_counts_from_its_iteration_on(tmp_path: Path) -> None:
     trainer = Trainer(settings, open_world(settings.data, settings.model, 0, cpu), cpu,
                       perceptual=lambda image, target: (image - target).abs().mean(dim=(1, 2, 3)))
     assert ["lpips" in trainer.step().losses for _ in range(4)] == [False, False, True, True]  # 4 stands for 2 here
+
+
+def test_lpips_looks_at_some_frames_of_a_batch() -> None:
+    target = rgba().repeat(3, 1, 1, 1)[:LPIPS_EVERY + 1]
+    image, alpha = target_image(target, None, False), target[..., 3].float() / 255
+    seen: list[float] = []
+
+    def perceptual(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        seen.extend((a - image[[0, LPIPS_EVERY]]).abs().amax(dim=(1, 2, 3)).tolist())
+        return (a - b).abs().mean(dim=(1, 2, 3))
+
+    settings = OptimizationSettings(lpips_loss=1.0)
+    assert float(lpips(context(output_like(image, alpha), target, settings=settings, perceptual=perceptual))) == 0
+    assert seen == [0, 0]
+
+
+def run_settings(weight: float | None, weights: Path) -> TrainSettings:
+    return TrainSettings(DataSettings(Path("unused")), RunSettings(Path("unused")),
+                         optimization=OptimizationSettings(lpips_loss=weight, lpips_weights=weights))
+
+
+@pytest.mark.parametrize(("smallest", "reason"), [(512, "holds none of"), (30, "images of 30 pixels are too small")])
+def test_a_network_that_cannot_be_had_is_an_error_only_where_it_was_asked_for(
+        tmp_path: Path, caplog: pytest.LogCaptureFixture, smallest: int, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"--lpips_loss: .*{reason}"):
+        with_lpips(run_settings(0.05, tmp_path), smallest, torch.device("cuda"))
+    settings, network = with_lpips(run_settings(None, tmp_path), smallest, torch.device("cuda"))
+    assert (settings.optimization.lpips_loss, network) == (0, None)
+    assert reason in caplog.text
+
+
+def test_lpips_costs_nothing_on_a_cpu_unless_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings, network = with_lpips(run_settings(None, tmp_path), 512, torch.device("cpu"))
+    assert (settings.optimization.lpips_loss, network, caplog.text) == (0, None, "")

@@ -18,6 +18,7 @@ from tests.subjects import nothing_waits, write_subject
 from training.targets import ResidentTargets, StreamedTargets
 from training.trainer import Trainer
 from training.world import open_world
+from utils.lpips import NETWORKS, Lpips
 
 pytestmark = pytest.mark.gpu
 
@@ -50,6 +51,24 @@ def test_a_captured_step_trains_as_the_plain_one(subject):
     # Atomics add gradients in any order, and Adam turns the sign of a vanishing gradient into a step.
     assert got == pytest.approx(wanted, rel=2e-2)
     assert got[-1] < 0.5 * got[0]
+
+
+def test_a_captured_step_with_lpips_trains_as_the_plain_one(subject):
+    torch.manual_seed(0)
+    network = Lpips(NETWORKS["alex"]).cuda()  # of random weights, for which nothing is downloaded
+    for head in network.heads:
+        head.fill_(1.0)
+
+    def trainer(capture):
+        def optimization(**more):
+            return OptimizationSettings(lpips_loss=0.05, lpips_from_iter=2000, **more)  # a hundredth: step 21 on
+        return make_trainer(subject, perceptual=network, optimization=optimization, capture=capture)
+
+    captured, plain = trainer(True), trainer(False)
+    got, wanted = losses_of(captured, 60), losses_of(plain, 60)
+    assert captured.captured.captures >= 4  # as above, and one for LPIPS
+    assert got == pytest.approx(wanted, rel=2e-2)
+    assert "lpips" in captured.step().losses
 
 
 def test_a_capture_survives_an_older_graph_that_is_still_alive(subject):

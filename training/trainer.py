@@ -58,7 +58,7 @@ class Trainer:
         self, settings: TrainSettings, world: World, device: torch.device, perceptual: Perceptual | None = None,
         capture: bool = True, team: Team = ALONE,
     ) -> None:
-        """`capture`: on a GPU, replay steps as a CUDA graph (not with a perceptual loss, whose network may refuse).
+        """`capture`: on a GPU, replay steps as CUDA graphs.
 
         `team`: the processes that share each batch; in all of them the same methods are called in the same order.
         """
@@ -75,9 +75,8 @@ class Trainer:
         self._inputs = StepInputs(settings.optimization, share, world.dataset, device)
         self._targets = choose_targets(world.dataset, device, settings.data.targets)
         self.refinement = self._create_refinement()
-        captures = capture and device.type == "cuda" and perceptual is None
         self.captured = CapturedSizes(self._compute, device, share.count, world.dataset.sizes,
-                                      lambda: Vote(team).cast) if captures else None
+                                      lambda: Vote(team).cast) if capture and device.type == "cuda" else None
         self._renew_optimizer()
 
     def _create_refinement(self) -> Refinement | None:
@@ -163,7 +162,8 @@ class Trainer:
         if self.captured is None:
             losses, output = self._compute()
         else:
-            losses, output = self.captured.run(self._inputs.size, (self.sh_degree, self._collecting, self._refining))
+            variant = (self.sh_degree, self._collecting, self._refining, self._loss_settings)
+            losses, output = self.captured.run(self._inputs.size, variant)
         return StepResult(losses, output, self._inputs.rgba, self._change_rows())
 
     @property

@@ -123,7 +123,8 @@ class Lpips(nn.Module):
             if index in self.network.taps:
                 # The published 1e-10 beside the norm, and its square inside the root: where all features are zero
                 # (flat black) the root's slope would be infinite and poison training with NaN.
-                yield x / (x.square().sum(dim=1, keepdim=True).add(1e-20).sqrt() + 1e-10)
+                whole = x.float()  # under autocast the convolutions leave bfloat16
+                yield whole / (whole.square().sum(dim=1, keepdim=True).add(1e-20).sqrt() + 1e-10)
 
 
 def average(maps: list[Tensor]) -> Tensor:
@@ -137,22 +138,25 @@ def spatial(maps: list[Tensor], height: int, width: int) -> Tensor:
     return torch.cat(resized, dim=1).sum(dim=1)
 
 
-def load_lpips(name: str, folder: str | Path | None = None) -> Lpips:
+def load_lpips(name: str, folder: str | Path | None = None, smallest: int | None = None) -> Lpips:
     """Build LPIPS with its weights, on the CPU.
 
     Args:
         name: "alex" or "vgg".
+        smallest: pixels of the shortest side of the images it is for, where known.
         folder: holds the convolutions as `alexnet_features.pth` / `vgg16_features.pth` (keys features.N.weight and
             features.N.bias) or torchvision's own files of the whole network. None: torch hub's cache, else
             torchvision's standard download, whose hash is checked.
 
     Raises:
-        MetricUnavailable: weights are missing, unreadable, or of another network.
+        MetricUnavailable: weights are missing, unreadable, or of another network; images are too small for it.
         ValueError: an unknown name.
     """
     if name not in NETWORKS:
         raise ValueError(f"LPIPS network: expected one of {sorted(NETWORKS)}, got {name!r}")
     network = NETWORKS[name]
+    if smallest is not None and smallest < network.smallest:
+        raise MetricUnavailable(f"images of {smallest} pixels are too small for {network.name}")
     model = Lpips(network)
     source, state = _backbone(network, Path(folder) if folder else None)
     for index, *_ in network.convolutions:
