@@ -126,13 +126,19 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_web(lively_player(), settings)
 
 
-@pytest.fixture
-def tab(page: Path, tmp_path: Path) -> Iterator[Tab]:
-    with open_tab("about:blank", tmp_path / "browser", 900, 480, FAKE_CAMERA) as tab:
-        tab.call("Page.enable")
-        tab.call("Page.navigate", url=(page / "index.html").as_uri() + "#frame=0")
-        tab.wait_for("document.body && document.body.dataset.report")
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    with open_tab("about:blank", tmp_path_factory.mktemp("browser"), 900, 480, FAKE_CAMERA) as tab:
         yield tab
+
+
+@pytest.fixture
+def tab(page: Path, browser: Tab) -> Tab:
+    """The page, loaded anew."""
+    browser.call("Page.navigate", url="about:blank")
+    browser.call("Page.navigate", url=(page / "index.html").as_uri() + "#frame=0")
+    browser.wait_for("document.body && document.body.dataset.report")
+    return browser
 
 
 def words(tab: Tab) -> str:
@@ -229,11 +235,11 @@ def test_the_page_still_reaches_no_network(tab: Tab) -> None:
     assert tab.evaluate(f"{blocked} {asked}; }})") == "connect-src"
 
 
-def test_a_page_without_a_camera_offers_none(tmp_path: Path) -> None:
+def test_a_page_without_a_camera_offers_none(browser: Tab, tmp_path: Path) -> None:
     folder = export_web(lively_player(), ExportSettings(tmp_path, "web", tmp_path / "page"))
-    with open_tab((folder / "index.html").as_uri(), tmp_path / "browser", 900, 480) as tab:
-        tab.wait_for("document.body && document.body.dataset.report")
-        assert tab.evaluate("document.getElementById('camera').hidden && WEBCAM === null")
+    browser.call("Page.navigate", url=(folder / "index.html").as_uri())
+    browser.wait_for("document.body && document.body.dataset.report")
+    assert browser.evaluate("document.getElementById('camera').hidden && WEBCAM === null")
 
 
 def test_a_folder_without_mediapipe_is_named(tmp_path: Path) -> None:
