@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from arguments.export_settings import ExportSettings
+from exporting import exporter_of
 from exporting.web import export_web
 from exporting.web.camera import PACKAGE, camera_scripts, driving
 from flame.rotations import matrix_from_6d, matrix_from_axis_angle, matrix_to_axis_angle
@@ -250,6 +251,15 @@ def test_a_folder_without_mediapipe_is_named(tmp_path: Path) -> None:
     settings = ExportSettings(tmp_path, "web", camera="npm", face_model=tmp_path / "gone.task")
     with pytest.raises(FileNotFoundError, match=r"gone\.task: no such file \(--face_model names a copy"):
         camera_scripts(lively_player(), settings)
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    (ExportSettings(Path("run"), "ply", camera="npm"), r"--camera: only the web page .*, --format ply has none"),
+    (ExportSettings(Path("run"), "web", face_model=Path("a.task")), r"--face_model: a\.task is for --camera"),
+])
+def test_flags_that_would_do_nothing_are_refused(settings: ExportSettings, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        exporter_of(settings.format)(lively_player(), settings)
 
 
 def test_a_machine_without_npm_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

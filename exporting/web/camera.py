@@ -34,6 +34,8 @@ NPM = "npm"  # what --camera says to have the package fetched
 PACKAGE = "@mediapipe/tasks-vision@0.10.33"
 """The version of the Python package that track.py and reenact.py use."""
 _BUNDLE, _LOADER, _BINARY = "vision_bundle.cjs", "wasm/vision_wasm_internal.js", "wasm/vision_wasm_internal.wasm"
+_NOTICE = ("// MediaPipe Tasks Vision, by the MediaPipe authors, under the Apache License, Version 2.0:\n"
+           "// https://www.apache.org/licenses/LICENSE-2.0\n")
 CALIBRATE = 2.0  # seconds at the start that tell the driver's habit
 
 
@@ -51,11 +53,11 @@ def camera_scripts(player: Player, settings: ExportSettings) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = _fetched(Path(temporary)) if settings.camera == NPM else Path(settings.camera)
         library, loader, binary = (_read(folder, name) for name in (_BUNDLE, _LOADER, _BINARY))
-    wrapped = f"var VISION = (() => {{\nconst exports = {{}};\n{library.decode()}\nreturn exports;\n}})();\n"
+    wrapped = f"{_NOTICE}var VISION = (() => {{\nconst exports = {{}};\n{library.decode()}\nreturn exports;\n}})();\n"
     data = "".join(f'receiveFaceFile("{name}", "{base64.b64encode(zlib.compress(content, 9)).decode()}");\n'
                    for name, content in (("wasm", binary), ("model", model)))
     return {"driving.js": f'"use strict";\nconst DRIVING = {numbers};\n', "face_library.js": wrapped,
-            "face_loader.js": loader.decode(), "face_data.js": f'"use strict";\n{data}'}
+            "face_loader.js": _NOTICE + loader.decode(), "face_data.js": f'"use strict";\n{data}'}
 
 
 def driving(player: Player) -> dict[str, Any]:

@@ -74,7 +74,7 @@ function refresh(player, panel) {
 
 function showRate(player) {
   const speed = player.rate ? `${player.rate.toFixed(player.rate < 10 ? 1 : 0)} fps` : "playing";
-  const rate = player.playing ? speed : "still";
+  const rate = player.playing || player.camera.driven ? speed : "still";
   const count = player.meta.gaussians.toLocaleString("en"), { width, height } = player.canvas;
   byId("rate").textContent = `${rate} · ${count} Gaussians · ${width} × ${height}`;
   const { offSeen, meta } = player, unseen = byId("unseen");
