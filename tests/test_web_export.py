@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from blendshape_ops import MEANS, SH, Binding
+from blendshape_ops import MEANS, SH, Binding, Differences
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +28,7 @@ from exporting.web.head import OFFSET_STEP, TURN_STEP, head_section
 from exporting.web.tables import MAX_BONES, REST, STEPS, base_section, live_pairs, order_of, rebuilt, rounded
 from player import Player
 from scene.avatar import Avatar
-from tests.player_subject import EXPRESSIONS, lively_player, write_run
+from tests.player_subject import CPU, EXPRESSIONS, lively_player, write_run
 from tests.web_file import read_file, read_section
 from utils.atomic import WriteError
 
@@ -138,6 +138,16 @@ def test_the_first_picture_needs_the_bytes_before_the_sheen(player: Player) -> N
     sections = json.loads(packed.data[12:12 + length])["sections"]
     assert [section["name"] for section in sections] == ["head", "clip", "base", "sheen", "pairs"]
     assert packed.first == 12 + length + sum(section["bytes"] for section in sections[:3])
+
+
+@pytest.mark.parametrize("expressions", [EXPRESSIONS, 0])
+def test_an_avatar_without_differences_has_a_file(player: Player, expressions: int) -> None:
+    none = Differences.from_mask(torch.zeros(player.avatar.count, expressions))
+    avatar = replace(player.avatar, differences=none, code_range=player.avatar.code_range[:, :expressions])
+    packed = packed_avatar(Player(player.head, avatar, player.clip, 3, expressions, CPU, "plain"))
+    meta, tables = read_file(packed.data)
+    assert meta["pairs"] == len(tables["pairValues"]) == 0 and meta["driven"] == expressions
+    assert packed.psnr >= LEAST_PSNR
 
 
 def test_gaussians_that_nobody_sees_are_left_out(player: Player) -> None:

@@ -27,7 +27,7 @@ def head_section(player: Player) -> Section:
     """The head's tables; ValueError when the Gaussians do not follow its mesh."""
     head, rig, count = player.head, player.rig, player.num_expressions
     faces, neutral = rig.faces.cpu(), rig.posed.neutral
-    maps = rig.maps.cpu().view(count, -1, 16)
+    maps = rig.maps.cpu().view(count, len(faces), 16)
     directions = _vertex_directions(player, maps)
     _check_follows_mesh(player, maps, directions)
     if rig.pose_dirs is not None:
