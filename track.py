@@ -1,19 +1,28 @@
 #!/usr/bin/env python3
-"""Turn a video of one person into a data set: python track.py VIDEO -o DATA  (--help lists every setting)."""
+"""Turn a video of one person into a data set: python track.py VIDEO -o DATA; or into an avatar: python track.py VIDEO
+--train OUT  (--help lists every setting)."""
 
 from __future__ import annotations
 
+import importlib
 import logging
+import shlex
 import signal
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 
-from arguments import DataSettings, parse_flags
+import torch
+
+import train
+from arguments import DataSettings, TrainSettings, parse_flags
+from arguments.cli import flags_of
 from arguments.track_settings import TrackSettings
 from scene.data import choose_head, open_data
 from scene.writers import WRITERS
-from tracking.pipeline import track_video
+from tracking.pipeline import is_complete, track_video
 from tracking.run import Outcome
 from tracking.several import track_cameras
 from utils.devices import resolve_device
@@ -21,7 +30,7 @@ from utils.devices import resolve_device
 log = logging.getLogger("track")
 
 
-def report(outcome: Outcome) -> None:
+def report(outcome: Outcome, trains: bool) -> None:
     """Say what came of it and what to do next."""
     seconds = ", ".join(f"{name} {value:.0f} s" for name, value in outcome.seconds.items())
     log.info("\n%s: %d pictures, %d left out (%s)", outcome.folder, outcome.frames, outcome.dropped, seconds)
@@ -30,7 +39,7 @@ def report(outcome: Outcome) -> None:
         log.info("  - %s", reason)
     several = (outcome.folder / "cameras").is_dir()
     preview = outcome.folder / ("cameras/*/preview.mp4" if several else "preview.mp4")
-    log.info("Look at %s, then: python train.py -s %s -m OUT", preview, outcome.folder)
+    log.info("Look at %s%s", preview, "" if trains else f", then: python train.py -s {outcome.folder} -m OUT")
 
 
 OWN_LAYOUT = "metrical"  # metrical-tracker's layout is the one that DATA itself has
@@ -60,6 +69,62 @@ def check_layouts(layouts: tuple[str, ...], several: bool) -> None:
             raise ValueError(f"--write {layout}: has room for one camera only")
 
 
+TRACK_DECIDES = {"source_path": "the data set is --output", "model_path": "the folder is --train",
+                 "device": "it is track.py's --device", "resume": "it is track.py's --resume",
+                 "check_only": "use train.py for that"}
+
+
+def training_of(settings: TrackSettings) -> TrainSettings | None:
+    """The settings of the training after the tracking; None where there is none.
+
+    ValueError for a flag that is not for it, or a folder that cannot be trained into; SystemExit for a flag that
+    train.py does not know either.
+    """
+    if settings.train is None:
+        return None
+    try:
+        words = shlex.split(settings.train_flags)
+    except ValueError as error:
+        raise ValueError(f'--train_flags "{settings.train_flags}": {error}') from error
+    flags = flags_of(TrainSettings)
+    names = {alias.lstrip("-"): name for name, flag in flags.items() for alias in (name, *flag.aliases)}
+    for word in words:
+        name = names.get(word.lstrip("-").split("=")[0].replace("-", "_"), "") if word.startswith("-") else ""
+        if name in TRACK_DECIDES:
+            raise ValueError(f"--train_flags: --{name} cannot be given: {TRACK_DECIDES[name]}")
+    own = ["-s", str(settings.output), "-m", str(settings.train), "--device", settings.device,
+           "--resume", str(settings.resume)]
+    training = parse_flags(TrainSettings, "train.py", [*own, *words])
+    if not settings.resume:
+        train.settings_of_run(training)  # refuses a folder that holds a trained run
+    return training
+
+
+def warm_up(device: torch.device, trains: bool) -> None:
+    """What takes its time at first: libraries of the GPU, an import. To be done while the face is looked for."""
+    if device.type == "cuda":
+        torch.linalg.cholesky(torch.eye(2, device=device) @ torch.eye(2, device=device))
+    if trains:
+        importlib.import_module("trimesh")  # scene/sampling.py wants it when the training starts
+
+
+def track_and_train(settings: TrackSettings, training: TrainSettings | None) -> None:
+    """The whole command. Raises what tracking and training raise, for the user."""
+    begin, device = time.perf_counter(), resolve_device(settings.device)
+    if training is not None and settings.resume and is_complete(settings):
+        log.info("%s is complete; the training goes on", settings.output)
+    else:
+        with ThreadPoolExecutor(1) as meanwhile:
+            warm = meanwhile.submit(warm_up, device, training is not None)
+            follow = track_cameras if settings.camera else track_video
+            outcome = follow(settings, device, finish=lambda folder: write_others(folder, settings.write))
+            warm.result()
+        report(outcome, training is not None)
+    if training is not None:
+        train.train(training)
+        log.info("From the video to the avatar: %.0f s", time.perf_counter() - begin)
+
+
 class Stopped(KeyboardInterrupt):
     """The system asked the program to end (SIGTERM)."""
 
@@ -75,13 +140,11 @@ def main() -> None:
     try:
         settings = parse_flags(TrackSettings, "track.py")
         check_layouts(settings.write, bool(settings.camera))
-        track = track_cameras if settings.camera else track_video
-        device = resolve_device(settings.device)
-        report(track(settings, device, finish=lambda folder: write_others(folder, settings.write)))
+        track_and_train(settings, training_of(settings))
     except KeyboardInterrupt as error:
         print("\ntrack.py: interrupted; continue with the same command and --resume", file=sys.stderr)
         sys.exit(128 + (signal.SIGTERM if isinstance(error, Stopped) else signal.SIGINT))
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         sys.exit(f"track.py: {error}")
 
 

@@ -17,8 +17,12 @@ class TrackSettings:
 
     video: Annotated[tyro.conf.Positional[Path], Alias(metavar="VIDEO")]
     """A video file, or a folder of images in the order of their names."""
-    output: Annotated[Path, Alias(aliases=["-o"])]
-    """Data set folder to write; it appears when everything is done."""
+    output: Annotated[Path, Alias(aliases=["-o"])] = Path()
+    """Data set folder to write; it appears when everything is done. May be left out with --train: TRAIN/data."""
+    train: Path | None = None
+    """Train the avatar, too, as soon as the data set is there, into this folder: `train.py -m TRAIN`."""
+    train_flags: str = ""
+    """Flags for that training, in quotes, as train.py has them: "--iterations 3000 --seed 1"."""
     head: str = "open"
     """Head model to fit: open (ships with the project), flame (a file in data/FLAME), or a FLAME .pkl / head .npz."""
     start: float = 0.0
@@ -60,6 +64,12 @@ class TrackSettings:
     """Replace the data set that an earlier run wrote to --output."""
 
     def __post_init__(self) -> None:
+        if self.train is None and self.train_flags:
+            raise ValueError(f"--train_flags {self.train_flags!r}: of no use without --train OUT")
+        if self.output == Path():
+            if self.train is None:
+                raise ValueError("--output: the folder of the data set expected (or --train OUT), got neither")
+            object.__setattr__(self, "output", self.train / "data")
         if not 64 <= self.size <= 4096:
             raise ValueError(f"--size: 64 to 4096 pixels expected, got {self.size}")
         if self.intrinsics is not None and (self.camera or self.calibration is not None):

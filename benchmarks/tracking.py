@@ -280,7 +280,7 @@ def _add_mattes(results: Results, setting: str, tracked: Tracked, alpha: list[By
     view = MeshView(tracked.head, tracked.fit, tracked.crop.size)
     difference, both, either = [], 0, 0
     for index, matte in enumerate(alpha):
-        ours, wanted = tracked.alpha.grey(index), tracked.crop.cut(matte)
+        ours, wanted = tracked.alpha.read(index), tracked.crop.cut(matte)
         rows = np.flatnonzero((view.silhouette(index) >= 0.5).any(axis=1))
         above = slice(0, int(rows[-1] - 0.1 * len(rows)))  # the cut is a matter of taste
         difference.append(np.abs(ours[above].astype(float) - wanted[above]).mean() / 255)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 import numpy as np
-import trimesh
 
 
 def sample_surface(vertices: np.ndarray, faces: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -16,6 +15,8 @@ def sample_surface(vertices: np.ndarray, faces: np.ndarray, count: int, seed: in
     """
     if count == 0:
         return np.zeros(0, np.int64), np.zeros((0, 3))
+    import trimesh  # slow to import, and needed at the start of a training run only
+
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     # 0.7 is the packing that dart throwing reaches on a plane: spacing^2 * pi/4 * count = 0.7 * area.
     # The most even spread that still yields all points: dart throwing fills 0.7 of the plane with disks of diameter d,

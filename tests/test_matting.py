@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
 from tests import matte_scene
+from tracking import matting
 from tracking.matte_fallback import Cutter, survey
 from tracking.matte_refine import HeadShape, fill_holes, neck_ramp, tidy
-from tracking.matting import MatteSettings, Steady, foreground_colours, matte_clip, method_note
+from tracking.matting import (
+    MatteSettings,
+    clip_colours,
+    foreground_colours,
+    matte_clip,
+    method_note,
+    staying,
+    steadied,
+)
 
 
 @pytest.fixture(scope="module")
@@ -156,15 +167,35 @@ def test_a_hole_that_shows_the_wall_stays():
     assert not fill_holes(rough, shape, wall)[90:110, 155:165].any()
 
 
+def test_colours_learnt_before_serve_the_same_clip(still):
+    settings = MatteSettings()
+    cutter = clip_colours(still.rgb.__getitem__, len(still.rgb), still.head.__getitem__, settings)
+    before = list(matte_clip(still.rgb.__getitem__, 3, still.head.__getitem__, settings, None, cutter))
+    wanted = list(matte_clip(still.rgb.__getitem__, len(still.rgb), still.head.__getitem__, settings))
+    assert all(np.array_equal(a, b) for a, b in zip(before, wanted, strict=False))
+
+
+def test_no_colours_are_learnt_where_a_network_cuts(still, monkeypatch):
+    monkeypatch.setattr(matting, "default_model", lambda given: Path("some.onnx"))
+    assert clip_colours(still.rgb.__getitem__, 3, still.head.__getitem__, MatteSettings()) is None
+
+
+def in_turn(images, alphas):
+    """The alphas, each leaning on the one before."""
+    shape = HeadShape.of(np.ones(alphas[0].shape, np.float32))
+    stays = [staying(images[max(i - 1, 0)], image) for i, image in enumerate(images)]
+    return [alpha for _, alpha in steadied((shape, a, s) for a, s in zip(alphas, stays, strict=True))]
+
+
 def test_a_still_head_does_not_flicker():
     """Each picture by itself differs by the noise; leaning on the one before takes most of it away."""
     clip = matte_scene.clip(count=5, step=0)
     matte = clip.play(matte_clip)
     assert np.abs(np.diff(matte, axis=0)).mean() < 1e-3
-    steady, rng = Steady(), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     noisy = [np.clip(clip.alpha[0] + 0.1 * rng.normal(size=clip.alpha[0].shape), 0, 1).astype(np.float32)
              for _ in range(5)]
-    followed = [steady.follow(clip.rgb[0], alpha) for alpha in noisy]
+    followed = in_turn([clip.rgb[0]] * 5, noisy)
     assert np.abs(followed[4] - followed[3]).mean() < 0.4 * np.abs(noisy[4] - noisy[3]).mean()
 
 
@@ -173,9 +204,15 @@ def test_what_moves_leaves_no_ghost():
     images, alphas = np.full((2, 64, 64, 3), 200, np.uint8), np.zeros((2, 64, 64), np.float32)
     for i, left in enumerate((10, 40)):
         images[i, :, left:left + 10], alphas[i, :, left:left + 10] = 20, 1
-    steady = Steady()
-    steady.follow(images[0], alphas[0])
-    assert np.abs(steady.follow(images[1], alphas[1]) - alphas[1]).max() < 1e-3
+    assert np.abs(in_turn(images, alphas)[1] - alphas[1]).max() < 1e-3
+
+
+def test_nothing_leans_on_a_picture_without_the_head():
+    image, full = np.zeros((8, 8, 3), np.uint8), np.ones((8, 8), np.float32)
+    shape, stays = HeadShape.of(full), staying(image, image)
+    assert stays.min() > 0.5
+    found = steadied([(shape, full, stays), (None, 0 * full, stays), (shape, 0 * full, stays)])
+    assert [float(alpha.max()) for _, alpha in found] == [1, 0, 0]
 
 
 def test_alpha_that_is_there_is_kept(still):

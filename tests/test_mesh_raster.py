@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from utils import mesh_raster
-from utils.mesh_raster import project, rasterize_mesh
+from utils.mesh_raster import nearest_surface, project, rasterize_mesh
 
 WIDTH, HEIGHT = 37, 29
 K = np.array([[40.0, 0, 18.3], [0, 42.0, 14.1], [0, 0, 1]])
@@ -106,3 +106,15 @@ def test_an_empty_mesh_gives_empty_buffers() -> None:
     assert (result.triangle == -1).all()
     assert np.isinf(result.depth).all()
     assert (result.barycentric == 0).all()
+
+
+@pytest.mark.parametrize("cull_back", [False, True])
+def test_the_nearest_surface_alone_is_the_same(cull_back: bool) -> None:
+    rng = np.random.default_rng(3)
+    pixels, depth = rng.uniform(-4, 36, (60, 2)), rng.uniform(0.5, 2, 60)
+    faces = rng.integers(0, 60, (40, 3))
+    whole = rasterize_mesh(pixels, depth, faces, 32, 24, cull_back)
+    triangle, nearest = nearest_surface(pixels, depth, faces, 32, 24, cull_back)
+    assert (triangle >= 0).mean() > 0.3
+    np.testing.assert_array_equal(triangle, whole.triangle)
+    np.testing.assert_allclose(nearest, whole.depth, rtol=1e-6)  # both float32; one is computed anew at the pixel

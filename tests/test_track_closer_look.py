@@ -7,6 +7,7 @@ import pytest
 
 from tests.track_videos import PaintedFaceDetector, picture
 from tracking.closer_look import look_again, wanted
+from tracking.detection import one_by_one
 from tracking.detector import Face
 from tracking.footage import ByteImage, Picture
 from tracking.landmarks import Search, look_for_faces
@@ -36,7 +37,7 @@ def tall(count: int, faces: tuple[tuple[float, float, float], ...] = ((60, 300, 
 
 def again(pictures: list[Picture], missed: set[int]) -> tuple[Search, ShortSighted, int]:
     detector = ShortSighted(missed)
-    search = look_for_faces(pictures, detector)
+    search = look_for_faces(one_by_one(pictures, detector, lambda: None))
     near = wanted(search)
     found = look_again(search, near, [p for p in pictures if p.index in near], detector.detect_alone)
     return search, detector, found
@@ -66,6 +67,6 @@ def test_a_face_of_another_size_is_no_match() -> None:
 
 
 def test_nothing_is_looked_at_again_where_the_face_was_not_seen_for_long() -> None:
-    search = look_for_faces(tall(120), ShortSighted(set(range(10, 120))))
+    search = look_for_faces(one_by_one(tall(120), ShortSighted(set(range(10, 120))), lambda: None))
     assert max(wanted(search)) == 59, "two seconds after picture 9"
-    assert wanted(look_for_faces(tall(3), ShortSighted({0, 1, 2}))) == {}
+    assert wanted(look_for_faces(one_by_one(tall(3), ShortSighted({0, 1, 2}), lambda: None))) == {}

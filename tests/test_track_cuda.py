@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -10,8 +10,10 @@ import torch
 
 from flame import load_head
 from tests.test_track_fit import FRAMES, SMALL, angles, unsteadiness
+from tests.test_track_surface import system
 from tests.track_clips import make_truth, observe, picture
 from tracking.landmark_fit import fit_clip
+from tracking.normal_equations import NormalEquations, solve
 from tracking.photometric_fit import RefineSettings, refine_clip
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -35,6 +37,14 @@ def test_landmark_fit_is_that_of_the_cpu(head, clip):
     np.testing.assert_allclose(there.landmark_error, here.landmark_error, atol=0.02)
     assert angles(there.R, here.R).max() < 0.2
     np.testing.assert_allclose(there.expression, here.expression, atol=0.02)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 21])
+def test_step_is_that_of_the_cpu(frames):
+    equations = system(frames)[0]
+    there = NormalEquations(**{item.name: getattr(equations, item.name).cuda() for item in fields(equations)})
+    for ours, wanted in zip(solve(there, 0.1), solve(equations, 0.1), strict=True):
+        torch.testing.assert_close(ours.cpu(), wanted, atol=1e-9, rtol=1e-9)  # double precision
 
 
 def test_refinement_brings_the_mesh_to_the_pictures(head, clip):

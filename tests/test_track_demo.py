@@ -21,6 +21,7 @@ from flame import Head
 from flame.load import OPEN_HEAD
 from tests.track_videos import FACE_MODEL, write_clip
 from tracking.crop import Crop, choose_crop, observe
+from tracking.detection import one_by_one
 from tracking.detector import MediaPipeDetector
 from tracking.footage import ByteImage, Listed, Span
 from tracking.landmark_fit import fit_clip
@@ -63,7 +64,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Tracked:
     truth = _film(video)
     footage = open_footage(video)
     with MediaPipeDetector(FACE_MODEL) as detector:
-        track = follow_face(look_for_faces(footage.pictures(Span()), detector), 0, [], [])
+        track = follow_face(look_for_faces(one_by_one(footage.pictures(Span()), detector, lambda: None)), 0, [], [])
     assert len(track) == FRAMES, "the detector sees the subject in every picture"
     crop = choose_crop(track, SIZE)
     pictures = [crop.cut(p.rgb) for p in footage.pictures(Listed(frozenset(track.index.tolist())))]

@@ -12,6 +12,7 @@ import pytest
 from tests.track_videos import CLIPS, FACE_MODEL, PaintedFaceDetector, picture
 from tracking import detector as detector_module
 from tracking.crop import Crop, choose_crop, observe
+from tracking.detection import one_by_one
 from tracking.detector import DetectorUnavailable, MediaPipeDetector
 from tracking.footage import ByteImage, Dropped, Picture, Span
 from tracking.landmarks import NoFaceError, Search, Track, face_size, follow_face, look_for_faces, shots_of
@@ -22,7 +23,8 @@ FaceList = list[tuple[float, float, float]]
 
 
 def search_in(images: list[ByteImage]) -> Search:
-    return look_for_faces((Picture(i, i / 25, image) for i, image in enumerate(images)), PaintedFaceDetector())
+    pictures = (Picture(i, i / 25, image) for i, image in enumerate(images))
+    return look_for_faces(one_by_one(pictures, PaintedFaceDetector(), lambda: None))
 
 
 def follow(images: list[ByteImage], shot: int = 0) -> tuple[Track, list[Dropped], list[str]]:
@@ -172,7 +174,7 @@ def test_real_face_is_found_with_all_scores(capfd: pytest.CaptureFixture[str]) -
     mediapipe = pytest.importorskip("mediapipe")
     pictures = open_footage(CLIPS / "driving_d10" / "source.mp4").pictures(Span(end=0.3))
     with MediaPipeDetector(FACE_MODEL) as detector:
-        search = look_for_faces(pictures, detector)
+        search = look_for_faces(one_by_one(pictures, detector, lambda: None))
         track = follow_face(search, 0, [], [])
         image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=next(iter(
             open_footage(CLIPS / "driving_d10" / "source.mp4").pictures(Span()))).rgb)

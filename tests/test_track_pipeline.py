@@ -320,6 +320,9 @@ def test_store_is_complete_only_when_finished(tmp_path: Path) -> None:
     assert not PictureStore(tmp_path / "store").complete
     store.finish()
     assert PictureStore(tmp_path / "store").complete
+    colours = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    store.write(1, colours)
+    np.testing.assert_array_equal(PictureStore(tmp_path / "store").read(1), colours)
 
 
 # The command itself.

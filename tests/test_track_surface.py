@@ -9,6 +9,7 @@ import torch
 from flame import load_head, pose_head
 from flame.rotations import matrix_to_6d
 from tests.heads import random_head
+from tracking import normal_equations
 from tracking.normal_equations import NormalEquations, NotPositiveError, solve
 from tracking.surface import Codes, SurfacePoints, turns_of
 
@@ -55,26 +56,34 @@ def test_points_move_as_their_derivatives_say(which, head):
     numeric = torch.stack([(place(flat + row) - place(flat - row)) / 2e-2 for row in step], -1)
     # central differences: rounding 1e-7 / 1e-2, curvature step^2 / 6 of the arm's length
     rows = torch.eye(3).expand(len(flat), len(points), 3, 3)
-    torch.testing.assert_close(points.derivative(rows, shape, codes, turns_of(codes)), numeric, atol=1e-4, rtol=1e-4)
+    found = torch.full((*rows.shape[:3], flat.shape[1] + model.n_shape), torch.nan)  # what is not written is seen
+    points.derivative(rows, shape, codes, turns_of(codes), found)
+    torch.testing.assert_close(found[..., :flat.shape[1]], numeric, atol=1e-4, rtol=1e-4)
+    without = torch.full_like(numeric, torch.nan)
+    points.derivative(rows, shape, codes, turns_of(codes), without)
+    torch.testing.assert_close(without, found[..., :flat.shape[1]])
     at = points.place(shape, codes, turns_of(codes))
     by_shape = torch.stack([points.place(row, codes, turns_of(codes)) - at for row in torch.eye(model.n_shape)], -1)
-    torch.testing.assert_close(points.shape_derivative(rows, turns_of(codes)), by_shape, atol=2e-6, rtol=2e-5)
+    torch.testing.assert_close(found[..., flat.shape[1]:], by_shape, atol=2e-6, rtol=2e-5)
 
 
-@pytest.mark.parametrize("frames", [1, 2, 3, 7])
-def test_step_solves_the_whole_system(frames):
+def system(frames, unknowns=4, shared=3):
+    """Random equations with something held, and the whole damped (0.1) matrix that they stand for."""
     rng = np.random.default_rng(frames)
-    unknowns, shared = 4, 3
-    count = frames * unknowns
+
+    def drawn(*size, scale=1.0):
+        return torch.from_numpy(rng.normal(scale=scale, size=size))
+
     equations = NormalEquations.zeros(frames, unknowns, shared)
-    mixed = rng.normal(size=(frames, 12, unknowns + shared))
-    full = mixed.transpose(0, 2, 1) @ mixed
+    mixed = drawn(frames, 12, unknowns + shared)
+    full = mixed.mT @ mixed
     equations.blocks[:], equations.border[:] = full[:, :unknowns, :unknowns], full[:, :unknowns, unknowns:]
     equations.shared[:] = full[:, unknowns:, unknowns:].sum(0)
-    equations.gradient[:], equations.shared_gradient[:] = rng.normal(size=(frames, unknowns)), rng.normal(size=shared)
-    equations.next[:], equations.after_next[:] = rng.normal(scale=0.1, size=(2, frames, unknowns))
-    held, shared_held = rng.random((frames, unknowns)) < 0.2, np.array([False, True, False])
+    equations.gradient[:], equations.shared_gradient[:] = drawn(frames, unknowns), drawn(shared)
+    equations.next[:], equations.after_next[:] = drawn(2, frames, unknowns, scale=0.1)
+    held, shared_held = torch.from_numpy(rng.random((frames, unknowns)) < 0.2), torch.tensor([False, True, False])
     equations.hold(held, shared_held)
+    count = frames * unknowns
     dense = np.zeros((count + shared, count + shared))
     for t in range(frames):
         own = slice(t * unknowns, (t + 1) * unknowns)
@@ -85,7 +94,15 @@ def test_step_solves_the_whole_system(frames):
                 there = slice((t + reach) * unknowns, (t + reach + 1) * unknowns)
                 dense[own, there] = dense[there, own] = np.diag(band[t])
     dense[count:, count:] = equations.shared
-    dense += 0.1 * np.diag(np.diag(dense))
+    return equations, dense + 0.1 * np.diag(np.diag(dense)), held
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 7, 20])
+@pytest.mark.parametrize("by_halves", [False, True])
+def test_step_solves_the_whole_system(frames, by_halves, monkeypatch):
+    if by_halves:  # as on a GPU
+        monkeypatch.setattr(normal_equations, "_eliminated_in_order", normal_equations.eliminated_by_halves)
+    equations, dense, held = system(frames)
     step, common = solve(equations, 0.1)
     wanted = np.linalg.solve(dense, -np.concatenate([equations.gradient.ravel(), equations.shared_gradient]))
     np.testing.assert_allclose(np.concatenate([step.ravel(), common]), wanted, atol=1e-9)  # double precision
@@ -93,7 +110,10 @@ def test_step_solves_the_whole_system(frames):
     assert common[1] == 0
 
 
-def test_indefinite_system_is_refused():
-    equations = NormalEquations.zeros(2, 3, 1)
-    with pytest.raises(NotPositiveError):
-        solve(equations, 1e-3)
+@pytest.mark.parametrize("by_halves", [False, True])
+def test_indefinite_system_is_refused(by_halves, monkeypatch):
+    if by_halves:
+        monkeypatch.setattr(normal_equations, "_eliminated_in_order", normal_equations.eliminated_by_halves)
+    for frames in (2, 5):
+        with pytest.raises(NotPositiveError):
+            solve(NormalEquations.zeros(frames, 3, 1), 1e-3)

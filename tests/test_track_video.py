@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.track_videos import HEIGHT, WIDTH, moving_face, picture, write_audio, write_clip
-from tracking import video
+from tracking import video_file
 from tracking.footage import Dropped, FootageError, Listed, Picture, Span, without_repeats
 from tracking.video import open_footage
 
@@ -100,7 +100,7 @@ def test_alpha_that_cannot_be_decoded_is_noted(tmp_path: Path, monkeypatch: pyte
     alpha = np.full((HEIGHT, WIDTH), 128, np.uint8)
     clip = write_clip(tmp_path / "a.webm", [np.dstack([image, alpha]) for image in moving_face(3)],
                       codec="libvpx-vp9", pixels="yuva420p")
-    monkeypatch.setattr(video, "ALPHA_DECODERS", {})
+    monkeypatch.setattr(video_file, "ALPHA_DECODERS", {})
     footage = open_footage(clip)
     assert [p.alpha for p in footage.pictures(Span())] == [None] * 3
     assert any("alpha channel (vp9 in WebM) cannot be decoded here" in note for note in footage.notes)

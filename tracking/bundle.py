@@ -180,11 +180,14 @@ def total_cost(problem: Problem, state: State) -> float:
 
 
 def normal_equations(problem: Problem, state: State) -> NormalEquations:
-    frames, unknowns, shared = len(state.t), POSE + state.codes.shape[1], state.shared
-    equations = NormalEquations.zeros(frames, unknowns, shared)
+    frames, unknowns = len(state.t), POSE + state.codes.shape[1]
+    equations = NormalEquations.zeros(frames, unknowns, state.shared, state.t.device)
+    memory = state.t.new_empty(0)
     for term in problem.terms:
         for part in _chunks(problem, state, term):
-            _add_data(equations, problem, state, term, part)
+            columns, value = _derivatives(problem, state, term, part, memory)
+            _add_data(equations, columns, value, part)
+            memory = columns  # to be used again: fresh memory costs as much as a third of the work in it
             problem.passed(part.stop - part.start)
     _add_prior(equations, problem.prior, state)
     return equations
@@ -196,50 +199,56 @@ def _chunks(problem: Problem, state: State, term: DataTerm) -> list[slice]:
     return [slice(start, min(start + step, len(state.t))) for start in range(0, len(state.t), step)]
 
 
-def _add_data(equations: NormalEquations, problem: Problem, state: State, term: DataTerm, frames: slice) -> None:
+def _derivatives(
+    problem: Problem, state: State, term: DataTerm, frames: slice, memory: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Weighted residuals' derivatives [F,R,D+shared] by a frame's unknowns and the shared ones, or [F,R,D] where all of
+    those are held, and the residuals [F,R]. memory: of an earlier result, written over if it is large enough.
+    """
     codes = state.split(frames)
     turns = turns_of(codes)
     points = term.points.place(state.shape, codes, turns) + term.offset
     pixels, camera, first = project(state, points, term, frames)
     residual, slope, precision = term.residual(frames, pixels, True)
-    by_camera = _pixel_by_camera(camera, float(state.log_focal[term.camera].exp()))
-    by_focal = (pixels - term.center)[..., None]
-    if slope is not None:
-        by_camera, by_focal = slope @ by_camera, slope @ by_focal
-    by_first = by_camera @ state.rig_R[term.camera] if term.camera else by_camera
-    by_points = by_first @ state.R[frames, None]
-    by_codes = term.points.derivative(by_points, state.shape, codes, turns)
-    own = torch.cat([by_first @ _camera_by_pose(first, state.t[frames]), by_codes], -1)
     # iteratively reweighted least squares: Cauchy's weight
     weight = (precision / (1 + (residual**2).sum(-1) / term.cutoff**2)).sqrt()[..., None]
-    value = (weight * residual).flatten(1)
-    own = (weight[..., None] * own).flatten(1, 2)
-    equations.blocks[frames] += _double(own.mT @ own)
-    equations.gradient[frames] += _double((own.mT @ value[..., None]).squeeze(-1))
-    if bool(problem.held_shared.all()):
-        return
-    by_rig = by_camera @ torch.cat([-skew(camera - state.rig_t[term.camera]), _eyes_like(camera)], -1)
-    common = _shared_columns(state, term.camera, term.points.shape_derivative(by_points, turns), by_focal, by_rig)
-    common = (weight[..., None] * common).flatten(1, 2)
-    equations.border[frames] += _double(own.mT @ common)
-    equations.shared += _double((common.mT @ common).sum(0))
-    equations.shared_gradient += _double((common.mT @ value[..., None]).sum(0).squeeze(-1))
+    by_pixel = weight[..., None] * (torch.eye(2, device=pixels.device) if slope is None else slope)
+    by_camera = by_pixel @ _pixel_by_camera(camera, float(state.log_focal[term.camera].exp()))
+    by_first = by_camera @ state.rig_R[term.camera] if term.camera else by_camera
+    own, free = POSE + state.codes.shape[1], not bool(problem.held_shared.all())
+    shape = (*by_camera.shape[:3], own + (state.shared if free else 0))
+    fits = memory.numel() >= np.prod(shape)
+    columns = memory.flatten()[:int(np.prod(shape))].view(shape) if fits else camera.new_empty(shape)
+    columns[..., :POSE] = by_first @ _camera_by_pose(first, state.t[frames])
+    moving = columns[..., POSE:own + (len(state.shape) if free else 0)]
+    term.points.derivative(by_first @ state.R[frames, None], state.shape, codes, turns, moving)
+    if free:
+        rest = columns[..., own + len(state.shape):]  # a focal length for each camera, then the rig
+        rest.zero_()
+        rest[..., term.camera] = (by_pixel @ (pixels - term.center)[..., None])[..., 0]
+        if term.camera:
+            at = len(state.log_focal) + 6 * (term.camera - 1)
+            lever = torch.cat([-skew(camera - state.rig_t[term.camera]), _eyes_like(camera)], -1)
+            rest[..., at:at + 6] = by_camera @ lever
+    return columns.flatten(1, 2), (weight * residual).flatten(1)
+
+
+def _add_data(equations: NormalEquations, columns: Tensor, value: Tensor, frames: slice) -> None:
+    """Add weighted residuals and their derivatives, see `_derivatives`."""
+    unknowns = equations.gradient.shape[1]
+    own, common = columns[..., :unknowns], columns.flatten(0, 1)[:, unknowns:]
+    product = (own.mT @ columns).double()
+    equations.blocks[frames] += product[..., :unknowns]
+    equations.gradient[frames] += (own.mT @ value[..., None]).squeeze(-1).double()
+    if common.shape[1]:
+        equations.border[frames] += product[..., unknowns:]
+        equations.shared += (common.T @ common).double()
+        equations.shared_gradient += (common.T @ value.flatten()).double()
 
 
 def _eyes_like(points: Tensor) -> Tensor:
     """[...,3] -> [...,3,3]: unit matrices."""
     return torch.eye(3, device=points.device).expand(*points.shape, 3)
-
-
-def _shared_columns(state: State, camera: int, by_shape: Tensor, by_focal: Tensor, by_rig: Tensor) -> Tensor:
-    """Derivatives [...,S], [...,1], [...,6] of what one camera sees, in the order of the shared unknowns."""
-    columns = by_shape.new_zeros(*by_shape.shape[:-1], state.shared)
-    columns[..., :len(state.shape)] = by_shape
-    columns[..., len(state.shape) + camera] = by_focal[..., 0]
-    if camera:
-        first = state.rig_at + 6 * (camera - 1)
-        columns[..., first:first + 6] = by_rig
-    return columns
 
 
 def _pixel_by_camera(camera: Tensor, focal: float) -> Tensor:
@@ -280,32 +289,30 @@ def _prior_cost(prior: Prior, state: State) -> float:
 
 
 def _add_prior(equations: NormalEquations, prior: Prior, state: State) -> None:
-    rows, weight, target = _double(prior.rows), _double(prior.weight), _double(prior.target)
-    misfit = _double(state.codes) @ rows.T - target
+    rows, weight, target = prior.rows.double(), prior.weight.double(), prior.target.double()
+    misfit = state.codes.double() @ rows.T - target
     equations.blocks[:, POSE:, POSE:] += rows.T @ (weight[:, None] * rows)
     equations.gradient[:, POSE:] += (weight * misfit) @ rows
-    smooth, steady = _double(prior.smooth), prior.steady.cpu().numpy().astype(np.float64)[:, None]
-    bend = _double(_second_differences(state)) * smooth * steady
-    diagonal = np.arange(len(smooth))
+    smooth, steady = prior.smooth.double(), prior.steady.double()[:, None]
+    bend = _second_differences(state).double() * smooth * steady
     for shift, factor in ((-1, 1.0), (0, -2.0), (1, 1.0)):
         # steady is zero at both ends, so rolling wraps nothing around
-        equations.gradient += factor * np.roll(bend, shift, axis=0)
-        equations.blocks[:, diagonal, diagonal] += factor**2 * smooth * np.roll(steady, shift, axis=0)
-    equations.next += -2 * smooth * (steady + np.roll(steady, -1, axis=0))
-    equations.after_next += smooth * np.roll(steady, -1, axis=0)
-    n, focal = len(state.shape), np.arange(len(state.shape), state.rig_at)
-    equations.shared[:n, :n] += _double(prior.shape)
-    equations.shared_gradient[:n] += _double(prior.shape @ state.shape)
-    equations.shared[focal, focal] += prior.focal_precision
-    equations.shared_gradient[focal] += prior.focal_precision * _double(state.log_focal - prior.focal)
+        equations.gradient += factor * bend.roll(shift, 0)
+        equations.blocks.diagonal(dim1=1, dim2=2).add_(factor**2 * smooth * steady.roll(shift, 0))
+    equations.next += -2 * smooth * (steady + steady.roll(-1, 0))
+    equations.after_next += smooth * steady.roll(-1, 0)
+    n, focal = len(state.shape), slice(len(state.shape), state.rig_at)
+    equations.shared[:n, :n] += prior.shape.double()
+    equations.shared_gradient[:n] += (prior.shape @ state.shape).double()
+    equations.shared.diagonal()[focal].add_(prior.focal_precision)
+    equations.shared_gradient[focal] += prior.focal_precision * (state.log_focal - prior.focal).double()
 
 
 def _hold_bounds(problem: Problem, state: State, equations: NormalEquations) -> None:
     """Take out what is held, and codes at a bound that the gradient pushes against (Bertsekas' projected Newton)."""
-    codes, gradient = state.codes, torch.from_numpy(equations.gradient[:, POSE:]).to(state.codes)
+    codes, gradient = state.codes, equations.gradient[:, POSE:]
     stuck = ((codes <= problem.low) & (gradient > 0)) | ((codes >= problem.high) & (gradient < 0))
-    held = torch.cat([torch.zeros_like(stuck[:, :POSE]), stuck], 1) | problem.held
-    equations.hold(held.cpu().numpy(), problem.held_shared.cpu().numpy())
+    equations.hold(torch.cat([torch.zeros_like(stuck[:, :POSE]), stuck], 1) | problem.held, problem.held_shared)
 
 
 def _stepped(problem: Problem, state: State, equations: NormalEquations, damping: float) -> State | None:
@@ -313,12 +320,7 @@ def _stepped(problem: Problem, state: State, equations: NormalEquations, damping
         step, shared = solve(equations, damping)
     except NotPositiveError:
         return None
-    as_tensor = [torch.from_numpy(values).to(state.codes) for values in (step, shared)]
-    return state.moved(as_tensor[0], as_tensor[1], problem.low, problem.high)
-
-
-def _double(values: Tensor) -> np.ndarray:
-    return values.double().cpu().numpy()
+    return state.moved(step.float(), shared.float(), problem.low, problem.high)
 
 
 def orthonormal(state: State) -> State:

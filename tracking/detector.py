@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 import numpy as np
 
@@ -87,6 +88,10 @@ class MediaPipeDetector:
             raise ValueError(
                 f"{path}: a FaceLandmarker model (.task) is expected, MediaPipe refused it: {reason}") from error
 
+    def another(self) -> MediaPipeDetector:
+        """One with the same model that has seen nothing yet, for another thread; raises as the constructor does."""
+        return MediaPipeDetector(self._path)
+
     def _opened(self, mode: Any) -> Any:
         vision = self._mediapipe.tasks.vision
         options = vision.FaceLandmarkerOptions(
@@ -94,7 +99,7 @@ class MediaPipeDetector:
             running_mode=mode, num_faces=MAX_FACES,
             output_face_blendshapes=True, output_facial_transformation_matrixes=True,
         )
-        with _quiet():
+        with _silence:
             return vision.FaceLandmarker.create_from_options(options)
 
     def __enter__(self) -> MediaPipeDetector:
@@ -110,14 +115,14 @@ class MediaPipeDetector:
     def detect(self, rgb: ByteImage, time: float) -> list[Face]:
         # MediaPipe wants whole milliseconds that rise strictly, also above 1000 pictures a second.
         self._time = max(self._time + 1, round(time * 1000))
-        with _quiet():
+        with _silence:
             result = self._landmarker.detect_for_video(self._image(rgb), self._time)
         return self._faces(result, rgb)
 
     def detect_alone(self, rgb: ByteImage) -> list[Face]:
         if self._alone is None:
             self._alone = self._opened(self._mediapipe.tasks.vision.RunningMode.IMAGE)
-        with _quiet():
+        with _silence:
             result = self._alone.detect(self._image(rgb))
         return self._faces(result, rgb)
 
@@ -151,15 +156,42 @@ def _import_mediapipe() -> Any:
     return mediapipe
 
 
+class _Silence:
+    """MediaPipe's native code writes to standard error, past Python, where the progress bars are. A context manager for
+    any number of threads: while one of them is inside, nothing that is written there is seen.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._saved = threading.Lock(), 0, -1
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside > 1:
+                return
+            sys.stderr.flush()
+            self._saved = os.dup(2)
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                os.dup2(self._saved, 2)
+                os.close(self._saved)
+
+
+_silence = _Silence()
+
+
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """MediaPipe's native code writes to standard error, past Python, where the progress bars are."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+def heard_stderr() -> Iterator[TextIO]:
+    """Standard error as it was, for words that must be seen while detectors work."""
     try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
+        number = os.dup(sys.stderr.fileno())
+    except (OSError, ValueError):  # not a file: nothing silences it
+        yield sys.stderr
+        return
+    with open(number, "w", encoding=sys.stderr.encoding) as file:
+        yield file

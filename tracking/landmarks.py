@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tracking.detector import Detector, Face
+from tracking.detector import Face
 from tracking.footage import ByteImage, Dropped, Picture
 from tracking.records import Floats, Indices
 
@@ -68,20 +68,16 @@ class Search:
     height: int = 0
 
 
-def look_for_faces(
-    pictures: Iterable[Picture], detector: Detector, progress: Callable[[], object] = lambda: None
-) -> Search:
-    """Detect the faces in every picture and notice cuts. `progress` is called after each."""
+def look_for_faces(seen: Iterable[tuple[Picture, Sequence[Face]]]) -> Search:
+    """Take down the faces that were detected in every picture (see `tracking.detection`), in order, and notice cuts."""
     search = Search()
     thumbnail: ByteImage | None = None
-    for picture in pictures:
-        faces = detector.detect(picture.rgb, picture.time)
+    for picture, faces in seen:
         before, thumbnail = thumbnail, _thumbnail(picture.rgb)
         last = search.sightings[-1].faces if search.sightings else ()
         cut = before is not None and is_cut(before, thumbnail, last, faces)
         search.sightings.append(Sighting(picture.index, picture.time, faces, cut))
         search.height, search.width = picture.rgb.shape[:2]
-        progress()
     return search
 
 

@@ -148,8 +148,7 @@ def _surroundings(colours: Floats, where: Mask, unknown: Mask, unit: float) -> l
     pixel_of[labels[where]] = np.flatnonzero(where)
     flat = colours.reshape(-1, 3)
     found = [_by_channel(flat[pixel_of[labels.ravel()[wanted]]])]
-    weight = where.astype(np.float32)
-    weighted = np.dstack([colours * weight[..., None], weight])
+    weighted = cv2.copyTo(cv2.cvtColor(colours, cv2.COLOR_RGB2RGBA), where.astype(np.uint8))
     for radius in (0.06 * unit, 0.2 * unit):
         window = (2 * round(radius) + 1,) * 2
         *mean, count = _by_channel(np.asarray(cv2.boxFilter(weighted, -1, window), np.float32).reshape(-1, 4)[wanted])
@@ -201,19 +200,34 @@ def foreground_colours(image: ByteImage, alpha: ByteImage) -> ByteImage:
     their shares as weights, then the foreground is moved so that the mixture gives the picture's colour again
     (Forte, Approximate Fast Foreground Colour Estimation, ICIP 2021); once coarsely, once finely.
     """
-    colour, share = image.astype(np.float32), (alpha.astype(np.float32) / np.float32(255))[..., None]
+    partial = (alpha > 0) & (alpha < 255)  # elsewhere it is the picture's colour, or there is none to find
+    colour, share = image.astype(np.float32), alpha.astype(np.float32) / np.float32(255)
     # the cubes let nearly pure pixels tell the colours, so that wide soft borders mix little of the other side in
-    pure_front, pure_back = share**3, (1 - share) ** 3
-    front, back = colour, colour
-    for part in COLOUR_REACH:
-        window = (2 * max(2, round(part * len(image))) + 1,) * 2
-        near_front = _mean(front * pure_front, window) / (_mean(pure_front, window)[..., None] + np.float32(1e-6))
-        near_back = _mean(back * pure_back, window) / (_mean(pure_back, window)[..., None] + np.float32(1e-6))
-        front = near_front + share * (colour - share * near_front - (1 - share) * near_back)
-        back = near_back
-    # where nothing of the head is near there is no colour to find, and where alpha is 1 it is the picture's
-    front = np.where((share == 0) | (share == 1), colour, front)
-    return np.asarray(np.clip(np.round(front), 0, 255), np.uint8)
+    pure = share * share * share, (1 - share) * (1 - share) * (1 - share)
+    coarse, fine = (2 * max(2, round(part * len(image))) + 1 for part in COLOUR_REACH)
+    near = cv2.dilate(partial.astype(np.uint8), np.ones((fine, fine), np.uint8)) > 0  # what the fine means look at
+    front, back = _unmixed(colour, share, (colour, colour), pure, coarse, near)
+    sides = np.zeros_like(colour), np.zeros_like(colour)
+    sides[0][near], sides[1][near] = front, back
+    front, _ = _unmixed(colour, share, sides, pure, fine, partial)
+    result = image.copy()
+    result[partial] = np.clip(np.round(front), 0, 255)
+    return result
+
+
+def _unmixed(
+    colour: Floats, share: Floats, sides: tuple[Floats, Floats], pure: tuple[Floats, Floats], side: int, at: Mask
+) -> tuple[Floats, Floats]:
+    """Foreground and background [n,3] at some pixels: means of `sides` [S,S,3] over windows, weighted by `pure` [S,S],
+    the foreground moved so that the mixture by `share` [S,S] is `colour` [S,S,3].
+    """
+    window = (side, side)
+    shares = [(_mean(weight, window)[at] + np.float32(1e-6))[:, None] for weight in pure]
+    # three equal channels multiply several times faster than one that is broadcast
+    front, back = (_mean(values * cv2.merge((weight,) * 3), window)[at] / total
+                   for values, weight, total in zip(sides, pure, shares, strict=True))
+    part = share[at][:, None]
+    return front + part * (colour[at] - part * front - (1 - part) * back), back
 
 
 def _mean(values: Floats, window: tuple[int, int]) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,9 @@ from tracking.matte_fallback import Cutter, survey, working
 from tracking.matte_model import MatteNetwork, Parsing, default_model, method_note, open_matting
 from tracking.matte_refine import ByteImage, HeadShape, Plate, foreground_colours, guided_filter, refine_alpha, tidy
 from tracking.records import Floats
-from utils.parallel import ordered
+from utils.parallel import in_order, ordered
 
-__all__ = ["MatteSettings", "foreground_colours", "matte_clip", "method_note"]
+__all__ = ["Cutter", "MatteSettings", "clip_colours", "foreground_colours", "matte_clip", "method_note"]
 
 SAME = 8.0      # 8-bit levels: a pixel that changed less shows what it showed in the picture before
 MEMORY = 0.8    # share of the alpha before in such a pixel
@@ -36,6 +36,7 @@ class MatteSettings:
 def matte_clip(
     images: Callable[[int], ByteImage], count: int, head_masks: Callable[[int], Floats],
     settings: MatteSettings | None = None, progress: Callable[[int, int], None] | None = None,
+    cutter: Cutter | None = None,
 ) -> Iterator[ByteImage]:
     """Alpha of every picture of a clip, in order: uint8 [S,S], 255 = head, hair or neck.
 
@@ -45,6 +46,7 @@ def matte_clip(
         head_masks: silhouette [S,S] in 0 .. 1 of the fitted head in picture i, ending at the lower ring of the neck.
             Where it is empty, so is the matte.
         progress: called with (pictures done, count).
+        cutter: what `clip_colours` returned; None: it is called now.
 
     Raises:
         ValueError: a count below 1, or a picture or silhouette of wrong kind or size; the message names it.
@@ -60,7 +62,23 @@ def matte_clip(
     source = _Checked(images, head_masks, count)
     if source.shape[2] == 4:
         return _told((source.image(i)[..., 3] for i in range(count)), count, progress)
-    return _told(_estimated(source, network, parsing), count, progress)
+    return _told(_estimated(source, network, parsing, cutter), count, progress)
+
+
+def clip_colours(
+    images: Callable[[int], ByteImage], count: int, head_masks: Callable[[int], Floats], settings: MatteSettings
+) -> Cutter | None:
+    """What `matte_clip` must know of the whole clip before it begins, for those who have time earlier; None where there
+    is a network. Arguments as there; silhouettes may be rougher.
+    """
+    return _learned(_Checked(images, head_masks, count)) if default_model(settings.matting_model) is None else None
+
+
+def _learned(source: _Checked) -> Cutter:
+    samples = survey(source.rgb, source.count, source.silhouette)
+    if not samples:
+        raise ValueError("the fitted head lies in none of the pictures: without it there is nothing to cut out")
+    return Cutter(samples)
 
 
 class _Checked:
@@ -112,30 +130,46 @@ class _Method(Protocol):
         """Alpha [S,S] of head, hair and neck, and perhaps of more of the person; the shape as far as it is seen."""
 
 
-def _estimated(source: _Checked, network: MatteNetwork | None, parsing: Parsing | None) -> Iterator[ByteImage]:
-    method: _Method = _GrabCut(source) if network is None else _Network(network)
-    steady = Steady()
+def _estimated(
+    source: _Checked, network: MatteNetwork | None, parsing: Parsing | None, cutter: Cutter | None
+) -> Iterator[ByteImage]:
+    method: _Method = _GrabCut(cutter or _learned(source), source.size) if network is None else _Network(network)
     with ExitStack() as stack:
         for opened in (network, parsing):
             if opened is not None:
                 stack.callback(opened.close)
 
-        def rough(index: int) -> tuple[ByteImage, HeadShape | None, Floats]:
+        def rough(index: int) -> tuple[HeadShape | None, Floats, Floats]:
             image, silhouette = source.rgb(index), source.silhouette(index)
+            stays = staying(source.rgb(index - 1), image) if index else np.zeros(silhouette.shape, np.float32)
             shape = HeadShape.of(silhouette)
             if shape is None:
-                return image, None, np.zeros(silhouette.shape, np.float32)
+                return None, np.zeros(silhouette.shape, np.float32), stays
             alpha, shape = method.alpha(image, silhouette, shape)
             if parsing is not None:
                 alpha = alpha * (1 - _sharpened(parsing.clothing(image), image, shape))
-            return image, shape, alpha
+            return shape, alpha, stays
 
         # Networks take one picture after the other: some keep what they saw before.
         by_threads = network is None and parsing is None
-        for image, shape, alpha in ordered(rough, source.count) if by_threads else map(rough, range(source.count)):
-            if shape is not None:
-                alpha = tidy(steady.follow(image, alpha), shape)
-            yield np.asarray(np.round(alpha * 255), np.uint8)
+        found = ordered(rough, source.count) if by_threads else map(rough, range(source.count))
+        yield from in_order(_finished, steadied(found))
+
+
+def steadied(found: Iterable[tuple[HeadShape | None, Floats, Floats]]) -> Iterator[tuple[HeadShape | None, Floats]]:
+    """Alphas [S,S] that lean on the one before where the picture stays as it was, see `staying`; after a
+    picture without the head there is none to lean on."""
+    before: Floats | None = None
+    for shape, alpha, stays in found:
+        if shape is not None and before is not None:
+            alpha = alpha + stays * (before - alpha)
+        before = None if shape is None else alpha
+        yield shape, alpha
+
+
+def _finished(steady: tuple[HeadShape | None, Floats]) -> ByteImage:
+    shape, alpha = steady
+    return np.asarray(np.round((alpha if shape is None else tidy(alpha, shape)) * 255), np.uint8)
 
 
 def _sharpened(share: Floats, image: ByteImage, shape: HeadShape) -> Floats:
@@ -160,12 +194,9 @@ class _Network:
 class _GrabCut:
     """Mattes without a network."""
 
-    def __init__(self, source: _Checked) -> None:
-        samples = survey(source.rgb, source.count, source.silhouette)
-        if not samples:
-            raise ValueError("the fitted head lies in none of the pictures: without it there is nothing to cut out")
-        self.cutter = Cutter(samples)
-        self.plate = _resized(self.cutter.plate, source.size)
+    def __init__(self, cutter: Cutter, size: int) -> None:
+        self.cutter = cutter
+        self.plate = _resized(cutter.plate, size)
 
     def alpha(self, image: ByteImage, silhouette: Floats, shape: HeadShape) -> tuple[Floats, HeadShape]:
         sample = working(image, silhouette)
@@ -184,18 +215,10 @@ def _resized(plate: Plate | None, size: int) -> Plate | None:
     return Plate(np.asarray(cv2.resize(plate.colour, (size, size)), np.float32), known, plate.noise)
 
 
-class Steady:
-    """Alpha that does not flicker where the picture stands still: it leans on the one before where colours agree."""
-
-    def __init__(self) -> None:
-        self.before: tuple[Floats, Floats] | None = None
-
-    def follow(self, image: ByteImage, alpha: Floats) -> Floats:
-        """The next picture's alpha [S,S]; hair that moved has other colours and takes nothing from before."""
-        colours = cv2.GaussianBlur(image, (0, 0), 1.0).astype(np.float32)
-        if self.before is not None:
-            change = np.maximum.reduce(cv2.split(cv2.absdiff(colours, self.before[0]))) / np.float32(SAME)
-            weight = MEMORY * np.exp(-change * change)
-            alpha = alpha + weight * (self.before[1] - alpha)
-        self.before = colours, alpha
-        return alpha
+def staying(before: ByteImage, image: ByteImage) -> Floats:
+    """How far the alpha of a picture leans on the one before [S,S], so that it does not flicker where the picture
+    stands still: MEMORY where colours agree. Hair that moved has other colours and takes nothing from before.
+    """
+    old, new = (cv2.GaussianBlur(picture, (0, 0), 1.0) for picture in (before, image))
+    change = np.maximum.reduce(cv2.split(cv2.absdiff(old, new))).astype(np.float32) / np.float32(SAME)
+    return np.asarray(np.float32(MEMORY) * np.exp(-change * change), np.float32)

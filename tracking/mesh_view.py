@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flame import Head, PosedHead, pose_head
 from tracking.records import Fit, Floats
-from utils.mesh_raster import project, rasterize_mesh
+from utils.mesh_raster import nearest_surface, project
 
 # Landmarks hold the face in place; skull and ears only follow it, and a silhouette has this value there.
 GUESSED = 0.96
@@ -78,7 +78,7 @@ class MeshView:
     def silhouette(self, index: int) -> NDArray[np.float32]:
         """[size,size]: 1 where face and neck above its lower ring are, GUESSED at skull and ears, 0 elsewhere."""
         pixels, depth = self.pixels(self.vertices(index), index)
-        triangle = rasterize_mesh(pixels, depth, self.faces[self.above_neck], self.size, self.size).triangle
+        triangle, _ = nearest_surface(pixels, depth, self.faces[self.above_neck], self.size, self.size)
         value = np.where(self.part[self.above_neck] > 0, GUESSED, 1)[triangle]
         return np.where(triangle >= 0, value, 0).astype(np.float32)
 
@@ -86,7 +86,7 @@ class MeshView:
         """The head lit from the camera."""
         vertices = self.vertices(index)
         pixels, depth = self.pixels(vertices, index)
-        triangle = rasterize_mesh(pixels, depth, self.faces, self.size, self.size, cull_back=True).triangle
+        triangle, _ = nearest_surface(pixels, depth, self.faces, self.size, self.size, cull_back=True)
         corners = (vertices @ self.fit.R[index].T)[self.faces]
         normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
         facing = -normals[:, 2] / np.maximum(np.linalg.norm(normals, axis=1), 1e-12)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,8 +18,8 @@ from tracking.landmark_fit import FitSettings, clip_of, fit_of, measured, single
 from tracking.photometric_term import Images, PhotometricTerm, band_pass, face_points, parts
 from tracking.records import Fit, Observations, Rig
 from tracking.surface import turns_of
-from utils.mesh_raster import project, rasterize_mesh
-from utils.parallel import ordered
+from utils.mesh_raster import nearest_surface, project
+from utils.parallel import in_order, ordered
 
 DEPTH_SLACK = 0.004  # metres; what lies further behind the nearest surface is hidden
 RASTER = 256         # side of the depth pictures that decide it
@@ -28,14 +29,15 @@ RASTER = 256         # side of the depth pictures that decide it
 class RefineSettings:
     """blurs: of the pictures, coarse to fine, in 1/512 of the crop's side: the mesh must be within about twice the
     blur of its place, and the finer the blur the more exact the outcome. bakes: how often at each blur the mean
-    appearance is taken anew. iterations: after each. points: of the skin, at most about; weight: of each;
-    landmark_weight: what the landmarks keep, which say where features are but jitter. free_identity: solve for identity
-    and focal length too. fit: priors, as in the fit.
+    appearance is taken anew. iterations: after each, at most; tolerance: share of the cost, below which a step is the
+    last one. points: of the skin, at most about; weight: of each; landmark_weight: what the landmarks keep, which say
+    where features are but jitter. free_identity: solve for identity and focal length too. fit: priors, as in the fit.
     """
 
     blurs: tuple[float, ...] = (3.0, 1.5, 0.8)
     bakes: int = 2
     iterations: int = 4
+    tolerance: float = 1e-3
     weight: float = 0.2
     landmark_weight: float = 0.05
     points: int = 1700
@@ -98,7 +100,7 @@ def refine_views(
             planned = work.done + bake
             for term, cosine in zip(skins, facing, strict=True):
                 term.learn(state, cosine, settings.weight)
-            state = minimise(problem, state, settings.iterations, 1e-4, None)
+            state = minimise(problem, state, settings.iterations, settings.tolerance, None)
             work.add(planned - work.done)  # of iterations that were not needed
     refined, rig = fit_of(head, state, views, settings.fit)
     return measured(head, refined, rig, views, device), rig
@@ -144,14 +146,26 @@ def _facing(
         normal = torch.linalg.cross(triangle[:, :, 1] - triangle[:, :, 0], triangle[:, :, 2] - triangle[:, :, 0])
         middle = triangle.mean(2)
         cosine = -torch.nn.functional.cosine_similarity(normal, middle, dim=-1)
-        for camera, centre, value in zip(vertices.cpu().numpy(), middle.cpu().numpy(), cosine, strict=True):
-            pixels, depth = project(camera, np.eye(3), np.zeros(3), K)
-            nearest = rasterize_mesh(pixels, depth, faces, RASTER, RASTER).depth
-            at, own = project(centre, np.eye(3), np.zeros(3), K)
-            column, row = np.clip(at.astype(int), 0, RASTER - 1).T
-            rows.append(value * torch.from_numpy(own < nearest[row, column] + DEPTH_SLACK).to(value))
+        seen_first = partial(_in_front, faces=faces, K=K)
+        pairs = zip(middle.cpu().numpy(), vertices.cpu().numpy(), strict=True)
+        for value, seen in zip(cosine, in_order(seen_first, pairs), strict=True):
+            rows.append(value * torch.from_numpy(seen).to(value))
             work.add(1)
     return torch.stack(rows) * torch.from_numpy(view.seen).to(corners.device)[:, None]
+
+
+def _in_front(
+    of: tuple[NDArray[np.float32], NDArray[np.float32]], faces: NDArray[np.integer], K: NDArray[np.floating]
+) -> NDArray[np.bool_]:
+    """Which points [L,3] of a mesh [V,3] it does not hide itself, both in the camera's axes; K: for RASTER pixels a
+    side.
+    """
+    points, vertices = of
+    pixels, depth = project(vertices, np.eye(3), np.zeros(3), K)
+    _, nearest = nearest_surface(pixels, depth, faces, RASTER, RASTER, cull_back=True)  # a head has no holes
+    at, own = project(points, np.eye(3), np.zeros(3), K)
+    column, row = np.clip(at.astype(int), 0, RASTER - 1).T
+    return np.asarray(own < nearest[row, column] + DEPTH_SLACK)
 
 
 def _vertices(head: Head, state: State, frames: slice) -> Tensor:

@@ -26,7 +26,7 @@ BAND = 4.0         # the wide blur that is subtracted, in units of the narrow on
 CUTOFF = 2.0       # residuals beyond twice the usual one belong to something else than the skin
 MIN_FACING = 0.35  # cosine; skin seen flatter than 70 degrees is foreshortened too far to compare
 QUANTUM = 0.3       # grey levels: what rounding to bytes leaves; flat pictures have no residual to take a scale from
-BRIGHTNESS = (0.299, 0.587, 0.114)
+WINDOW_MARGIN = 2   # pixels about a sample: its slope is measured half a pixel beside it, by four neighbours
 
 
 @dataclass(eq=False)
@@ -52,7 +52,7 @@ class PhotometricTerm:
         return cls(points, torch.zeros_like(points.rest), none, none, none, none, center, camera)
 
     def residual(self, frames: slice, pixels: Tensor, want_slope: bool) -> tuple[Tensor, Tensor | None, Tensor]:
-        pictures = self.pictures[frames].float()
+        pictures, pixels = window(self.pictures[frames], pixels)
         value = ((sample(pictures, pixels) - self.reference) / self.scale)[..., None]
         if not want_slope:
             return value, None, self.weight[frames]
@@ -80,7 +80,7 @@ class PhotometricTerm:
             codes = state.split(part)
             points = self.points.place(state.shape, codes, turns_of(codes))
             pixels = project(state, points, self, part)[0]
-            rows.append(sample(self.pictures[part].float(), pixels))
+            rows.append(sample(*window(self.pictures[part], pixels)))
         return torch.cat(rows)
 
 
@@ -99,14 +99,40 @@ def face_points(
 
 def band_pass(image: NDArray[np.uint8], sigma: float) -> NDArray[np.float16]:
     """Brightness [S,S] between the blurs sigma and BAND * sigma (pixels), in grey levels."""
-    grey = (image.astype(np.float32) @ np.array(BRIGHTNESS, np.float32))
-    narrow, wide = (cv2.GaussianBlur(grey, (0, 0), width) for width in (sigma, BAND * sigma))
-    return (narrow - wide).astype(np.float16)
+    grey = np.asarray(cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2GRAY), np.float32)
+    return (cv2.GaussianBlur(grey, (0, 0), sigma) - wide_blur(grey, BAND * sigma)).astype(np.float16)
+
+
+def wide_blur(image: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """An image [H,W] blurred by sigma pixels; where that is much, it is blurred smaller by a power of two."""
+    factor = 2 ** max(0, int(np.log2(sigma / 2)))
+    if factor == 1:
+        return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.float32)
+    height, width = image.shape
+    small = cv2.resize(image, (-(-width // factor), -(-height // factor)), interpolation=cv2.INTER_AREA)
+    # The averages and the straight lines between them blur as well: variances (f^2 - 1) / 12 and f^2 / 6.
+    left = sigma**2 - (factor**2 - 1) / 12 - factor**2 / 6
+    small = cv2.GaussianBlur(small, (0, 0), left**0.5 / factor)
+    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def window(pictures: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """The part of pictures [C,1,S,S] that holds the pixels [C,L,2] and their neighbours, as float32; the pixels in it.
+
+    Faces fill a small part of the pictures, and to convert all of them would take longer than to sample.
+    """
+    size = pictures.shape[-1]
+    low, high = (value.clamp(0, size).nan_to_num(0).tolist() for value in (
+        pixels.amin((0, 1)).floor() - WINDOW_MARGIN, pixels.amax((0, 1)).ceil() + WINDOW_MARGIN))
+    (x, y), (right, bottom) = map(int, low), map(int, high)
+    if right - x < 1 or bottom - y < 1:
+        return pictures.float(), pixels
+    return pictures[:, :, y:bottom, x:right].float(), pixels - pixels.new_tensor([x, y])
 
 
 def sample(pictures: Tensor, pixels: Tensor) -> Tensor:
-    """Bilinear values [C,L] of pictures [C,1,S,S] at pixels [C,L,2]; zero outside."""
-    grid = 2 * pixels / pictures.shape[-1] - 1
+    """Bilinear values [C,L] of pictures [C,1,H,W] at pixels [C,L,2]; zero outside."""
+    grid = 2 * pixels / pixels.new_tensor([pictures.shape[-1], pictures.shape[-2]]) - 1
     return F.grid_sample(pictures, grid[:, None], align_corners=False)[:, 0, 0]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,24 +17,27 @@ from arguments.track_settings import TrackSettings
 from flame import load_head
 from tracking import closer_look
 from tracking.crop import Crop, choose_crop, observe
-from tracking.detector import CloseDetector, MediaPipeDetector
-from tracking.footage import ByteImage, Dropped, Footage, Listed, Span, without_repeats
+from tracking.detection import in_pieces, one_by_one
+from tracking.detector import CloseDetector, MediaPipeDetector, heard_stderr
+from tracking.footage import ByteImage, Dropped, Footage, Listed, Picture, Span, without_repeats
 from tracking.given_alpha import WithAlpha
 from tracking.landmark_fit import FitSettings, fit_clip
 from tracking.landmarks import NoFaceError, Track, follow_face, look_for_faces
 from tracking.lens import Straight, read_lens, straight
-from tracking.matting import MatteSettings, matte_clip, method_note
+from tracking.matting import Cutter, MatteSettings, clip_colours, matte_clip, method_note
 from tracking.mesh_view import MeshView
 from tracking.photometric_fit import refine_clip
+from tracking.progress import counted, progress_bar
 from tracking.publish import VERSION, write_all
 from tracking.records import Fit, Observations, load_record, save_record
 from tracking.run import Finish, Found, Outcome, Pictures, Run
 from tracking.verdict import sharpness
 from tracking.video import open_footage
-from tracking.workspace import PictureStore, Workspace, load_table, plain, save_table
+from tracking.workspace import MARK, PictureStore, Workspace, load_table, plain, save_table
+from utils.parallel import in_order
 
 MIN_FRAMES = 10  # fewer tell nothing about a person's expressions, nor about the focal length
-NOT_DECIDING = ("resume", "overwrite", "output", "device")  # settings that change no result
+NOT_DECIDING = ("resume", "overwrite", "output", "device", "train", "train_flags")  # settings that change no result
 
 
 class TooFewFramesError(ValueError):
@@ -62,8 +67,10 @@ def track_video(
     crop = choose_crop(track, settings.size)
     observations = observe(track, crop, lens_of(run, crop))
     pictures = cut_pictures(run, track, crop)
-    fit = refine_by_pictures(run, fit_landmarks(run, observations), observations, pictures)
-    alpha = cut_out_head(run, fit, pictures, crop, track)
+    rough = fit_landmarks(run, observations)
+    with colours_meanwhile(run, rough, pictures, crop.size) as cutter:
+        fit = refine_by_pictures(run, rough, observations, pictures)
+        alpha = cut_out_head(run, fit, pictures, crop, track, cutter)
     return write_all(run, workspace, finish, Found(track, crop, observations, fit, pictures, alpha))
 
 
@@ -105,15 +112,21 @@ def find_face(run: Run) -> Track:
 
 def _detect(run: Run) -> Track:
     settings, repeats = run.settings, list[Dropped]()
-    pictures = without_repeats(run.footage.pictures(Span(settings.start, settings.end, settings.fps)), repeats)
-    with nullcontext(run.detector) if run.detector else MediaPipeDetector(settings.face_model) as detector:
-        with tqdm(total=run.footage.expected, desc="Finding the face", unit="picture") as bar:
-            search = look_for_faces(pictures, detector, bar.update)
-            bar.total = bar.n
+    pictures = without_repeats(run.kept.pictures(Span(settings.start, settings.end, settings.fps)), repeats)
+    with ExitStack() as stack:
+        words = stack.enter_context(heard_stderr())
+        bar = stack.enter_context(progress_bar("Finding the face", run.footage.expected, file=words))
+        if run.detector is not None:
+            detector, seen = run.detector, one_by_one(pictures, run.detector, bar.update)
+        else:
+            detector = mediapipe = stack.enter_context(MediaPipeDetector(settings.face_model))
+            seen = in_pieces(pictures, mediapipe.another, bar.update)
+        search = look_for_faces(seen)
+        bar.total = bar.n
         run.notes += run.footage.notes
         near = closer_look.wanted(search)
         if near:
-            again = tqdm(run.footage.pictures(Listed(frozenset(near))), "Looking closer", len(near), unit="picture")
+            again = counted(run.kept.pictures(Listed(frozenset(near))), "Looking closer", len(near), words)
             closer_look.look_again(search, near, again, detector.detect_alone)
     run.clock = [(sighting.index, sighting.time) for sighting in search.sightings]
     if not search.sightings:
@@ -161,28 +174,30 @@ def _cut(run: Run, track: Track, crop: Crop, stores: dict[str, PictureStore]) ->
         run.notes.append(f"--hr: the head fills only {crop.side} pixels of the footage, so images.HQ holds hardly more "
                          f"than images ({crop.size}); film larger, or choose a smaller --size")
     points = crop.points(track.points[:, :, :2])
-    wanted = Listed(frozenset(track.index.tolist()))
-    sharp, has_alpha = [], False
-    pictures = run.footage.pictures(wanted)
-    for number, picture in enumerate(tqdm(pictures, "Cutting the pictures", len(track), unit="picture")):
+
+    def cut(numbered: tuple[int, Picture]) -> tuple[float, bool]:
+        number, picture = numbered
         rgb = crop.cut(picture.rgb)
         stores["rgb"].write(number, rgb)
-        sharp.append(sharpness(rgb, points[number]))
         if picture.alpha is not None:
             stores["given"].write(number, crop.cut(picture.alpha))
-            has_alpha |= bool((picture.alpha < 255).any())  # opaque everywhere says nothing about the head
         if run.settings.hr:
             stores["full"].write(number, full.cut(picture.rgb))
-        if number + 1 == len(track):
-            break
-    return sharp, has_alpha
+        # opaque everywhere says nothing about the head
+        return sharpness(rgb, points[number]), picture.alpha is not None and bool((picture.alpha < 255).any())
+
+    pictures = islice(run.kept.pictures(Listed(frozenset(track.index.tolist()))), len(track))
+    done = counted(in_order(cut, enumerate(pictures)), "Cutting the pictures", len(track))
+    sharp, has_alpha = zip(*done, strict=True)
+    run.kept.forget()
+    return list(sharp), any(has_alpha)
 
 
 def fit_landmarks(run: Run, observations: Observations) -> Fit:
     """Stage 3: the head that meets the landmarks of the whole clip."""
     path = run.workspace.file("fit.npz")
     if not path.is_file():
-        with run.stage("fit"), tqdm(desc="Fitting the head", unit="step") as bar:
+        with run.stage("fit"), progress_bar("Fitting the head", None, "step") as bar:
             save_record(path, fit_clip(run.head, observations, FitSettings(), run.device, shown_on(bar)))
     return load_record(path, Fit)
 
@@ -193,32 +208,81 @@ def refine_by_pictures(run: Run, fit: Fit, observations: Observations, pictures:
         return fit
     path = run.workspace.file("refined.npz")
     if not path.is_file():
-        with run.stage("refine"), tqdm(desc="Refining the fit", unit="picture") as bar:
-            refined = refine_clip(run.head, fit, observations, pictures.rgb.rgb, None, run.device, shown_on(bar))
+        with run.stage("refine"), progress_bar("Refining the fit", None) as bar:
+            refined = refine_clip(run.head, fit, observations, pictures.rgb.read, None, run.device, shown_on(bar))
         save_record(path, refined)
     return load_record(path, Fit)
 
 
-def cut_out_head(run: Run, fit: Fit, pictures: Pictures, crop: Crop, track: Track) -> PictureStore:
-    """Stage 5: the alpha of head and neck; footage that has alpha keeps it."""
-    store = PictureStore(run.workspace.file("alpha"))
+@contextmanager
+def colours_meanwhile(
+    run: Run, fit: Fit, pictures: Pictures, size: int
+) -> Iterator[Callable[[], Cutter | None]]:
+    """Learn the clip's colours for the matte in another thread: the landmarks' fit is good enough for that, and the
+    refinement leaves cores idle. Yields what waits for the result, None where the matte needs none.
+    """
+    if pictures.given is not None or alpha_store(run).complete:
+        yield lambda: None
+        return
+    view = MeshView(run.head, fit, size)
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(clip_colours, pictures.rgb.read, len(fit), view.silhouette, matte_settings(run)).result
+
+
+def alpha_store(run: Run) -> PictureStore:
+    return PictureStore(run.workspace.file("alpha"))
+
+
+def matte_settings(run: Run) -> MatteSettings:
+    return MatteSettings(run.settings.matting_model, run.settings.parsing_model)
+
+
+def cut_out_head(
+    run: Run, fit: Fit, pictures: Pictures, crop: Crop, track: Track,
+    cutter: Callable[[], Cutter | None] = lambda: None,
+) -> PictureStore:
+    """Stage 5: the alpha of head and neck; footage that has alpha keeps it. cutter: see `colours_meanwhile`."""
+    store = alpha_store(run)
     if store.complete:
         return store
     inside = crop.inside(track.width, track.height)
-    with run.stage("matte"):
+    with run.stage("matte"), progress_bar("Cutting out the head", len(fit)) as bar:
         if pictures.given is not None:
-            mattes: Iterator[ByteImage] = map(pictures.given.grey, range(len(fit)))
+            mattes: Iterator[ByteImage] = map(pictures.given.read, range(len(fit)))
             run.notes.append("the footage has its own alpha channel, which was kept" if run.settings.alpha is None else
                              f"the mattes are those of {run.settings.alpha.name}")
         else:
             view = MeshView(run.head, fit, crop.size)
-            settings = MatteSettings(run.settings.matting_model, run.settings.parsing_model)
-            mattes = matte_clip(pictures.rgb.rgb, len(fit), view.silhouette, settings, None)
+            mattes = matte_clip(pictures.rgb.read, len(fit), view.silhouette, matte_settings(run), None, cutter())
             run.notes.append(method_note(run.settings.matting_model))
-        for index, matte in enumerate(tqdm(mattes, "Cutting out the head", len(fit), unit="picture")):
+        for index, matte in enumerate(mattes):
             store.write(index, np.minimum(matte, inside))
+            bar.update()
     store.finish()
     return store
+
+
+def is_complete(settings: TrackSettings) -> bool:
+    """Whether the data set that `settings` ask for lies at --output already.
+
+    ValueError where one lies there that was made with other settings, or whose report cannot be read.
+    """
+    path = settings.output / MARK
+    if not path.is_file():
+        return False
+    try:
+        saved = load_table(path)["settings"]
+        differing = sorted(key for key, value in plain(_deciding(settings)).items() if saved.get(key) != value)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: not the report of a tracked data set ({error}); choose another --output") from error
+    if differing:
+        raise ValueError(f"--resume: {settings.output} was tracked with other {', '.join(differing)}; give the same "
+                         "flags again, choose another --output, or replace it with --overwrite True")
+    return True
+
+
+def _deciding(settings: TrackSettings) -> dict[str, Any]:
+    return {key: value for key, value in asdict(settings).items() if key not in NOT_DECIDING}
 
 
 def job_of(settings: TrackSettings) -> dict[str, Any]:
@@ -228,8 +292,7 @@ def job_of(settings: TrackSettings) -> dict[str, Any]:
     for calibration in (settings.intrinsics, settings.calibration):
         if calibration is not None:
             footage["lens"] = calibration.read_text(encoding="utf-8", errors="replace")
-    deciding = {key: value for key, value in asdict(settings).items() if key not in NOT_DECIDING}
-    job = plain({**deciding, **footage, "version": VERSION})
+    job = plain({**_deciding(settings), **footage, "version": VERSION})
     assert isinstance(job, dict)
     return job
 

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from tracking.footage import ByteImage, Dropped
@@ -19,7 +17,8 @@ from utils.images import resize_area
 
 MESH_COLOUR = np.array([90, 160, 235], np.float32)
 LANDMARK_COLOUR = (70, 255, 90)
-BEHIND = np.array([52, 150, 84], np.float32)  # a green that no skin or hair has
+DOT = np.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)])  # the pixels of a landmark
+BEHIND = np.array([52, 150, 84], np.uint8)  # a green that no skin or hair has
 MAX_PANEL = 512  # pixels; a preview need not be larger
 
 
@@ -31,21 +30,26 @@ def preview_frame(drawing: Drawing, rgb: ByteImage, alpha: ByteImage, landmarks:
     """
     size, scale = len(drawing.covered), len(drawing.covered) / len(rgb)
     footage = rgb if scale == 1 else resize_area(rgb, size, size)
-    matte = (alpha if scale == 1 else resize_area(alpha, size, size)).astype(np.float32)[..., None] / 255
+    matte = (alpha if scale == 1 else resize_area(alpha, size, size)).astype(np.float32) / np.float32(255)
     dotted = footage.copy()
-    for x, y in landmarks[np.isfinite(landmarks).all(axis=1)] * scale:
-        cv2.circle(dotted, (round(float(x) - 0.5), round(float(y) - 0.5)), 1, LANDMARK_COLOUR, -1)
+    dots = np.rint(landmarks[np.isfinite(landmarks).all(axis=1)] * scale - 0.5).astype(int)
+    column, row = (dots[:, None] + DOT).clip(0, size - 1).reshape(-1, 2).T
+    dotted[row, column] = LANDMARK_COLOUR
+    mixed, covered = footage.copy(), drawing.covered
     # Squared: relief shows better than under true light.
-    shaded = (0.15 + 0.85 * drawing.brightness[..., None] ** 2) * MESH_COLOUR
-    mixed = np.where(drawing.covered[..., None], 0.4 * footage + 0.6 * shaded, footage)
-    cut_out = footage * matte + BEHIND * (1 - matte)
-    return np.concatenate([dotted, _bytes(mixed), _bytes(cut_out)], axis=1)
+    shaded = (0.15 + 0.85 * drawing.brightness[covered][:, None] ** 2) * MESH_COLOUR
+    mixed[covered] = _bytes(np.float32(0.4) * footage[covered] + np.float32(0.6) * shaded)
+    cut_out = cv2.blendLinear(footage, np.broadcast_to(BEHIND, footage.shape).copy(), matte, 1 - matte)
+    return np.concatenate([dotted, mixed, cut_out], axis=1)
 
 
 def write_error_plot(
     path: Path, time: NDArray[np.floating], quality: Quality, dropped: list[Dropped], title: str
 ) -> None:
     """A PNG: landmark error, turn of the head and sharpness over time; left-out pictures as marks along the axis."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and needed only now
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 7), dpi=100)
     figure.subplots_adjust(left=0.09, right=0.98, top=0.95, bottom=0.07, hspace=0.08)
     axes = figure.subplots(3, 1, sharex=True)

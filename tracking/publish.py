@@ -11,7 +11,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from tracking.footage import ByteImage
 from tracking.landmarks import Track
@@ -20,11 +19,11 @@ from tracking.matting import foreground_colours
 from tracking.mesh_view import MeshView
 from tracking.outline import reach_out
 from tracking.preview import MAX_PANEL, preview_frame, write_error_plot
+from tracking.progress import counted
 from tracking.run import Finish, Found, Outcome, Run
 from tracking.verdict import Quality, Verdict, judge, measure
 from tracking.workspace import MARK, Workspace, plain, save_table
 from utils.parallel import ordered
-from utils.video import write_video
 
 VERSION = 1      # of tracking.json
 PACKAGES = ("av", "mediapipe", "numpy", "opencv-python-headless", "scipy", "torch")
@@ -45,9 +44,11 @@ def write_all(run: Run, workspace: Workspace, finish: Finish | None, found: Foun
 
 def write_camera(run: Run, found: Found, folder: Path) -> tuple[Quality, Verdict]:
     """Pictures of one camera, and its preview and plot into `folder`."""
+    from utils.video import write_video  # here, so that what comes before needs no PyAV
+
     track, fit = found.track, found.fit
     view = MeshView(run.head, fit, found.crop.size, min(found.crop.size, MAX_PANEL))
-    with write_video(folder / "preview.mp4", fps=_rate(track), crf=20) as show:
+    with write_video(folder / "preview.mp4", fps=_rate(track), crf=20, preset="veryfast") as show:
         matte = _write_images(run, found, view, show)
     quality = measure(track, fit, found.pictures.sharpness, matte)
     without_face = sum(1 for d in run.dropped if "face" in d.reason)
@@ -62,12 +63,12 @@ def _write_images(run: Run, found: Found, view: MeshView, show: Callable[[ByteIm
     pictures, alpha, observations = found.pictures, found.alpha, found.observations
 
     def write(index: int) -> tuple[ByteImage, tuple[float, ...]]:
-        rgb, matte, drawing = pictures.rgb.rgb(index), alpha.grey(index), view.draw(index)
+        rgb, matte, drawing = pictures.rgb.read(index), alpha.read(index), view.draw(index)
         # The background that shows through hair is taken out of its colour; with given alpha that was done or was not.
         colours = (lambda image, _: image) if pictures.given is not None else foreground_colours
         write_rgba(run.workspace.data / "images", index, colours(rgb, matte), matte)
         if pictures.full is not None:
-            full = pictures.full.rgb(index)
+            full = pictures.full.read(index)
             large = np.asarray(cv2.resize(matte, full.shape[1::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
             write_rgba(run.workspace.data / "images.HQ", index, colours(full, large), large)
         opaque = cv2.resize(matte, (view.size, view.size), interpolation=cv2.INTER_AREA) >= 128
@@ -76,7 +77,7 @@ def _write_images(run: Run, found: Found, view: MeshView, show: Callable[[ByteIm
         return preview_frame(drawing, rgb, matte, observations.landmarks[index]), share
 
     count, shares = len(view.fit), []
-    for frame, share in tqdm(ordered(write, count), "Writing the pictures", count, unit="picture"):
+    for frame, share in counted(ordered(write, count), "Writing the pictures", count):
         show(frame)
         shares.append(share)
     return np.array(shares, np.float32)

@@ -15,7 +15,7 @@ from arguments.track_settings import TrackSettings
 from flame import Head
 from tracking.crop import Crop
 from tracking.detector import CloseDetector
-from tracking.footage import Dropped, Footage
+from tracking.footage import Dropped, Footage, Kept
 from tracking.landmarks import Track
 from tracking.records import Fit, Observations
 from tracking.verdict import Verdict
@@ -41,7 +41,7 @@ class Run:
     """One run of track.py: what its stages share.
 
     dropped, notes, clock: what the first stage says about the footage; clock: number and time of every picture that was
-    looked at. detector: None takes MediaPipe's.
+    looked at. detector: None takes MediaPipe's. kept: the footage, whose pictures stay in memory if they fit.
     """
 
     settings: TrackSettings
@@ -54,6 +54,10 @@ class Run:
     dropped: list[Dropped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    kept: Kept = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.kept = Kept(self.footage)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from arguments.track_settings import TrackSettings
 from flame import load_head
@@ -34,6 +33,7 @@ from tracking.pipeline import (
     lens_of,
     shown_on,
 )
+from tracking.progress import progress_bar
 from tracking.publish import head_name, report, write_camera
 from tracking.records import Fit, Observations, Rig, load_record, save_record
 from tracking.run import Finish, Found, Outcome, Pictures, Run
@@ -166,7 +166,7 @@ def _fit(
                       lambda show: fit_views(head, views, known, FitSettings(), device, show))
     if not run.settings.refine:
         return fit, rig
-    images = [store.rgb.rgb for store in pictures]
+    images = [store.rgb.read for store in pictures]
     return _stage(run, workspace, "refine",
                   lambda show: refine_views(head, fit, rig, views, images, None, device, show, known is None))
 
@@ -177,7 +177,7 @@ def _stage(
     """What `work` finds, kept for a run that resumes."""
     paths = workspace.file(f"{name}.npz"), workspace.file(f"{name}_rig.npz")
     if not all(path.is_file() for path in paths):
-        with run.stage(name), tqdm(desc=f"All cameras: {name}", unit="step") as bar:
+        with run.stage(name), progress_bar(f"All cameras: {name}", None, "step") as bar:
             fit, rig = work(shown_on(bar))
         save_record(paths[0], fit)
         save_record(paths[1], rig)

@@ -7,7 +7,6 @@ would differentiate through all 5,000 vertices.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,16 +42,22 @@ class Turns:
 
 @dataclass(frozen=True, eq=False)
 class _Lever:
-    """The part of n points (index) that turns with one joint: arm = rest + shape @ s + code @ c, [n,3,.]."""
+    """The part of n points (index) that turns with one joint: arm = rest + shape @ s + code @ c, [n,3,.]; basis: see
+    `SurfacePoints`.
+    """
 
     index: Tensor
     rest: Tensor
     shape: Tensor
     code: Tensor
+    basis: Tensor
 
 
 class SurfacePoints:
     """L points on a head's surface; bases in float32 on one device.
+
+    basis [L,3,E+9+S]: how they move with expression, jaw, eyes, lids and shape while nothing turns (0 for the two
+    that turn).
 
     triangle int64 [L], barycentric [L,3]: as in `flame.landmarks`. n_shape: how many identity directions are used.
     """
@@ -90,7 +95,12 @@ class SurfacePoints:
                     at_joint[:, self.n_expression:] = 0  # correctives act after the joints were placed
                 arm = mixed(weights, values) - total.reshape(-1, *[1] * at_joint.ndim) * at_joint
                 parts.append(stored(arm[index]))
-            self._levers.append(_Lever(index.to(device), *parts))
+            rest, by_shape, by_code = parts
+            others = rest.new_zeros(len(index), 3, JAW_ANGLES + EYE_ANGLES + LIDS)
+            basis = torch.cat([by_code[..., :self.n_expression], others, by_shape], 2)
+            self._levers.append(_Lever(index.to(device), rest, by_shape, by_code, basis))
+        still = self.lids.new_zeros(len(triangle), 3, JAW_ANGLES + EYE_ANGLES)
+        self.basis = torch.cat([self.code[..., :self.n_expression], still, self.lids, self.shape], 2)
 
     def __len__(self) -> int:
         return self.rest.shape[0]
@@ -108,45 +118,35 @@ class SurfacePoints:
                 points.index_add_(1, lever.index, turned)
         return points
 
-    def derivative(self, rows: Tensor, shape: Tensor, codes: Codes, turns: Turns) -> Tensor:
-        """rows [T,L,K,3] @ d place / d (expression, jaw, eyes, lids): [T,L,K,E+3+4+2], in that order.
+    def derivative(self, rows: Tensor, shape: Tensor, codes: Codes, turns: Turns, out: Tensor) -> None:
+        """rows [T,L,K,3] @ d place / d (expression, jaw, eyes, lids, shape), written to out [T,L,K,E+3+4+2+S], or
+        without the shape's to [T,L,K,E+3+4+2].
 
         Rows come first because K (one grey value, two pixel coordinates) is less than three.
         """
-        n = self.n_expression
-        code = self._code(codes, turns)
-        by_code = _along(rows, self.code)
-        joints = rows.new_zeros(*rows.shape[:3], JAW_ANGLES + EYE_ANGLES)
+        n, width = self.n_expression, out.shape[-1]
+        code, eye = self._code(codes, turns), torch.eye(3, device=rows.device)
+        basis = self.basis[:, :, None, :width]
+        torch.mul(rows[..., :1], basis[:, 0], out=out)
+        for axis in (1, 2):
+            out.addcmul_(rows[..., axis:axis + 1], basis[:, axis])
+        joints = out[..., n:n + JAW_ANGLES + EYE_ANGLES]
         columns = torch.arange(joints.shape[-1]).split([change.shape[1] for change in turns.derivative])
-        for lever, (own, turned), change, column in self._turned(rows, turns, columns):
-            by_code.index_add_(1, lever.index, _along(turned, lever.code))
+        by_feature = []
+        for joint, (lever, change, column) in enumerate(zip(self._levers, turns.derivative, columns, strict=True)):
+            own = rows[:, lever.index]
+            turned = own @ (turns.rotation[:, joint] - eye)[:, None]
+            out.index_add_(1, lever.index, _along(turned, lever.basis[..., :width]))
             swing = torch.einsum("tkab,tlb->tlak", change, self._arm(lever, shape, code))
-            joints[:, lever.index, :, column[0]:column[-1] + 1] = own @ swing
-        if by_code.shape[-1] > n:  # the chain through the pose correctives
+            joints[:, lever.index, :, column[0]:column[-1] + 1] += own @ swing
+            by_feature.append((lever.index, turned, lever.code[..., n:]))
+        if code.shape[1] > n:  # the chain through the pose correctives
+            effect = _along(rows, self.code[..., n:])
+            for index, turned, basis in by_feature:
+                effect.index_add_(1, index, _along(turned, basis))
             for joint, (change, column) in enumerate(zip(turns.derivative, columns, strict=True)):
-                effect = by_code[..., n + 9 * joint:n + 9 * joint + 9] @ change.flatten(2).mT[:, None]
-                joints[..., column[0]:column[-1] + 1] += effect
-        return torch.cat([by_code[..., :n], joints, _along(rows, self.lids)], dim=-1)
-
-    def shape_derivative(self, rows: Tensor, turns: Turns) -> Tensor:
-        """rows [T,L,K,3] @ d place / d shape: [T,L,K,S]."""
-        result = _along(rows, self.shape)
-        for lever, (_, turned), _, _ in self._turned(rows, turns, turns.derivative):
-            result.index_add_(1, lever.index, _along(turned, lever.shape))
-        return result
-
-    def _turned(
-        self, rows: Tensor, turns: Turns, columns: Sequence[Tensor]
-    ) -> Iterator[tuple[_Lever, tuple[Tensor, Tensor], Tensor, Tensor]]:
-        """Each joint that moves a point: its lever, the rows of its points, plain and times R - I, its derivative, and
-        its entry of `columns`.
-        """
-        eye = torch.eye(3, device=rows.device)
-        for joint, lever in enumerate(self._levers):
-            if len(lever.index):
-                own = rows[:, lever.index]
-                turned = own @ (turns.rotation[:, joint] - eye)[:, None]
-                yield lever, (own, turned), turns.derivative[joint], columns[joint]
+                by_angle = effect[..., 9 * joint:9 * joint + 9] @ change.flatten(2).mT[:, None]
+                joints[..., column[0]:column[-1] + 1] += by_angle
 
     def _code(self, codes: Codes, turns: Turns) -> Tensor:
         if self.code.shape[-1] == self.n_expression:

@@ -14,7 +14,6 @@ import numpy as np
 
 from tracking.footage import ByteImage
 from utils.atomic import write_bytes, write_json
-from utils.images import encode_image, read_mask, read_rgb
 
 JOB, MARK = "job.json", "tracking.json"
 
@@ -73,11 +72,14 @@ class Workspace(Shelf):
 
 
 class PictureStore:
-    """Pictures 0 .. n-1 of a stage on disk; complete once `finish` was called, which survives an interruption."""
+    """Pictures 0 .. n-1 of a stage on disk; complete once `finish` was called, which survives an interruption.
 
-    def __init__(self, folder: Path, suffix: str = ".png") -> None:
+    As plain arrays: each is written once and read several times, and to pack and unpack a PNG takes longer than all
+    that is done with it. They are gone when the data set is complete.
+    """
+
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.suffix = suffix
         self._done = folder / "complete"
 
     @property
@@ -85,21 +87,19 @@ class PictureStore:
         return self._done.is_file()
 
     def path(self, index: int) -> Path:
-        return self.folder / f"{index:05d}{self.suffix}"
+        return self.folder / f"{index:05d}.npy"
 
     def write(self, index: int, image: ByteImage) -> None:
         # Not atomic, and so not flushed one by one: without the mark at the end the whole stage is done again.
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.path(index).write_bytes(encode_image(image, self.suffix))
+        np.save(self.path(index), image)
 
     def finish(self) -> None:
         write_bytes(self._done, b"")
 
-    def rgb(self, index: int) -> ByteImage:
-        return read_rgb(self.path(index))
-
-    def grey(self, index: int) -> ByteImage:
-        return read_mask(self.path(index))
+    def read(self, index: int) -> ByteImage:
+        """As it was written: colours [H,W,3] or one channel [H,W]."""
+        return np.asarray(np.load(self.path(index)), np.uint8)
 
 
 def save_table(path: Path, table: dict[str, Any]) -> None:
@@ -108,9 +108,10 @@ def save_table(path: Path, table: dict[str, Any]) -> None:
 
 
 def load_table(path: Path) -> dict[str, Any]:
-    """Read back what `save_table` wrote."""
+    """Read back what `save_table` wrote. ValueError for anything else."""
     table = json.loads(path.read_text(encoding="utf-8"))
-    assert isinstance(table, dict)
+    if not isinstance(table, dict):
+        raise ValueError(f"a JSON object expected, got {str(table)[:40]}")
     return table
 
 

@@ -50,6 +50,25 @@ def rasterize_mesh(
     corners run clockwise as seen in the world, that is, whose back is turned to the camera. Triangles nearer than
     1 mm, non-finite or without area are left out.
     """
+    setup, key = _drawn(pixels, depth, faces, width, height, cull_back)
+    return _resolve(key, setup, width, height)
+
+
+def nearest_surface(
+    pixels: Floats, depth: Floats, faces: NDArray[np.integer], width: int, height: int, cull_back: bool = False
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """`triangle` and `depth` of `rasterize_mesh`, in half of its time."""
+    key = _drawn(pixels, depth, faces, width, height, cull_back)[1]
+    empty = key == EMPTY
+    triangle = np.where(empty, np.int32(-1), (key & np.uint64(0xFFFFFFFF)).astype(np.int32))
+    nearest = np.where(empty, np.float32(np.inf), (key >> np.uint64(32)).astype(np.uint32).view(np.float32))
+    return triangle.reshape(height, width), nearest.reshape(height, width)
+
+
+def _drawn(
+    pixels: Floats, depth: Floats, faces: NDArray[np.integer], width: int, height: int, cull_back: bool
+) -> tuple[_Setup, NDArray[np.uint64]]:
+    """All triangles, and for each pixel [H*W] the nearest one's number under the bits of its depth, or EMPTY."""
     corners = np.asarray(pixels, dtype=np.float64)[faces]
     inverse_depth = 1 / np.maximum(np.asarray(depth, dtype=np.float64)[faces], 1e-12)
     edge1, edge2 = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
@@ -61,13 +80,14 @@ def rasterize_mesh(
     high = np.minimum(np.floor(corners.max(axis=1) - 0.5), (width - 1, height - 1))
     keep &= (low <= high).all(axis=1)
     ids = np.flatnonzero(keep)
+    whole = _Setup(corners[:, 0], edge1, edge2, area, inverse_depth)
     key = np.full(width * height, EMPTY, dtype=np.uint64)
     low, high = low[ids].astype(np.int64), high[ids].astype(np.int64)
     for chunk in _chunks(high[:, 1] - low[:, 1] + 1):
         some = ids[chunk]
         setup = _Setup(corners[some, 0], edge1[some], edge2[some], area[some], inverse_depth[some])
         _draw(_spans(setup, low[chunk], high[chunk]), some, width, key)
-    return _resolve(key, faces, corners, inverse_depth, area, width, height)
+    return whole, key
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,19 +168,15 @@ def _draw(spans: _Spans, ids: NDArray[np.int64], width: int, key: NDArray[np.uin
         np.minimum.at(key, (spans.row[chunk] * width)[owner] + column, (bits << np.uint64(32)) | triangle[owner])
 
 
-def _resolve(
-    key: NDArray[np.uint64], faces: NDArray[np.integer], corners: Floats, inverse_depth: Floats, area: Floats,
-    width: int, height: int,
-) -> MeshBuffers:
+def _resolve(key: NDArray[np.uint64], setup: _Setup, width: int, height: int) -> MeshBuffers:
     """Barycentric coordinates and depth of the winners."""
     covered = np.flatnonzero(key != EMPTY)
     winner = (key[covered] & np.uint64(0xFFFFFFFF)).astype(np.int64)
-    corner = corners[winner]
-    p = np.stack([covered % width + 0.5, covered // width + 0.5], axis=1) - corner[:, 0]
-    e1, e2 = corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]
-    w1 = (p[:, 0] * e2[:, 1] - p[:, 1] * e2[:, 0]) / area[winner]
-    w2 = (e1[:, 0] * p[:, 1] - e1[:, 1] * p[:, 0]) / area[winner]
-    weighted = np.stack([1 - w1 - w2, w1, w2], axis=1) * inverse_depth[winner]
+    p = np.stack([covered % width + 0.5, covered // width + 0.5], axis=1) - setup.origin[winner]
+    e1, e2 = setup.edge1[winner], setup.edge2[winner]
+    w1 = (p[:, 0] * e2[:, 1] - p[:, 1] * e2[:, 0]) / setup.area[winner]
+    w2 = (e1[:, 0] * p[:, 1] - e1[:, 1] * p[:, 0]) / setup.area[winner]
+    weighted = np.stack([1 - w1 - w2, w1, w2], axis=1) * setup.inverse_depth[winner]
     total = weighted.sum(axis=1)
     triangle = np.full(width * height, -1, dtype=np.int32)
     triangle[covered] = winner

@@ -24,7 +24,9 @@ class VideoUnavailable(RuntimeError):
 
 
 @contextmanager
-def write_video(path: str | Path, fps: float = 25.0, crf: int = 18) -> Iterator[AddFrame]:
+def write_video(
+    path: str | Path, fps: float = 25.0, crf: int = 18, preset: str = "medium"
+) -> Iterator[AddFrame]:
     """Open an MP4 for writing; the block receives a function that appends one frame, uint8 RGB [H,W,3].
 
     Frames go to the encoder at once, so memory does not grow with length. All must have the first one's size; an odd
@@ -36,6 +38,7 @@ def write_video(path: str | Path, fps: float = 25.0, crf: int = 18) -> Iterator[
         path: ends in .mp4.
         fps: any positive rate; kept to 1/1000 of a frame a second.
         crf: x264's quality, 0 (lossless) to 51; 18 is visually clean.
+        preset: x264's name for how long it searches for savings: ultrafast to placebo.
 
     Raises:
         ValueError: a rate that is not positive, no frame at all, or a frame of wrong dtype, shape or size.
@@ -47,16 +50,16 @@ def write_video(path: str | Path, fps: float = 25.0, crf: int = 18) -> Iterator[
     if "libx264" not in av.codecs_available:
         raise VideoUnavailable(f"{path}: the installed PyAV {av.__version__} has no libx264 encoder")
     with replacing(path) as temporary, av.open(str(temporary), "w", options={"movflags": "+faststart"}) as container:
-        encoder = _Encoder(container, Fraction(fps).limit_denominator(1000), crf)
+        encoder = _Encoder(container, Fraction(fps).limit_denominator(1000), crf, preset)
         yield encoder.add
         encoder.finish(path)
 
 
 class _Encoder:
-    def __init__(self, container: av.container.OutputContainer, rate: Fraction, crf: int) -> None:
+    def __init__(self, container: av.container.OutputContainer, rate: Fraction, crf: int, preset: str) -> None:
         self.container = container
         self.rate = rate
-        self.crf = crf
+        self.crf, self.preset = crf, preset
         self.size: tuple[int, ...] | None = None
 
     def add(self, image: NDArray[np.uint8]) -> None:
@@ -83,7 +86,7 @@ class _Encoder:
         self.stream = self.container.add_stream("libx264", rate=self.rate)
         self.stream.height, self.stream.width = shape[0] + shape[0] % 2, shape[1] + shape[1] % 2
         self.stream.pix_fmt = "yuv420p"
-        self.stream.options = {"crf": str(self.crf), "preset": "medium"}
+        self.stream.options = {"crf": str(self.crf), "preset": self.preset}
         context = self.stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = BT709
         context.color_range = LIMITED_RANGE
