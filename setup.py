@@ -28,7 +28,7 @@ NATIVE = {path.parent.name.replace("-", "_"): path.parent for path in sorted(SUB
 NEW_NAMES = {name: f"{LIBRARY}.{name}" for name in (*PACKAGES, *NATIVE)}
 NEW_NAMES |= {name: f"{LIBRARY}.commands.{name}" for name in COMMANDS}
 LEFT_OUT = {"FLAME", "mediapipe", "demo_subject", "__pycache__"}  # folders for files under other licences, caches
-PACKED = {".py", ".npz", ".html", ".css", ".js", ".vert", ".frag", ".typed"}
+PACKED = {".py", ".npz", ".html", ".css", ".js", ".typed"}
 
 
 def rewritten(source: str, name: str) -> str:
@@ -75,6 +75,7 @@ class BuildLibrary(build_py):
             self._copy(folder / package, library / package)
             shutil.copyfile(SUBMODULES / "native" / "_native.py", library / package / "_native.py")
             self._build_native(folder, library)
+        self._copy(ROOT / "web" / "src", library / "web" / "src")  # the exported page is made of it
         commands = library / "commands"
         commands.mkdir(exist_ok=True)
         (commands / "__init__.py").write_text('"""The programs: python -m gaussian_blendshapes.commands.train ..."""\n')

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 Alias = tyro.conf.arg
-Format = Literal["ply", "splat", "spz", "gltf", "npy", "avatar", "web"]
+Format = Literal["ply", "splat", "spz", "gltf", "npy", "avatar", "web", "gbav"]
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,15 @@ class ExportSettings:
     """Write a trained avatar in a format that other programs read.
 
     ply, splat, spz and gltf hold one pose: the neutral head, or what --frame, --codes or --expression say; --frames
-    writes a folder of numbered files. npy, avatar and web hold the whole avatar. docs/export.md has examples.
+    writes a folder of numbered files. npy, avatar, web and gbav hold the whole avatar. docs/export.md has examples.
     """
 
     model_path: tyro.conf.Positional[Path]
     """Output folder of a training run, or a folder of the reference's checkpoint files."""
     format: Annotated[Format, Alias(aliases=["-f"])] = "ply"
     """ply: standard 3DGS; splat: 32 bytes a Gaussian; spz: compressed; gltf: KHR_gaussian_splatting (.glb);
-    npy: folders of the reference's viewer; avatar: one compact file that poses; web: a page for the browser."""
+    npy: folders of the reference's viewer; avatar: one compact file that poses; web: a page for the browser;
+    gbav: a file for the package in web/ (three.js, Spark)."""
     output: Annotated[Path | None, Alias(aliases=["-o"])] = None
     """File or folder to write; default: MODEL_PATH/export/..., named for format and pose."""
     frame: int | None = None
@@ -35,6 +36,11 @@ class ExportSettings:
     """Pose from a JSON file: {"expression": {name: value} or [numbers], "jaw": [6], "eyes": [12], "eyelids": [2]}."""
     expression: tuple[str, ...] = ()
     """Pose from name=value pairs; what is not named stays at rest (with --frame: as in the frame)."""
+    camera: str = ""
+    """web: puts "use my camera" in the page (15 MB more). Folder of the npm package @mediapipe/tasks-vision, or npm to
+    fetch it; empty: a page without."""
+    face_model: Path | None = None
+    """web with --camera: MediaPipe's face_landmarker.task; without it, data/mediapipe or a download, as in track.py."""
     up: Literal["auto", "y", "-y"] = "auto"
     """Axis that points up in the file. y: as in the head model; -y: turned about x, as viewers of ply and splat expect.
     auto: -y for ply and splat, y for spz and gltf (which prescribes it)."""

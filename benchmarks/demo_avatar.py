@@ -120,7 +120,7 @@ def sizes(player: Player, run: Path, folder: Path) -> None:
     known = {"avatar.safetensors": (checkpoint / "avatar.safetensors").stat().st_size,
              "whole checkpoint": bytes_of(checkpoint)}
     print(f"{count:,} Gaussians, {len(player.avatar.differences.values):,} differences")
-    for kind in ("ply", "splat", "spz", "gltf", "npy", "avatar", "web"):
+    for kind in ("ply", "splat", "spz", "gltf", "npy", "avatar", "web", "gbav"):
         settings = ExportSettings(folder, kind)
         known[kind] = bytes_of(written(player, settings))
     for name, size in known.items():

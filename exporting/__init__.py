@@ -20,6 +20,7 @@ FORMATS = {
     "npy": "reference_viewer:export_folders",
     "avatar": "compact:export_avatar",
     "web": "web:export_web",
+    "gbav": "web:export_file",
 }
 """Name of the format -> module:function in here, imported when asked for: a format's needs are nobody else's."""
 
@@ -39,6 +40,10 @@ def exporter_of(name: str) -> Exporter:
         if player.avatar.extended:
             raise ValueError(f"--format {name}: the avatar learnt {', '.join(player.avatar.extended)} besides its "
                              "tables (scene/extensions.py), which the format cannot hold; it would look different")
+        if settings.camera and name != "web":
+            raise ValueError(f"--camera: only the web page has a camera, --format {name} has none; leave the flag out")
+        if settings.face_model and not settings.camera:
+            raise ValueError(f"--face_model: {settings.face_model} is for --camera, which is not given")
         return write(player, settings)
 
     return export

@@ -52,7 +52,7 @@ STAGES = {stage.name: stage for stage in (
 )}
 
 EXPORT_ENDINGS = {"ply": ".ply", "splat": ".splat", "spz": ".spz", "gltf": ".glb", "avatar": ".safetensors",
-                  "npy": "_npy", "web": "_web"}  # the last two are folders
+                  "gbav": ".gbav", "npy": "_npy", "web": "_web"}  # the last two are folders
 
 
 @dataclass(frozen=True)

@@ -92,19 +92,22 @@ def _seen(motion: HeadMotion) -> Tensor:
 
 
 class SeenTurns:
-    """The turns of the head that training showed, about the mean one: beyond them the avatar's sides are made up."""
+    """The turns of the head that training showed, about the mean one: beyond them the avatar's sides are made up.
+
+    mean [3,3]; low, high [3]: limits of the turn from it, as a rotation vector.
+    """
 
     def __init__(self, training: HeadMotion) -> None:
-        self._mean = mean_rotation(training.R)
-        turns = matrix_to_axis_angle(training.R @ self._mean.T)
-        self._low, self._high = turns.amin(0).clamp_max(0), turns.amax(0).clamp_min(0)
+        self.mean = mean_rotation(training.R)
+        turns = matrix_to_axis_angle(training.R @ self.mean.T)
+        self.low, self.high = turns.amin(0).clamp_max(0), turns.amax(0).clamp_min(0)
 
     def limited(self, motion: HeadMotion) -> HeadMotion:
         """Turns inside are as they are; what goes beyond is slowed down, to end at most `LEEWAY` further."""
-        turns = matrix_to_axis_angle(motion.R @ self._mean.T)
-        inside = turns.clamp(self._low, self._high)
+        turns = matrix_to_axis_angle(motion.R @ self.mean.T)
+        inside = turns.clamp(self.low, self.high)
         turns = inside + LEEWAY * torch.tanh((turns - inside) / LEEWAY)
-        return HeadMotion(matrix_from_axis_angle(turns) @ self._mean, motion.middle, motion.focal)
+        return HeadMotion(matrix_from_axis_angle(turns) @ self.mean, motion.middle, motion.focal)
 
 
 def still(avatar: HeadMotion, count: int) -> HeadMotion:

@@ -2,17 +2,19 @@
 
     python -m scripts.make_page_pictures output/demo
 
-Needs Chromium or Chrome for the pages. Prints how far the web page is from our renderer. The driver of reenact.webp is
-another demo subject (--seed 3), drawn into a temporary folder.
+Needs Chromium or Chrome for the pages, npm for web_three and web_camera. Prints how far the web page is from our
+renderer. The driver of reenact.webp is another demo subject (--seed 3), drawn into a temporary folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,9 +27,9 @@ import torch
 from numpy.typing import NDArray
 
 from arguments.export_settings import ExportSettings
-from exporting.web import export_web
+from exporting.web import export_file, export_web
 from player import Player, open_player
-from tests.browser import Tab, open_tab
+from tests.browser import Tab, open_tab, served
 from tracking.footage import Span
 from tracking.video import open_footage
 from utils.atomic import write_bytes
@@ -38,6 +40,8 @@ from viewer.state import ViewState
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs" / "images"
+PACKAGE = ROOT / "web"
+CUBE_SECONDS = (0.62, 2.5)  # of the example in web/: before the avatar on the right, behind it
 QUALITY = 88  # WebP: letters of the pages stay clean
 WINDOW, PHONE = (1200, 720), (390, 780)
 TURNS = {"open (°)": 15, "tilt (°)": -12}  # of jaw and neck, on the viewer's Face tab
@@ -171,6 +175,46 @@ def web_beside_ours(player: Player, page: Path, folder: Path) -> Image:
     return shown[COMPARED[1]]
 
 
+def three_picture(player: Player, folder: Path) -> Image:
+    """The example of web/: the cube before one of the two avatars, and behind it."""
+    package = shutil.copytree(PACKAGE, folder / "web", ignore=shutil.ignore_patterns("node_modules"))
+    install = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"]
+    subprocess.run(install, cwd=package, check=True, stdout=subprocess.DEVNULL)
+    export_file(player, ExportSettings(folder, "gbav", package / "avatar.gbav"))
+    shown = []
+    with served(package) as address:
+        for number, seconds in enumerate(CUBE_SECONDS):
+            url = f"{address}/example/?avatar=../avatar.gbav&time={seconds}"
+            with open_tab(url, folder / f"three{number}", 640, 480) as tab:
+                tab.wait_for("document.body && document.body.innerText.includes('drawn twice')", 120)
+                time.sleep(8)  # turns of the loop on a machine that draws slowly
+                shown.append(tab.screenshot())
+    return row(shown)
+
+
+def camera_picture(player: Player, face_model: Path | None, folder: Path) -> Image:
+    """The page driven by its camera, in whose place the clip is played."""
+    settings = ExportSettings(folder, "web", folder / "driven", camera="npm", face_model=face_model)
+    page = export_web(player, settings) / "index.html"
+    film = folder / "film.mjpeg"
+    cameras = player.cameras_of(slice(None), 480, 480)
+    grey = torch.full((3,), 0.5)
+    with open(film, "wb") as output:
+        for frame in range(0, len(player.clip), 6):
+            seen = replace(cameras, R=cameras.R[[frame]], t=cameras.t[[frame]], K=cameras.K[[frame]])
+            image = player.render(player.codes_of(frame), seen, grey).image[0].clamp(0, 1)
+            picture = (image * 255).byte().permute(1, 2, 0).numpy()[..., ::-1]
+            wide = cv2.copyMakeBorder(picture, 0, 0, 80, 80, cv2.BORDER_REPLICATE)
+            output.write(cv2.imencode(".jpg", wide)[1].tobytes())
+    flags = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
+             f"--use-file-for-fake-video-capture={film}")
+    with open_tab(f"{page.as_uri()}#frame=0", folder / "camera", 1000, 620, flags) as tab:
+        tab.wait_for("document.body && document.body.dataset.report", 120)
+        tab.evaluate("document.getElementById('camera').click()")
+        tab.wait_for("WEBCAM.frames > 12", 120)
+        return tab.screenshot()
+
+
 def film_of(run: Path, folder: Path, *flags: str) -> list[Image]:
     """The frames of a video that reenact.py makes."""
     path = folder / "film.mp4"
@@ -206,7 +250,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="output folder of train.py")
     parser.add_argument("--out", type=Path, default=TARGET)
-    parser.add_argument("--only", nargs="*", default=[], choices=("layers", "viewer", "web", "driven", "swept"))
+    parser.add_argument("--only", nargs="*", default=[],
+                        choices=("layers", "viewer", "web", "three", "camera", "driven", "swept"))
+    parser.add_argument("--face_model", type=Path, help="as in track.py, for the picture of the camera")
     flags = parser.parse_args(arguments)
     player = open_player(flags.run, torch.device("cpu"))
     with tempfile.TemporaryDirectory() as temporary:
@@ -215,6 +261,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "layers": lambda: {"viewer_layers": layers(player)},
             "viewer": lambda: viewer_pictures(flags.run, folder / "viewer"),
             "web": lambda: web_pictures(player, folder),
+            "three": lambda: {"web_three": three_picture(player, folder)},
+            "camera": lambda: {"web_camera": camera_picture(player, flags.face_model, folder)},
             "driven": lambda: {"reenact": driven(flags.run, folder)},
             "swept": lambda: {"reenact_sweep": swept(player, flags.run, folder)}}
         for part in flags.only or makers:

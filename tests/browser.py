@@ -9,10 +9,13 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +104,8 @@ class Tab:
 
 
 @contextmanager
-def open_tab(url: str, profile: Path, width: int, height: int) -> Iterator[Tab]:
-    """A fresh browser that shows `url`; its profile and log lie in `profile`."""
+def open_tab(url: str, profile: Path, width: int, height: int, flags: Sequence[str] = ()) -> Iterator[Tab]:
+    """A fresh browser that shows `url`, started with further `flags`; its profile and log lie in `profile`."""
     chromium = find_chromium()
     if chromium is None:
         raise FileNotFoundError(f"no browser: none of {', '.join(NAMES)} on PATH")
@@ -110,7 +113,7 @@ def open_tab(url: str, profile: Path, width: int, height: int) -> Iterator[Tab]:
     command = [chromium, "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--remote-debugging-port=0",
                f"--user-data-dir={profile / 'profile'}", "--no-first-run", "--use-angle=swiftshader",
                "--enable-unsafe-swiftshader", "--hide-scrollbars", "--mute-audio", f"--window-size={width},{height}",
-               "about:blank"]
+               *flags, "about:blank"]
     log = profile / "log.txt"
     with open(log, "wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, "HOME": str(profile)})
@@ -137,3 +140,19 @@ def _first_tab(process: subprocess.Popen[bytes], log: Path) -> str:
                 return tabs[0]["webSocketDebuggerUrl"]
         time.sleep(0.1)
     raise TimeoutError(f"the browser did not start: {log.read_text(errors='replace')[-2000:]}")
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of a static server of `folder` on this machine's loopback."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            """Nothing: pytest's output is for failures."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()

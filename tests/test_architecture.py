@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"arguments", "flame", "gaussian_renderer", "scene", "utils"} | SUBMODULES,
     "tracking": {"arguments", "flame", "gaussian_renderer", "utils"} | SUBMODULES,
     "viewer": {"arguments", "evaluation", "flame", "gaussian_renderer", "player", "scene", "utils"} | SUBMODULES,
-    "exporting": {"arguments", "flame", "player", "scene", "utils"} | SUBMODULES,
+    "exporting": {"arguments", "flame", "player", "reenactment", "scene", "tracking", "utils"} | SUBMODULES,
     "reenactment": {"arguments", "flame", "gaussian_renderer", "player", "scene", "tracking", "utils"} | SUBMODULES,
     "online": {"arguments", "flame", "player", "reenactment", "scene", "tracking", "training", "utils", "viewer"}
               | SUBMODULES,
@@ -48,7 +48,7 @@ RENDERER_FUNCTIONS = {"render", "rasterize"}
 # Whoever uses these units decides where things run; everyone else takes the device from the tensors they are given.
 MAY_NAME_DEVICES = {"tests", "benchmarks", "scripts", LIBRARY} | ENTRY_POINTS
 
-SKIPPED_FOLDERS = {"build", "dist", "output", "device_carry", "__pycache__"}
+SKIPPED_FOLDERS = {"build", "dist", "output", "device_carry", "node_modules", "__pycache__"}
 
 
 def python_files() -> list[Path]:

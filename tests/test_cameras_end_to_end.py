@@ -12,7 +12,8 @@ import torch
 from arguments.export_settings import ExportSettings
 from arguments.view_settings import ViewSettings
 from data.demo.generate import Settings, generate
-from exporting.web.export import export_web, page_data
+from exporting.web import export_web
+from exporting.web.avatar_file import packed_avatar
 from player import open_player
 from player.views import front_clip, front_frame
 from reenactment.driver import open_driver
@@ -22,6 +23,7 @@ from scene.readers import open_source
 from tests.test_train_end_to_end import succeed
 from tests.tracked_head import subject_of
 from tests.tracker_folder import write_png
+from tests.web_file import read_file
 from utils.images import read_rgba, resize_rgba
 from view import find_truth
 from viewer.camera import clip_camera
@@ -144,12 +146,13 @@ def test_what_plays_a_clip_in_time_plays_each_moment_once(run: Path, tmp_path: P
     player = open_player(run, torch.device("cpu"))
     clip = front_clip(player.clip)
     assert len(clip) == MOMENTS
-    meta, tables = page_data(player)
-    assert meta["frames"] == len(tables["clipRotation"]) == MOMENTS
+    meta, tables = read_file(packed_avatar(player).data)
+    views = tables["seenViews"].reshape(-1, 3)
+    assert meta["frames"] == len(tables["clipRotation"]) / 9 == MOMENTS
     assert export_web(player, ExportSettings(run, "web", tmp_path / "page")).is_dir()
     # Views of all training cameras count as seen, not of those in the page alone.
-    assert len(tables["seenViews"]) > 1
-    assert float((tables["seenViews"] @ tables["seenViews"].T).min()) < -0.3  # cosine of cameras 120 degrees apart
+    assert len(views) > 1
+    assert float((views @ views.T).min()) < -0.3  # cosine of cameras 120 degrees apart
     for source in (run, run_data(run)):
         driver = open_driver(source)
         assert len(driver.codes) == MOMENTS

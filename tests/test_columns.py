@@ -9,12 +9,11 @@ from types import ModuleType
 
 import blendshape_ops
 import diff_gaussian_rasterization
-import numpy as np
 import pytest
 from blendshape_ops import GEOMETRY, LOG_SCALES, MEANS, OPACITY, QUATS, SH, WIDTH, tables
 
 from exporting import numpy_player
-from exporting.web.tables import PairTable, pack_pairs, read_pairs
+from exporting.web import tables as web_tables
 from scene.schema import ATTRIBUTES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,9 +71,9 @@ def test_the_loader_of_exported_avatars_knows_the_columns() -> None:
     assert (own.OPACITY, own.SH.start) == (OPACITY.start, SH.start)
 
 
-def test_the_page_takes_differences_apart_as_python_packs_them() -> None:
-    """addPair of pose.frag: which of the halves h0.x, h0.y, h1.x, ... make up each attribute."""
-    body = re.search(r"void addPair.*?\n}", (ROOT / "exporting/web/page/pose.frag").read_text(), re.DOTALL)
+def test_the_page_takes_differences_apart_in_their_columns() -> None:
+    """addPair of POSE_FRAGMENT: which of the halves h0.x, h0.y, h1.x, ... make up each attribute."""
+    body = re.search(r"void addPair.*?\n}", (ROOT / "web/src/core/shaders.js").read_text(), re.DOTALL)
     assert body is not None
     for field, name in (("mean", "means"), ("quat", "quats"), ("logScale", "log_scales"), ("logit", "opacity")):
         added = re.search(rf"row\.{field} \+= beta \* (.*);", body.group())
@@ -85,11 +84,11 @@ def test_the_page_takes_differences_apart_as_python_packs_them() -> None:
         assert columns == list(range(WIDTH))[COLUMNS[name]], name
 
 
-def test_packed_pairs_come_back_in_their_columns() -> None:
-    values = np.zeros((SH.stop, SH.stop), np.float32)
-    np.fill_diagonal(values, 1)
-    table = PairTable(values, np.arange(SH.stop + 1), np.zeros(SH.stop, np.int64))
-    assert np.allclose(read_pairs(pack_pairs(table))[0], values, atol=1e-6)
+def test_the_reader_of_the_browsers_file_knows_the_columns() -> None:
+    text = (ROOT / "web/src/core/assemble.js").read_text()
+    named = re.search(r"const SH = (\d+), SHEEN = (\d+), COLUMNS = (\d+);", text)
+    assert named is not None
+    assert [int(number) for number in named.groups()] == [SH.start, web_tables.REST.start, SH.stop]
 
 
 def test_no_python_repeats_the_width_of_a_row() -> None:

@@ -1,33 +1,36 @@
-"""The tables of the web page: what is packed is what the avatar is; nothing is written where it may not be."""
+"""The browser's file and page: what is packed is what the avatar is; nothing is written where it may not be."""
 
 from __future__ import annotations
 
 import base64
 import json
 import re
+import struct
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from blendshape_ops import LOG_SCALES, MEANS, OPACITY, QUATS, SH, Binding, Differences
+from blendshape_ops import MEANS, SH, Binding, Differences
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import export
 from arguments.export_settings import ExportSettings
-from exporting.web import export_web
-from exporting.web.export import PAGE, page_data
-from exporting.web.tables import MAX_BONES, live_pairs, pack_gaussians, pack_pairs, read_gaussians, read_pairs
+from exporting.web import export_file, export_web
+from exporting.web.avatar_file import LEAST_PSNR, packed_avatar
+from exporting.web.coding import Section, quantized
+from exporting.web.export import CORE, PAGE, as_script
+from exporting.web.head import OFFSET_STEP, TURN_STEP, head_section
+from exporting.web.tables import MAX_BONES, REST, STEPS, base_section, live_pairs, order_of, rebuilt, rounded
 from player import Player
 from scene.avatar import Avatar
-from tests.player_subject import EXPRESSIONS, lively_player, write_run
+from tests.player_subject import CPU, EXPRESSIONS, lively_player, write_run
+from tests.web_file import read_file, read_section
 from utils.atomic import WriteError
-
-HALF = 2**-11  # relative rounding of a half
-TYPES = {"u32": "<u4", "u16": "<u2", "f16": "<f2", "f32": "<f4"}
 
 
 @pytest.fixture(scope="module")
@@ -44,60 +47,113 @@ def with_avatar(player: Player, avatar: Avatar) -> Player:
     return Player(player.head, avatar, player.clip, player.sh_degree, player.num_expressions, player.device, "changed")
 
 
-def script_value(path: Path) -> Any:
-    """The value of the one constant that a script defines."""
-    found = re.fullmatch(r'"use strict";\nconst \w+ = (.*);\n', path.read_text(encoding="utf-8"), re.DOTALL)
-    assert found
-    return json.loads(found.group(1))
+def scripted(folder: Path) -> bytes:
+    """The file that a page's two scripts hold."""
+    found = b""
+    for part, name in enumerate(("avatar.js", "details.js")):
+        text = re.fullmatch(rf'"use strict";\nreceiveAvatar\({part}, "(.*)"\);\n', (folder / name).read_text())
+        assert text
+        found += base64.b64decode(text.group(1))
+    return found
 
 
-def test_neutral_rows_keep_their_numbers(player: Player) -> None:
-    avatar = player.avatar
-    got = read_gaussians(pack_gaussians(avatar, live_pairs(avatar)))
-    wanted, neutral = avatar.neutral.detach().numpy(), got["neutral"]
-    for exact in (MEANS, LOG_SCALES, OPACITY):
-        np.testing.assert_array_equal(neutral[:, exact], wanted[:, exact])
-    for rounded in (QUATS, SH):
-        # 3e-8: half of a half's smallest step
-        np.testing.assert_allclose(neutral[:, rounded], wanted[:, rounded], rtol=HALF, atol=3e-8)
-    np.testing.assert_array_equal(got["triangle"], avatar.binding.triangle.numpy())
-    step = 0.51 / 65535  # half a 16-bit fraction, and float32
-    np.testing.assert_allclose(got["weights"][:, :avatar.binding.weights.shape[1]], avatar.binding.weights, atol=step)
-    bound = got["triangle"] >= 0
-    np.testing.assert_allclose(got["barycentric"][bound], avatar.binding.barycentric[bound], atol=2 * step)
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(-2**31, 2**31 - 1), st.integers(-3, 3)), max_size=30), st.booleans())
+def test_whole_numbers_come_back(rows: list[tuple[int, int]], delta: bool) -> None:
+    table = np.array(rows, np.int64).reshape(-1, 2)
+    section = Section()
+    section.add_whole("numbers", table, delta)
+    np.testing.assert_array_equal(read_section(section.specs, b"".join(section.data))["numbers"], table)
 
 
-def test_pairs_keep_their_numbers_with_the_mask_multiplied_in(player: Player) -> None:
-    d = player.avatar.differences
+def test_single_precision_comes_back() -> None:
+    values = np.array([0, -1.5, 3e-38, np.inf, 1 / 3], np.float32)
+    section = Section()
+    section.add_single("values", values)
+    np.testing.assert_array_equal(read_section(section.specs, b"".join(section.data))["values"], values)
+
+
+def test_rounding_is_to_the_nearest_and_small_numbers_become_zero_where_asked() -> None:
+    np.testing.assert_array_equal(quantized(np.array([0.24, 0.26, -0.74, 0.9]), 0.5), [0, 1, -1, 2])
+    np.testing.assert_array_equal(quantized(np.array([0.29, 0.31, -0.29, -0.31]), 0.5, dead=0.4), [0, 1, 0, -1])
+
+
+def test_numbers_are_off_by_half_a_step_at_most(player: Player) -> None:
+    order = order_of(player)
+    coarse = np.arange(len(order)) % 4
+    numbers = rounded(player, order, coarse, 2.0)
+    steps = 2.0 * STEPS[None] * 2.0 ** coarse[:, None]
+    neutral = player.avatar.neutral.detach().numpy()[order, :SH.stop]
+    off = np.abs(numbers.neutral_values - neutral) / steps
+    assert off[:, :REST.start].max() <= 0.501
+    # along turned axes each number is off by 0.6, so all of a row together by the root of their number times that
+    assert np.linalg.norm(off[:, REST], axis=1).max() <= 0.601 * np.sqrt(45)
+    np.testing.assert_allclose(numbers.sheen_axes @ numbers.sheen_axes.T, np.eye(45), atol=1e-5)
     pairs = live_pairs(player.avatar)
-    values, expression = read_pairs(pack_pairs(pairs))
-    wanted = (d.values * d.mask[:, None]).detach().numpy()[:, :59]
-    assert len(wanted) == len(values) > 100
-    np.testing.assert_array_equal(expression, d.expression.numpy())
-    np.testing.assert_array_equal(pairs.offsets, d.offsets.numpy())
-    # positions are packed times 1024, the others as they are: half of a half's smallest step
-    np.testing.assert_allclose(values[:, MEANS], wanted[:, MEANS], rtol=HALF, atol=3e-8 / 1024)
-    np.testing.assert_allclose(values[:, 3:11], wanted[:, 3:11], rtol=HALF, atol=3e-8)
-    largest = np.abs(wanted[:, SH]).max(axis=1, keepdims=True)
-    assert (np.abs(values[:, SH] - wanted[:, SH]) <= largest * 0.501 / 127).all()  # half a step of 8 bits a row
+    place = {n: i for i, n in enumerate(order)}
+    stored = {(g, e): values for g, e, values in zip(numbers.gaussian, numbers.expression, numbers.pair_values,
+                                                      strict=True)}
+    assert len(stored) == len(numbers.pairs) > 100
+    for gaussian, expression, values in zip(pairs.gaussian, pairs.expression, pairs.values, strict=True):
+        if gaussian in place:
+            row = place[gaussian]
+            got = stored.get((row, expression), np.zeros(SH.stop))
+            # in steps of the neutral row, of what the largest code of training makes of the difference
+            off = np.linalg.norm((got - values) * numbers.reach[expression] / steps[row])
+            assert off <= 0.601 * np.sqrt(SH.stop)
 
 
-def test_an_avatar_of_the_packed_numbers_looks_the_same(player: Player) -> None:
-    avatar = player.avatar
-    pairs = live_pairs(avatar)
-    gaussians = read_gaussians(pack_gaussians(avatar, pairs))
-    values, expression = read_pairs(pack_pairs(pairs))
-    d, b, pad = avatar.differences, avatar.binding, ((0, 0), (0, 1))
-    differences = Differences(torch.from_numpy(np.pad(values, pad)), d.offsets, d.gaussian,
-                              torch.from_numpy(expression).int(), torch.ones_like(d.mask))
-    weights = torch.from_numpy(gaussians["weights"].astype(np.float32))[:, :b.weights.shape[1]].contiguous()
-    barycentric = torch.from_numpy(gaussians["barycentric"].astype(np.float32))
-    packed = Avatar(torch.from_numpy(np.pad(gaussians["neutral"], pad)), differences,
-                    Binding(b.triangle, b.anchor, barycentric, weights), avatar.part, avatar.code_range)
-    codes, cameras = player.codes_of([0, 3]), player.cameras_of([0, 3])
-    wanted = player.render(codes, cameras).image
-    got = with_avatar(player, packed).render(codes, cameras).image
-    assert float(((got - wanted) ** 2).mean()) < 1e-7  # 70 dB; measured 7e-9
+def test_pictures_of_the_file_are_those_of_the_avatar(player: Player) -> None:
+    packed = packed_avatar(player)
+    assert packed.psnr >= LEAST_PSNR
+    meta, tables = read_file(packed.data)
+    scale = meta["steps"][0] / STEPS[0]
+    order = order_of(player)
+    other = rebuilt(player, rounded(player, order, tables["coarse"][:, 0], scale))
+    codes, cameras = player.codes_of([1, 2]), player.cameras_of([1, 2])
+    error = float(((other.render(codes, cameras).image - player.render(codes, cameras).image) ** 2).mean())
+    assert 0 < error < 10 ** (-(LEAST_PSNR - 1) / 10)
+
+
+def test_the_file_holds_the_numbers(player: Player) -> None:
+    packed = packed_avatar(player)
+    meta, tables = read_file(packed.data)
+    order = order_of(player)
+    assert meta["gaussians"] == len(order) == len(tables["coarse"])
+    numbers = rounded(player, order, tables["coarse"][:, 0], meta["steps"][0] / STEPS[0])
+    np.testing.assert_array_equal(tables["triangle"][:, 0], player.avatar.binding.triangle.numpy()[order])
+    np.testing.assert_allclose(tables["means"] * meta["steps"][:3], numbers.neutral_values[:, MEANS], atol=1e-9)
+    np.testing.assert_array_equal(tables["shape"], numbers.neutral[:, MEANS.stop:])
+    np.testing.assert_array_equal(tables["sheen"], numbers.sheen)
+    np.testing.assert_array_equal(tables["pairAxes"], numbers.pair_axes.flatten())
+    np.testing.assert_array_equal(tables["pairValues"], numbers.pairs)
+    np.testing.assert_array_equal(np.repeat(np.arange(len(order)), tables["pairCount"][:, 0]), numbers.gaussian)
+    np.testing.assert_allclose(tables["clipExpression"], player.clip.codes.expression, atol=2.6e-4)
+    np.testing.assert_array_equal(tables["clipRotation"], player.clip.R.numpy().reshape(-1))
+
+
+def test_the_first_picture_needs_the_bytes_before_the_sheen(player: Player) -> None:
+    packed = packed_avatar(player)
+    length = struct.unpack("<I", packed.data[8:12])[0]
+    sections = json.loads(packed.data[12:12 + length])["sections"]
+    assert [section["name"] for section in sections] == ["head", "clip", "base", "sheen", "pairs"]
+    assert packed.first == 12 + length + sum(section["bytes"] for section in sections[:3])
+
+
+@pytest.mark.parametrize("expressions", [EXPRESSIONS, 0])
+def test_an_avatar_without_differences_has_a_file(player: Player, expressions: int) -> None:
+    none = Differences.from_mask(torch.zeros(player.avatar.count, expressions))
+    avatar = replace(player.avatar, differences=none, code_range=player.avatar.code_range[:, :expressions])
+    packed = packed_avatar(Player(player.head, avatar, player.clip, 3, expressions, CPU, "plain"))
+    meta, tables = read_file(packed.data)
+    assert meta["pairs"] == len(tables["pairValues"]) == 0 and meta["driven"] == expressions
+    assert packed.psnr >= LEAST_PSNR
+
+
+def test_gaussians_that_nobody_sees_are_left_out(player: Player) -> None:
+    neutral = player.avatar.neutral.detach().clone()
+    neutral[:50, 10] = -30
+    assert set(order_of(with_avatar(player, replace(player.avatar, neutral=neutral)))).isdisjoint(range(50))
 
 
 def test_pairs_that_training_never_drove_are_left_out(player: Player) -> None:
@@ -113,19 +169,20 @@ def test_pairs_that_training_never_drove_are_left_out(player: Player) -> None:
 
 
 def test_mesh_tables_move_the_mesh_as_the_head_does(player: Player) -> None:
-    head, (_, tables) = player.head, page_data(player)
+    head, section = player.head, head_section(player)
+    tables = read_section(section.specs, b"".join(section.data))
     codes = np.random.default_rng(0).random(EXPRESSIONS)
     turns = player.rig.maps.view(EXPRESSIONS, -1, 16)[..., 12:].permute(1, 2, 0)
-    for name, tensor, still in (("vertex", head.expression_dirs[..., :EXPRESSIONS], 1e-6), ("triangle", turns, 1e-4)):
+    for name, tensor, step in (("vertex", head.expression_dirs[..., :EXPRESSIONS], OFFSET_STEP),
+                               ("turn", turns, TURN_STEP)):
         directions = tensor.double().numpy()
-        start, column = tables[f"{name}Start"].astype(int), tables[f"{name}Column"]
+        column = tables[f"{name}Column"][:, 0]
         moved = np.zeros(directions.shape[:2])
-        rows = np.repeat(np.arange(len(start) - 1), np.diff(start))
-        np.add.at(moved, rows, codes[column][:, None] * tables[f"{name}Value"].astype(float))
+        rows = np.repeat(np.arange(len(moved)), tables[f"{name}Count"][:, 0])
+        np.add.at(moved, rows, codes[column][:, None] * tables[f"{name}Value"])
         wanted = directions @ codes
-        # what is left out is below `still` for each expression; the rest is rounded to halves
-        np.testing.assert_allclose(moved, wanted, atol=EXPRESSIONS * (still + HALF * np.abs(directions).max()))
-        assert np.abs(wanted).max() > 100 * still
+        np.testing.assert_allclose(moved, wanted, atol=EXPRESSIONS * step / 2)  # half a step for each expression
+        assert np.abs(wanted).max() > 100 * step
 
 
 def test_the_folder_holds_all_that_the_page_asks_for(page: Path) -> None:
@@ -143,28 +200,30 @@ def test_the_folder_holds_all_that_the_page_asks_for(page: Path) -> None:
         assert not named, f"{path.name} names a network host: {named}"
 
 
-def test_the_script_holds_the_tables(player: Player, page: Path) -> None:
-    stored = script_value(page / "avatar.js")
-    meta, tables = page_data(player)
-    assert stored["meta"] == meta
-    assert stored["tables"].keys() == tables.keys()
-    for name, table in tables.items():
-        encoded = stored["tables"][name]
-        got = np.frombuffer(base64.b64decode(encoded["data"]), TYPES[encoded["type"]])
-        np.testing.assert_array_equal(got, table.reshape(-1))
+def test_the_scripts_hold_the_file(player: Player, page: Path) -> None:
+    assert scripted(page) == packed_avatar(player).data
 
 
-def test_every_shader_travels_along(page: Path) -> None:
-    sources = {path.name: path.read_text() for path in PAGE.iterdir() if path.suffix in {".vert", ".frag"}}
-    assert script_value(page / "shaders.js") == sources
-    assert len(sources) == 5
+def test_modules_of_the_package_are_scripts_of_the_page(page: Path) -> None:
+    names = list[str]()
+    for source in [*sorted(CORE.glob("*.js")), *sorted(PAGE.rglob("*.js"))]:
+        text = (page / source.name).read_text() if source.parent != PAGE / "camera" else source.read_text()
+        assert text.startswith('"use strict";\n')
+        assert not re.search(r"^(import|export)\b", text, re.MULTILINE), source.name
+        without_shaders = re.sub(r"`[^`]*`", "", text)
+        names += re.findall(r"^(?:async )?(?:function|class|const|let) (\w+)", without_shaders, re.MULTILINE)
+    assert len(names) > 60
+    assert {name for name in names if names.count(name) > 1} == set()  # scripts share one space of names
+    assert as_script('import { a } from "./a.js";\nexport async function f() {}\n') == (
+        '"use strict";\nasync function f() {}\n')
 
 
 def test_page_sources_are_not_too_long() -> None:
-    lengths = {path.name: path.read_text().count("\n") for path in PAGE.iterdir()}
-    assert len(lengths) > 10
+    sources = [path for folder in (PAGE, CORE.parent) for path in folder.rglob("*.*")]
+    lengths = {path.name: path.read_text().count("\n") for path in sources}
+    assert len(lengths) > 20
     assert {name: lines for name, lines in lengths.items() if lines > 400} == {}
-    wide = [path.name for path in PAGE.iterdir() for line in path.read_text().splitlines() if len(line) > 120]
+    wide = [path.name for path in sources for line in path.read_text().splitlines() if len(line) > 120]
     assert wide == []
 
 
@@ -196,8 +255,10 @@ def test_too_many_bones_are_refused(player: Player) -> None:
     b = player.avatar.binding
     weights = torch.zeros(player.avatar.count, MAX_BONES + 1)
     avatar = replace(player.avatar, binding=Binding(b.triangle, b.anchor, b.barycentric, weights))
+    order = order_of(player)
+    numbers = rounded(player, order, np.zeros(len(order), np.int64), 1.0)
     with pytest.raises(ValueError, match=r"web: the page has room for 8 bones, this avatar has 9"):
-        pack_gaussians(avatar, live_pairs(avatar))
+        base_section(with_avatar(player, avatar), numbers)
 
 
 def test_gaussians_that_do_not_follow_the_mesh_are_refused(player: Player) -> None:
@@ -205,14 +266,30 @@ def test_gaussians_that_do_not_follow_the_mesh_are_refused(player: Player) -> No
     anchor = b.anchor + 0.05
     strange = with_avatar(player, replace(player.avatar, binding=Binding(b.triangle, anchor, b.barycentric, b.weights)))
     with pytest.raises(ValueError, match=r"web: the Gaussians of changed do not follow the mesh of head open_head"):
-        page_data(strange)
+        head_section(strange)
 
 
 def test_the_command_writes_a_page(player: Player, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = write_run(tmp_path / "run", player)
     monkeypatch.setattr(sys, "argv", ["export.py", str(run), "--format", "web", "-o", str(tmp_path / "page")])
     export.main()
-    assert script_value(tmp_path / "page" / "avatar.js")["meta"]["gaussians"] == player.avatar.count
+    assert read_file(scripted(tmp_path / "page"))[0]["gaussians"] == len(order_of(player))
+
+
+def test_the_command_writes_a_file(player: Player, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(tmp_path / "run", player)
+    monkeypatch.setattr(sys, "argv", ["export.py", str(run), "--format", "gbav"])
+    export.main()
+    assert read_file((run / "export" / "avatar.gbav").read_bytes())[0]["name"] == "run"
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    (ExportSettings(Path("run"), "gbav", Path("avatar.bin")), r"--output: wanted the name of a \.gbav"),
+    (ExportSettings(Path("run"), "gbav", frame=1), "--frame"),
+])
+def test_wrong_flags_of_the_file_are_told(player: Player, settings: ExportSettings, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        export_file(player, settings)
 
 
 def test_a_missing_avatar_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

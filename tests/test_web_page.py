@@ -323,6 +323,18 @@ def test_a_page_without_its_data_says_so(browser: Tab, page: str, tmp_path: Path
     assert "avatar.js, which belongs beside this page, is missing" in browser.evaluate("document.body.innerText")
 
 
+def test_a_first_picture_comes_before_the_details(browser: Tab, player: Player, page: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(Path(page.removeprefix("file://")).parent, tmp_path / "page")
+    (folder / "details.js").unlink()
+    go_to(browser, (folder / "index.html").as_uri() + "#frame=1")
+    assert "details.js, which belongs beside this page, is missing" in browser.evaluate("document.body.innerText")
+    width, height = browser.evaluate("[PLAYER.canvas.width, PLAYER.canvas.height]")
+    got, cameras = canvas_pixels(browser), fitted_camera(player, 1, width, height)
+    assert 10 < psnr(got, our_picture(player, player.codes_of(1), cameras)) < 30  # this avatar's sheen is glaring
+    assert psnr(got, our_picture(player, player.codes_of(3), cameras)) < psnr(
+        got, our_picture(player, player.codes_of(1), cameras))
+
+
 @contextmanager
 def broken_browser(tab: Tab, script: str) -> Iterator[None]:
     """Every page runs `script` first."""

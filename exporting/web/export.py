@@ -1,28 +1,27 @@
-"""`--format web`: a folder with a page in which the avatar lives, to be opened from the disk or any static server."""
+"""`--format web`: a folder with a page in which the avatar lives, to be opened from the disk or any static server.
+
+`--format gbav`: the file of it that the package in web/ loads.
+"""
 
 from __future__ import annotations
 
 import base64
-import json
+import re
 import shutil
 from pathlib import Path
-from typing import Any
-
-import torch
-from blendshape_ops import CODE_SLACK, MEANS
-from torch import Tensor
 
 from arguments.export_settings import ExportSettings
-from exporting.web.head import Table, head_tables
-from exporting.web.tables import live_pairs, pack_gaussians, pack_pairs
+from exporting.poses import refuse_pose
+from exporting.web.avatar_file import Packed, packed_avatar
+from exporting.web.camera import camera_scripts
 from player.player import Player
-from player.views import UNSEEN_BEYOND, front_clip, front_frame, seen_directions
-from scene.clip import Clip
-from utils.atomic import replacing_folder
+from utils.atomic import replacing_folder, write_bytes
 
 PAGE = Path(__file__).with_name("page")
-DATA_FILE, SHADER_FILE = "avatar.js", "shaders.js"
-_TYPES = {"<u4": "u32", "<u2": "u16", "<f2": "f16", "<f4": "f32"}
+CORE = Path(__file__).parents[2] / "web" / "src" / "core"
+"""ES modules that the page and the package in web/ are both made of."""
+DATA_FILE, DETAILS_FILE = "avatar.js", "details.js"
+_CAMERA_SCRIPTS = "\n".join(f'<script src="{name}.js"></script>' for name in ("driving", "acting", "webcam"))
 
 
 def export_web(player: Player, settings: ExportSettings) -> Path:
@@ -34,61 +33,55 @@ def export_web(player: Player, settings: ExportSettings) -> Path:
     target = settings.output if settings.output is not None else settings.model_path / "export" / "web"
     if target.exists():
         raise ValueError(f"--output: {target} exists already; the page wants a new folder: delete it or name another")
-    meta, tables = page_data(player)
+    camera = camera_scripts(player, settings) if settings.camera else {}
+    packed = packed_avatar(player)
     with replacing_folder(target) as temporary:
         for source in sorted(PAGE.iterdir()):
             if source.suffix in {".html", ".css", ".js"}:
                 shutil.copyfile(source, temporary / source.name)
-        (temporary / SHADER_FILE).write_text(_shaders(), encoding="utf-8")
-        (temporary / DATA_FILE).write_text(_script(meta, tables), encoding="utf-8")
+        for source in sorted(CORE.glob("*.js")):
+            (temporary / source.name).write_text(as_script(source.read_text(encoding="utf-8")), encoding="utf-8")
+        for name, text in {**_data_scripts(packed), **camera}.items():
+            (temporary / name).write_text(text, encoding="utf-8")
+        if camera:
+            _add_camera(temporary)
     return target
 
 
-def page_data(player: Player) -> tuple[dict[str, Any], dict[str, Table]]:
-    """What avatar.js holds: small facts, and named arrays (layouts in docs/web.md). ValueError where they do not fit.
+def export_file(player: Player, settings: ExportSettings) -> Path:
+    """Write the avatar in one file for the browser and return it. ValueError for flags that say a pose."""
+    refuse_pose(settings)
+    target = settings.output or settings.model_path / "export" / "avatar.gbav"
+    if target.is_dir() or target.suffix != ".gbav":
+        raise ValueError(f"--output: wanted the name of a .gbav file, got {target}")
+    write_bytes(target, packed_avatar(player).data)
+    return target
 
-    meta.front: the frame whose camera looks into the face.
+
+def _add_camera(folder: Path) -> None:
+    """The page's part of "use my camera", and a content policy that lets WebAssembly run from the page's own memory."""
+    for source in sorted((PAGE / "camera").glob("*.js")):
+        shutil.copyfile(source, folder / source.name)
+    page = folder / "index.html"
+    text = page.read_text(encoding="utf-8")
+    for place, found in (("script-src 'self' file:;", "script-src 'self' file: 'wasm-unsafe-eval'; connect-src blob:;"),
+                         ("<!-- camera -->", _CAMERA_SCRIPTS)):
+        assert place in text, f"{PAGE / 'index.html'} lacks {place}"
+        text = text.replace(place, found)
+    page.write_text(text, encoding="utf-8")
+
+
+def as_script(module: str) -> str:
+    """An ES module as a script whose names are everybody's: pages opened from the disk may not load modules.
+
+    Imports are left out, so the modules' names must differ; a test holds them to it.
     """
-    avatar, head, clip = player.avatar, player.head, front_clip(player.clip)
-    pairs = live_pairs(avatar)
-    target = avatar.neutral.detach().cpu()[:, MEANS].median(dim=0).values
-    tables = {"gaussians": pack_gaussians(avatar, pairs), "pairs": pack_pairs(pairs), **head_tables(player),
-              **_clip_tables(clip), "codeRange": avatar.code_range.cpu().numpy().astype("<f4"),
-              "seenRange": _seen_range(player).numpy().astype("<f4"),
-              "seenViews": seen_directions(player, target.numpy()).astype("<f4")}
-    meta = {"name": player.name, "gaussians": avatar.count, "pairs": len(pairs.values), "degree": player.sh_degree,
-            "driven": player.num_expressions, "codeSlack": CODE_SLACK, "expressionNames": list(player.expression_names),
-            "vertices": len(tables["vertexStart"]) - 1, "triangles": len(tables["faces"]),
-            "parents": list(head.parents), "correctives": player.rig.pose_dirs is not None,
-            "frames": len(clip), "width": clip.width, "height": clip.height, "front": front_frame(clip),
-            "target": target.tolist(), "unseenBeyond": UNSEEN_BEYOND}
-    return meta, tables
+    text = re.sub(r"^(import .*\n|export (?=async |function |class |const |let ))", "", module, flags=re.MULTILINE)
+    return f'"use strict";\n{text}'
 
 
-def _seen_range(player: Player) -> Tensor:
-    """[2,K] codes that sliders offer: the limits of the avatar, or, where it has none, what the clip shows."""
-    limits, codes = player.avatar.code_range.cpu(), player.clip.codes.expression[:, :player.num_expressions]
-    shown = torch.stack([codes.amin(dim=0).clamp(max=0), codes.amax(dim=0).clamp(min=0)])
-    return torch.where(limits.isfinite(), limits, shown)
-
-
-def _clip_tables(clip: Clip) -> dict[str, Table]:
-    codes = clip.codes
-    named = {"clipExpression": codes.expression, "clipJaw": codes.jaw, "clipEyes": codes.eyes,
-             "clipEyelids": codes.eyelids, "clipRotation": clip.R, "clipTranslation": clip.t, "clipIntrinsics": clip.K}
-    if codes.neck is not None:
-        named["clipNeck"] = codes.neck
-    return {name: tensor.cpu().contiguous().numpy().astype("<f4") for name, tensor in named.items()}
-
-
-def _shaders() -> str:
-    sources = {path.name: path.read_text(encoding="utf-8") for path in sorted(PAGE.iterdir())
-               if path.suffix in {".vert", ".frag"}}
-    return f'"use strict";\nconst SHADERS = {json.dumps(sources, indent=1)};\n'
-
-
-def _script(meta: dict[str, Any], tables: dict[str, Table]) -> str:
-    """JavaScript that defines AVATAR. A script and not a file to fetch: pages opened from the disk may not fetch."""
-    encoded = {name: {"type": _TYPES[table.dtype.str], "data": base64.b64encode(table.tobytes()).decode()}
-               for name, table in tables.items()}
-    return f'"use strict";\nconst AVATAR = {json.dumps({"meta": meta, "tables": encoded})};\n'
+def _data_scripts(packed: Packed) -> dict[str, str]:
+    """The file in two scripts. Scripts and not files to fetch: pages opened from the disk may not fetch."""
+    first, rest = (base64.b64encode(part).decode() for part in (packed.data[:packed.first], packed.data[packed.first:]))
+    return {DATA_FILE: f'"use strict";\nreceiveAvatar(0, "{first}");\n',
+            DETAILS_FILE: f'"use strict";\nreceiveAvatar(1, "{rest}");\n'}

@@ -1,7 +1,7 @@
-"""What the page needs of the head model: how vertices, triangles and bones follow the codes of one subject.
+"""What a browser needs of the head model: how vertices, triangles and bones follow the codes of one subject.
 
-Only differences that move something are kept: rows of (column, value), addressed by starts. Columns are the first K
-expressions, then, where the head has pose correctives, the 9 (J-1) pose features.
+Only differences that move something are kept: rows of (column, value), with the number of pairs of each row. Columns
+are the first K expressions, then, where the head has pose correctives, the 9 (J-1) pose features.
 """
 
 from __future__ import annotations
@@ -13,29 +13,34 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from exporting.web.coding import Section, quantized
 from flame import Head, Joints
 from player.player import Player
 
 Table = NDArray[Any]
 
-_STILL_METRES, _STILL_TURN = 1e-6, 1e-4  # thousandths of a pixel where 512 show a head; 0.01 degrees
+OFFSET_STEP, TURN_STEP = 1e-5, 1e-3  # metres: a fiftieth of a pixel where 512 show a head; 0.1 degrees
 _FOLLOWS_METRES = 1e-5  # a hundredth of a millimetre; maps in float32 are off by 3e-8 m on the demo
 
 
-def head_tables(player: Player) -> dict[str, Table]:
-    """Named arrays of the head; ValueError when the Gaussians do not follow its mesh."""
+def head_section(player: Player) -> Section:
+    """The head's tables; ValueError when the Gaussians do not follow its mesh."""
     head, rig, count = player.head, player.rig, player.num_expressions
     faces, neutral = rig.faces.cpu(), rig.posed.neutral
-    maps = rig.maps.cpu().view(count, -1, 16)
+    maps = rig.maps.cpu().view(count, len(faces), 16)
     directions = _vertex_directions(player, maps)
     _check_follows_mesh(player, maps, directions)
     if rig.pose_dirs is not None:
         directions = torch.cat([directions, _by_vertex(rig.pose_dirs)], dim=2)
     lids = torch.zeros(len(directions), 3, 2) if rig.eyelid_dirs is None else _by_vertex(rig.eyelid_dirs)
-    return {"faces": np.pad(faces.numpy(), ((0, 0), (0, 1))).astype("<u4"),
-            **_sparse("vertex", directions, _STILL_METRES), **_sparse("lid", lids, _STILL_METRES),
-            **_sparse("triangle", maps[..., 12:].permute(1, 2, 0), _STILL_TURN),
-            **_anchor_tables(head, neutral), **_joint_tables(head, neutral)}
+    section = Section()
+    section.add_whole("faces", faces.numpy().astype(np.int64), delta=True)
+    _add_sparse(section, "vertex", directions, OFFSET_STEP)
+    _add_sparse(section, "lid", lids, OFFSET_STEP)
+    _add_sparse(section, "turn", maps[..., 12:].permute(1, 2, 0), TURN_STEP)
+    for name, table in {**_anchor_tables(head, neutral), **_joint_tables(head, neutral)}.items():
+        section.add_single(name, table)
+    return section
 
 
 def _vertex_directions(player: Player, maps: Tensor) -> Tensor:
@@ -56,13 +61,13 @@ def _by_vertex(offsets: Tensor) -> Tensor:
     return offsets.cpu().view(len(offsets), -1, 3).permute(1, 2, 0)
 
 
-def _sparse(name: str, directions: Tensor, still: float) -> dict[str, Table]:
-    """directions [rows, width, columns] -> {name}Start [rows+1], {name}Column [M], {name}Value [M, width] in halves."""
-    by_column = directions.permute(0, 2, 1)
-    row, column = (by_column.abs().amax(dim=2) > still).nonzero(as_tuple=True)
-    start = torch.searchsorted(row, torch.arange(len(directions) + 1))
-    return {f"{name}Start": start.numpy().astype("<u4"), f"{name}Column": column.numpy().astype("<u2"),
-            f"{name}Value": by_column[row, column].numpy().astype("<f2")}
+def _add_sparse(section: Section, name: str, directions: Tensor, step: float) -> None:
+    """directions [rows, width, columns] -> {name}Count [rows], {name}Column [M], {name}Value [M, width]."""
+    by_column = quantized(directions.permute(0, 2, 1).numpy(), step)
+    row, column = by_column.any(axis=2).nonzero()
+    section.add_whole(f"{name}Count", np.bincount(row, minlength=len(by_column)))
+    section.add_whole(f"{name}Column", column)
+    section.add_steps(f"{name}Value", by_column[row, column], np.full(by_column.shape[2], step))
 
 
 def _anchor_tables(head: Head, neutral: Tensor) -> dict[str, Table]:

@@ -1,29 +1,40 @@
-"""The Gaussians of an avatar as integer textures for WebGL2: rows of 32-bit words, halves where they are enough.
+"""The Gaussians of an avatar in whole numbers: as coarse as a picture allows.
 
-Both tables are read by page/pose.frag with texelFetch, four words (one RGBA32UI texel) at a time. docs/web.md has the
-layout in a table. `read_gaussians` and `read_pairs` are the inverse, for tests and for whoever wants the numbers.
+What a number may be off by depends on how much of its Gaussian is seen: a splat behind others, or small, or thin, takes
+coarser steps. All steps are multiples of one scale, which `exporting/web/avatar_file.py` chooses by what pictures show.
+Numbers that go together (the colours' dependence on the view, the differences) are first turned onto the principal axes
+of all rows in units of their steps: most of the axes then hold next to nothing, and errors stay as large as they were.
+web/src/core/assemble.js makes the GPU's tables of the result.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from blendshape_ops import GEOMETRY, LOG_SCALES, MEANS, OPACITY, QUATS, SH
+from blendshape_ops import LOG_SCALES, MEANS, OPACITY, QUATS, SH, Differences
 from numpy.typing import NDArray
 
+from exporting.compact import code_reach, visible_rows
+from exporting.web.coding import DEAD, Floats, Section, Whole, quantized
+from player.player import Player
 from scene.avatar import Avatar
 
-Words = NDArray[np.uint32]
-Floats = NDArray[np.float32]
-
-GAUSSIAN_WORDS, PAIR_WORDS = 40, 20
 MAX_BONES, MAX_PAIRS, MAX_TRIANGLES = 8, 255, 2**24 - 2
-MEAN_UNIT = 1024.0
-"""Position differences (metres) are multiplied by this: most are below 6e-5, where halves lose digits and some GPUs
-read zero."""
+DC, REST = slice(SH.start, SH.start + 3), slice(SH.start + 3, SH.stop)
+
+
+def _steps() -> Floats:
+    """[59] steps of the columns where one splat fills the picture: metres, radians, and so on."""
+    steps = np.zeros(SH.stop)
+    for columns, step in ((MEANS, 2e-5), (QUATS, 0.01), (LOG_SCALES, 0.04), (OPACITY, 0.08), (DC, 0.03), (REST, 0.03)):
+        steps[columns] = step
+    return steps
+
+
+STEPS = _steps()
+WEIGHT_STEP, BARYCENTRIC_STEP = 1 / 1024, 1 / 128
 
 
 @dataclass(frozen=True)
@@ -33,9 +44,14 @@ class PairTable:
     offsets [N+1] int64: the pairs of Gaussian n are rows offsets[n] to offsets[n+1]; expression [P] int64.
     """
 
-    values: Floats
+    values: NDArray[np.float32]
     offsets: NDArray[np.int64]
     expression: NDArray[np.int64]
+
+    @property
+    def gaussian(self) -> NDArray[np.int64]:
+        """[P]: whose the pairs are."""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
 
 def live_pairs(avatar: Avatar) -> PairTable:
@@ -52,93 +68,147 @@ def live_pairs(avatar: Avatar) -> PairTable:
     return PairTable(values.numpy(), offsets.numpy(), expression[kept].numpy())
 
 
-def halves(values: NDArray[np.floating]) -> Words:
-    """[..., 2n] numbers as [..., n] words, the first of two in the low bits; NaN and infinities stay what they are."""
-    return np.ascontiguousarray(values, dtype="<f2").view("<u4")
+def order_of(player: Player) -> NDArray[np.int64]:
+    """[n]: the Gaussians that can be seen, by triangle, so that neighbours follow one another."""
+    triangle = player.avatar.binding.triangle.cpu().numpy().astype(np.int64)
+    means = player.avatar.neutral.detach().cpu().numpy()[:, MEANS]
+    seen = np.flatnonzero(visible_rows(player).cpu().numpy())
+    return seen[np.lexsort((means[seen, 0], triangle[seen]))]
 
 
-def unorms(values: NDArray[np.floating]) -> Words:
-    """[..., 2n] numbers in [0,1] as [..., n] words of two 16-bit fractions."""
-    return np.ascontiguousarray(np.rint(np.clip(values, 0, 1) * 65535), dtype="<u2").view("<u4")
+@dataclass(frozen=True)
+class Rounded:
+    """An avatar in whole numbers; rows are the Gaussians `order` [n] of the original.
+
+    neutral [n,14] in units of `scale` STEPS, times 2^coarse [n]; sheen [n,45], the coefficients of higher harmonics,
+    likewise along the rows of sheen_axes [45,45]; pairs [P,59] along those of pair_axes [59,59], divided by `reach` [K]
+    of their expression (its largest code of training).
+    """
+
+    order: NDArray[np.int64]
+    coarse: Whole
+    scale: float
+    neutral: Whole
+    sheen: Whole
+    sheen_axes: Floats
+    pairs: Whole
+    pair_axes: Floats
+    gaussian: Whole
+    expression: Whole
+    reach: Floats
+
+    @property
+    def neutral_values(self) -> Floats:
+        """[n,59]."""
+        return np.hstack([self.neutral, self.sheen @ self.sheen_axes]) * self.steps[None] * self.growth[:, None]
+
+    @property
+    def pair_values(self) -> Floats:
+        """[P,59]."""
+        unit = self.growth[self.gaussian] / self.reach[self.expression]
+        return (self.pairs @ self.pair_axes) * self.steps[None] * unit[:, None]
+
+    @property
+    def steps(self) -> Floats:
+        """[59] steps of what is seen best."""
+        return self.scale * STEPS
+
+    @property
+    def growth(self) -> Floats:
+        """[n] how much coarser each Gaussian is."""
+        return 2.0 ** self.coarse
 
 
-def pack_gaussians(avatar: Avatar, pairs: PairTable) -> Words:
-    """[N,40]: neutral row, binding and where the pairs lie. ValueError where the layout has no room."""
-    row = avatar.neutral.detach().cpu().numpy()
-    binding, counts = avatar.binding, np.diff(pairs.offsets)
-    weights = binding.weights.cpu().numpy()
-    triangle = binding.triangle.cpu().numpy().astype(np.int64)
+def rounded(player: Player, order: NDArray[np.int64], coarse: Whole, scale: float) -> Rounded:
+    """The avatar in multiples of `scale` times the smallest steps; differences that become 0 are left out."""
+    avatar, pairs = player.avatar, live_pairs(player.avatar)
+    place = np.full(avatar.count, -1, np.int64)
+    place[order] = np.arange(len(order))
+    reach = code_reach(player).abs().amax(dim=0).clamp_min(1e-3).double().numpy()
+    steps, growth = scale * STEPS, 2.0 ** coarse
+    gaussian = place[pairs.gaussian]
+    kept = np.flatnonzero(gaussian >= 0)
+    kept = kept[np.argsort(gaussian[kept], kind="stable")]
+    gaussian, expression = gaussian[kept], pairs.expression[kept]
+    unit = growth[gaussian] / reach[expression]
+    numbers, pair_axes = _along_axes(pairs.values[kept] / (steps * unit[:, None]))
+    moving = numbers.any(axis=1)
+    neutral = avatar.neutral.detach().cpu().numpy()[order, :SH.stop] / (steps * growth[:, None])
+    sheen, sheen_axes = _along_axes(neutral[:, REST])
+    return Rounded(order, coarse, scale, quantized(neutral[:, :REST.start], 1.0), sheen, sheen_axes, numbers[moving],
+                   pair_axes, gaussian[moving], expression[moving], reach)
+
+
+def _along_axes(rows: Floats) -> tuple[Whole, Floats]:
+    """Whole numbers [n,c] and axes [c,c] (orthonormal rows, single precision) whose product is about `rows` [n,c]."""
+    axes = np.linalg.eigh(rows.T @ rows)[1].T[::-1].astype(np.float32)
+    return quantized(rows @ axes.T, 1.0, DEAD), axes
+
+
+def rebuilt(player: Player, numbers: Rounded) -> Player:
+    """The player of what a browser will read."""
+    avatar = player.avatar.to(torch.device("cpu"))
+    pad, order = ((0, 0), (0, avatar.neutral.shape[1] - SH.stop)), torch.from_numpy(numbers.order)
+    counts = np.bincount(numbers.gaussian, minlength=len(order))
+    differences = Differences(
+        torch.from_numpy(np.pad(numbers.pair_values, pad)).float(),
+        torch.from_numpy(np.concatenate([[0], counts.cumsum()])).int(), torch.from_numpy(numbers.gaussian).int(),
+        torch.from_numpy(numbers.expression).int(), torch.ones(len(numbers.pairs)))
+    binding, weights, two = avatar.binding, *_binding_numbers(avatar, numbers.order)
+    share = torch.from_numpy(two * BARYCENTRIC_STEP).float()
+    weight = torch.from_numpy(weights / weights.sum(axis=1, keepdims=True)).float()
+    binding = replace(binding, triangle=binding.triangle[order], anchor=binding.anchor[order], weights=weight,
+                      barycentric=torch.cat([share, 1 - share.sum(dim=1, keepdim=True)], dim=1))
+    small = Avatar(torch.from_numpy(np.pad(numbers.neutral_values, pad)).float(), differences, binding,
+                   avatar.part[order], avatar.code_range)
+    other = Player(player.head, small, player.clip, player.sh_degree, player.num_expressions, player.device,
+                   player.name)
+    other.rig = player.rig
+    return other
+
+
+def base_section(player: Player, numbers: Rounded) -> Section:
+    """The neutral face without what light and view do to its colours: enough for a first picture."""
+    avatar = player.avatar
+    weights, two = _binding_numbers(avatar, numbers.order)
+    triangle = avatar.binding.triangle.cpu().numpy().astype(np.int64)[numbers.order]
     _check_room("bones", weights.shape[1], MAX_BONES)
-    _check_room("expressions of one Gaussian", int(counts.max(initial=0)), MAX_PAIRS)
     _check_room("triangles", int(triangle.max(initial=-1)), MAX_TRIANGLES)
-    words = np.zeros((len(row), GAUSSIAN_WORDS), dtype="<u4")
-    words[:, 0:3] = _floats(row[:, MEANS])
-    words[:, 3] = (triangle + 1) | (counts << 24)
-    words[:, 4:7] = _floats(row[:, LOG_SCALES])
-    words[:, 7:8] = _floats(row[:, OPACITY])
-    words[:, 8:10] = halves(row[:, QUATS])
-    words[:, 10:11] = unorms(binding.barycentric[:, :2].cpu().numpy())
-    words[:, 11] = pairs.offsets[:-1]
-    words[:, 12:16] = unorms(np.pad(weights, ((0, 0), (0, MAX_BONES - weights.shape[1]))))
-    words[:, 16:40] = halves(_by_channel(row[:, SH]))
-    return words
+    section = Section()
+    section.add_whole("triangle", triangle, delta=True)
+    section.add_whole("coarse", numbers.coarse)
+    section.add_whole("barycentric", two)
+    section.add_whole("weights", weights)
+    section.add_whole("means", numbers.neutral[:, MEANS] << numbers.coarse[:, None], delta=True)
+    section.add_whole("shape", numbers.neutral[:, MEANS.stop:])
+    return section
 
 
-def pack_pairs(pairs: PairTable) -> Words:
-    """[P,20]: geometry in halves, the 48 colour coefficients in 8 bits each, in steps stored with the row."""
-    values = pairs.values
-    words = np.zeros((len(values), PAIR_WORDS), dtype="<u4")
-    geometry = np.zeros((len(values), 12), np.float32)
-    geometry[:, GEOMETRY] = values[:, GEOMETRY]
-    geometry[:, MEANS] *= MEAN_UNIT
-    words[:, 0:6] = halves(geometry)
-    words[:, 5] |= pairs.expression.astype("<u4") << np.uint32(16)
-    colors = _by_channel(values[:, SH])
-    step = np.abs(colors).max(axis=1, keepdims=True, initial=0).astype(np.float32) / np.float32(127)
-    words[:, 6:7] = _floats(step)
-    steps = np.rint(colors / np.maximum(step, 1e-30)).astype(np.int8)
-    words[:, 8:20] = np.ascontiguousarray(steps).view("<u4")
-    return words
+def sheen_section(numbers: Rounded) -> Section:
+    """How the neutral colours depend on the view."""
+    section = Section()
+    section.add_single("sheenAxes", numbers.sheen_axes)
+    section.add_whole("sheen", numbers.sheen)
+    return section
 
 
-def read_gaussians(words: Words) -> dict[str, NDArray[Any]]:
-    """The inverse of `pack_gaussians`: neutral [N,59], triangle, count, start [N], barycentric [N,3], weights [N,8]."""
-    neutral = np.concatenate([words[:, 0:3].copy().view("<f4"), _read_halves(words[:, 8:10]),
-                              words[:, 4:8].copy().view("<f4"), _by_coefficient(_read_halves(words[:, 16:40]))], axis=1)
-    two = _read_unorms(words[:, 10:11])
-    return {"neutral": neutral, "triangle": (words[:, 3] & 0xFFFFFF).astype(np.int64) - 1, "count": words[:, 3] >> 24,
-            "start": words[:, 11], "barycentric": np.concatenate([two, 1 - two.sum(1, keepdims=True)], axis=1),
-            "weights": _read_unorms(words[:, 12:16])}
+def pair_section(numbers: Rounded) -> Section:
+    """The differences of the expressions, by Gaussian."""
+    counts = np.bincount(numbers.gaussian, minlength=len(numbers.order))
+    _check_room("expressions of one Gaussian", int(counts.max(initial=0)), MAX_PAIRS)
+    section = Section()
+    section.add_whole("pairCount", counts)
+    section.add_whole("pairExpression", numbers.expression)
+    section.add_single("pairAxes", numbers.pair_axes)
+    section.add_whole("pairValues", numbers.pairs)
+    return section
 
 
-def read_pairs(words: Words) -> tuple[Floats, NDArray[np.int64]]:
-    """The inverse of `pack_pairs`: values [P,59] and expression [P]."""
-    geometry = _read_halves(words[:, 0:6])[:, GEOMETRY]
-    geometry[:, MEANS] /= MEAN_UNIT
-    step = words[:, 6:7].copy().view("<f4")
-    colors = words[:, 8:20].copy().view(np.int8).astype(np.float32) * step
-    return np.concatenate([geometry, _by_coefficient(colors)], axis=1), (words[:, 5] >> 16).astype(np.int64)
-
-
-def _by_channel(colors: Floats) -> Floats:
-    """[n,48] from [16][3] to [3][16]: one channel's coefficients lie together, four to a vector of the shader."""
-    return colors.reshape(-1, 16, 3).transpose(0, 2, 1).reshape(-1, 48)
-
-
-def _by_coefficient(colors: Floats) -> Floats:
-    return colors.reshape(-1, 3, 16).transpose(0, 2, 1).reshape(-1, 48)
-
-
-def _floats(values: NDArray[np.floating]) -> Words:
-    return np.ascontiguousarray(values, dtype="<f4").view("<u4")
-
-
-def _read_halves(words: Words) -> Floats:
-    return np.ascontiguousarray(words).view("<f2").astype(np.float32)
-
-
-def _read_unorms(words: Words) -> Floats:
-    return np.ascontiguousarray(words).view("<u2").astype(np.float32) / np.float32(65535)
+def _binding_numbers(avatar: Avatar, order: NDArray[np.int64]) -> tuple[Whole, Whole]:
+    """Bone weights [n,J] in `WEIGHT_STEP` and the first two barycentrics [n,2] in `BARYCENTRIC_STEP`."""
+    binding = avatar.binding
+    return (quantized(binding.weights.cpu().numpy()[order], WEIGHT_STEP),
+            quantized(binding.barycentric.cpu().numpy()[order, :2], BARYCENTRIC_STEP))
 
 
 def _check_room(what: str, got: int, room: int) -> None:

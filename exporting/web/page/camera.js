@@ -19,6 +19,7 @@ class Camera {
     this.meta = meta;
     this.tables = tables;
     this.frame = meta.front;
+    this.driven = null;  // {R, t, K} of a head that moves as the visitor's does
     this.reset();
   }
 
@@ -41,17 +42,21 @@ class Camera {
     this.shift = [this.shift[0] + x, this.shift[1] + y];
   }
 
-  /** The recorded camera of `frame`, turned around the head, for a picture of width x height pixels. */
+  /** The recorded camera of `frame` or the driven one, turned around the head, for width x height pixels. */
   view(width, height) {
-    const { meta, tables, frame } = this;
-    const rows = (name, count) => Array.from(tables[name].subarray(count * frame, count * (frame + 1)));
-    const rotation = rows("clipRotation", 9), translation = rows("clipTranslation", 3);
+    const { meta } = this, { R: rotation, t: translation, K } = this.driven || this.recorded();
     const center = add(apply(rotation, meta.target), translation);
     const turn = multiply(rotationFromVector([this.pitch, 0, 0]), rotationFromVector([0, this.yaw, 0]));
     const R = multiply(turn, rotation);
     const t = add(apply(turn, subtract(translation, center)), [center[0], center[1], center[2] / this.zoom]);
     const eye = apply(transpose(R), t).map((x) => -x);
-    return { R, t, eye, ...this.intrinsics(rows("clipIntrinsics", 9), width, height) };
+    return { R, t, eye, ...this.intrinsics(K, width, height) };
+  }
+
+  recorded() {
+    const { tables, frame } = this;
+    const rows = (name, count) => Array.from(tables[name].subarray(count * frame, count * (frame + 1)));
+    return { R: rows("clipRotation", 9), t: rows("clipTranslation", 3), K: rows("clipIntrinsics", 9) };
   }
 
   /** The clip's picture fits into ours and keeps its proportions. */

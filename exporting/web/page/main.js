@@ -4,6 +4,7 @@
 const byId = (id) => document.getElementById(id);
 
 function showProblem(message) {
+  byId("loading").hidden = true;
   byId("problem").textContent = message;
   byId("problem").hidden = false;
   document.body.classList.add("failed");
@@ -51,7 +52,7 @@ function wirePlayback(player) {
   byId("play").addEventListener("click", toggle);
   byId("loop").addEventListener("change", (event) => { player.loop = event.target.checked; });
   byId("scrub").addEventListener("input", (event) => {
-    player.pause();
+    player.take();
     player.showFrame(Number(event.target.value));
   });
   document.addEventListener("keydown", (event) => {
@@ -73,7 +74,7 @@ function refresh(player, panel) {
 
 function showRate(player) {
   const speed = player.rate ? `${player.rate.toFixed(player.rate < 10 ? 1 : 0)} fps` : "playing";
-  const rate = player.playing ? speed : "still";
+  const rate = player.playing || player.camera.driven ? speed : "still";
   const count = player.meta.gaussians.toLocaleString("en"), { width, height } = player.canvas;
   byId("rate").textContent = `${rate} · ${count} Gaussians · ${width} × ${height}`;
   const { offSeen, meta } = player, unseen = byId("unseen");
@@ -102,38 +103,53 @@ function fitCanvas(player) {
   fit();
 }
 
-function showPage(player, address) {
+function wirePage(player) {
   const panel = new Panel(player, byId("controls"));
   player.onchange = () => refresh(player, panel);
   byId("name").textContent = document.title = player.meta.name;
   wireButtons(player);
   wirePlayback(player);
+  if (typeof Webcam !== "undefined") WEBCAM = new Webcam(player);
   new PointerControls(player.canvas, player);
   fitCanvas(player);
   player.canvas.addEventListener("webglcontextlost", () => showProblem("The graphics card gave up; reload the page."));
+}
+
+/** The first picture: there is enough of the avatar for one. */
+function begin(data, address) {
+  byId("loading").hidden = true;
+  const player = new AvatarPlayer(byId("canvas"), data);
+  player.follows(address);
+  if (address.size) return player;
+  wirePage(player);
   player.touch();
+  player.drawStill();
+  return player;
+}
+
+/** All of the avatar is there. */
+function goOn(player, address) {
+  player.touch();
+  if (address.size) return showStill(player, address);
   player.drawStill();
   showRate(player);
   const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
   if (address.play && !calm) player.play();
-  runLoop(player);
+  return runLoop(player);
 }
 
-function start() {
-  byId("loading").hidden = true;
+let PLAYER = null, WEBCAM = null;  // by name for tests and consoles
+
+async function start() {
   try {
-    if (typeof AVATAR === "undefined") throw new Error("avatar.js, which belongs beside this page, is missing.");
     const address = parseAddress(location.hash);
     if (!address.ui || address.size) document.body.classList.add("bare");
-    const player = new AvatarPlayer(byId("canvas"), AVATAR);
-    player.follows(address);
-    if (address.size) showStill(player, address);
-    else showPage(player, address);
-    return player;
+    await readAvatar(FEED.stream, (data) => { PLAYER = begin(data, address); });
+    goOn(PLAYER, address);
   } catch (error) {
     showProblem(error.message);
     throw error;
   }
 }
 
-const PLAYER = start();  // by name for tests and consoles
+start();

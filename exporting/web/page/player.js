@@ -5,17 +5,20 @@ const CLIP_RATE = 25;  // frames of the clip a second, as the trackers record
 const MAX_SIDE = 1024;  // pixels: beyond it, phones and integrated GPUs fall behind without looking better
 
 class AvatarPlayer {
-  constructor(canvas, { meta, tables: encoded }) {
+  /** data: AvatarData, complete or not; `touch` when more of it has come. */
+  constructor(canvas, data) {
+    const { meta } = data;
     this.meta = meta;
     this.canvas = canvas;
-    this.tables = decodeTables(encoded);
+    this.tables = data.tables;
     this.controls = controlsOf(meta, this.tables);
     this.head = new Head(meta, this.tables);
     this.camera = new Camera(meta, this.tables);
-    this.renderer = new Renderer(canvas, meta, this.tables);
+    this.renderer = new Renderer(canvas, data);
     this.codes = neutralCodes(meta);
     this.size = [meta.width, meta.height];
     this.onchange = () => {};
+    this.ontake = () => {};
     Object.assign(this, { playing: false, loop: true, follow: true, frame: 0, changed: true, drawn: 0, rate: 0 });
     this.setBackground("#202428");
   }
@@ -35,18 +38,32 @@ class AvatarPlayer {
   }
 
   showCodes(codes) {
+    this.take();
     this.codes = codes;
-    this.pause();
     this.touch();
   }
 
-  setControl(control, value) {
+  /** Codes and camera of a face that is being watched. */
+  drive(codes, camera) {
+    this.codes = codes;
+    this.camera.driven = camera;
+    this.touch();
+  }
+
+  /** Somebody else moves the avatar from now on: the clip pauses, whoever watches a face stops. */
+  take() {
     this.pause();
+    this.ontake();
+  }
+
+  setControl(control, value) {
+    this.take();
     control.set(this.codes, value);
     this.touch();
   }
 
   play() {
+    this.ontake();
     this.playing = true;
     const first = this.frame >= this.meta.frames - 1 ? 0 : this.frame;
     this.playedFrom = { frame: first, time: performance.now() };
@@ -111,23 +128,23 @@ class AvatarPlayer {
   /** One picture, now. */
   drawStill() {
     this.pose();
-    this.renderer.read();
+    this.renderer.splats.read();
     this.draw();
   }
 
   /** One turn of the loop: draw what was posed in the last one, if the GPU is done with it, then pose anew. */
   tick(now) {
-    const { renderer } = this;
-    if (renderer.waiting) {
-      if (!renderer.ready()) return;
-      renderer.collect();
+    const { splats } = this.renderer;
+    if (splats.waiting) {
+      if (!splats.ready()) return;
+      splats.collect();
       this.draw();
       this.measure(now);
     }
     if (this.playing) this.advance(now);
     if (this.changed) {
       this.pose();
-      renderer.request();
+      splats.request();
     }
   }
 

@@ -1,9 +1,7 @@
-"use strict";
-
 const DEPTH_STEPS = 65536;  // over the head's own depth, about 5 micrometres each
 
 /** Counting sort by depth: two passes over the Gaussians, about a millisecond for 50,000. */
-class DepthSorter {
+export class DepthSorter {
   /** count: Gaussians; room: length of the array that the order is written to. */
   constructor(count, room) {
     this.count = count;

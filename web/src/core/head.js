@@ -1,17 +1,18 @@
-"use strict";
-// The head model in the visitor's browser: codes to bones, vertex offsets and triangle turns. A few thousand numbers a
+// The head model in a browser: codes to bones, vertex offsets and triangle turns. A few thousand numbers a
 // frame; the Gaussians, which are many, are posed on the GPU (pose.frag).
 
-const NECK = 1, JAW = 2, LEFT_EYE = 3, RIGHT_EYE = 4;
+import { SparseRows } from "./coding.js";
+import { IDENTITY, add, affine, apply, blendAffine, multiply, rigidAlign } from "./math.js";
+import { rotationFrom6d, rotationFromVector, subtract, vectorFromRotation } from "./math.js";
 
 /** Codes are {expression: Float32Array(E), neck, jaw, leftEye, rightEye: rotation vectors, eyelids: [left, right]}. */
-function neutralCodes(meta) {
+export function neutralCodes(meta) {
   return { expression: new Float32Array(meta.expressionNames.length), neck: [0, 0, 0], jaw: [0, 0, 0],
            leftEye: [0, 0, 0], rightEye: [0, 0, 0], eyelids: [0, 0] };
 }
 
 /** The codes of one frame of the clip. */
-function clipCodes(meta, tables, frame) {
+export function clipCodes(meta, tables, frame) {
   const row = (name, width) => Array.from(tables[name].subarray(width * frame, width * (frame + 1)));
   const vector = (six) => vectorFromRotation(rotationFrom6d(six));
   const eyes = row("clipEyes", 12), count = meta.expressionNames.length;
@@ -20,13 +21,13 @@ function clipCodes(meta, tables, frame) {
            leftEye: vector(eyes.slice(0, 6)), rightEye: vector(eyes.slice(6)), eyelids: row("clipEyelids", 2) };
 }
 
-class Head {
+export class Head {
   constructor(meta, tables) {
     this.meta = meta;
     this.tables = tables;
     this.vertices = new SparseRows(tables, "vertex", 3);
     this.lids = new SparseRows(tables, "lid", 3);
-    this.turns = new SparseRows(tables, "triangle", 4);
+    this.turns = new SparseRows(tables, "turn", 4);
     this.posed = {
       bones: new Float32Array(96),  // eight bones, twelve numbers each
       codes: new Float32Array(4 * meta.driven),

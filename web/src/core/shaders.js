@@ -1,7 +1,17 @@
-#version 300 es
-// One fragment is one Gaussian: blends its row, moves it with the head, colours it and projects it.
-// The mathematics is that of blend_pose_color and rasterize in docs/architecture.md; the layout of the tables is
-// documented in docs/web.md and written by exporting/web/tables.py.
+// The GLSL sources; "#version 300 es" and the names that select a variant are put before them.
+
+export const COVER_VERTEX = /* glsl */ `
+// One triangle that covers the target: the passes that follow work on texels.
+void main() {
+  vec2 corner = vec2((gl_VertexID << 1) & 2, gl_VertexID & 2);
+  gl_Position = vec4(corner * 2.0 - 1.0, 0.0, 1.0);
+}
+`;
+
+export const POSE_FRAGMENT = /* glsl */ `
+// One fragment is one Gaussian: blends its row, moves it with the head, colours it and projects it; with SPATIAL, it is
+// left in space for other renderers. The mathematics is that of blend_pose_color and rasterize in docs/architecture.md;
+// the layout of the tables is documented in docs/web.md and written by assemble.js.
 precision highp float;
 precision highp int;
 precision highp sampler2D;
@@ -11,7 +21,6 @@ const int WIDTH = 2048;         // texels in a row of every table
 const int GAUSSIAN_TEXELS = 10;
 const int PAIR_TEXELS = 5;
 const float MEAN_UNIT = 1.0 / 1024.0;  // metres: position differences are kept away from half precision's subnormals
-const float NEAR_PLANE = 0.2;
 const float DILATION = 0.3;
 const float ALPHA_MIN = 1.0 / 255.0;
 const float JACOBIAN_LIMIT = 1.3;
@@ -25,9 +34,12 @@ uniform int u_count, u_vertices, u_degree;
 uniform mat3 u_rotation;      // world to camera
 uniform vec3 u_translation, u_eye, u_k0, u_k1;
 uniform vec2 u_size;
+uniform float u_near;
 
-layout(location = 0) out uvec4 o_place;   // pixel x, y, camera depth (0: not drawn), red and green
-layout(location = 1) out uvec4 o_shape;   // covariance xx, xy, yy, blue and opacity
+// Pixel x, y, camera depth (0: not drawn), red and green; SPATIAL: place, two log-scales.
+layout(location = 0) out uvec4 o_place;
+// Covariance xx, xy, yy, blue and opacity; SPATIAL: third log-scale, opacity, quaternion (x, y, z), red, green, blue.
+layout(location = 1) out uvec4 o_shape;
 
 ivec2 at(int index) { return ivec2(index % WIDTH, index / WIDTH); }
 
@@ -137,7 +149,29 @@ vec3 colorOf(int n, int first, int last, vec3 direction) {
 
 bool finite(float x) { return x - x == 0.0; }
 
-void write(vec3 y, mat3 axes, float opacity, vec3 color) {
+#ifdef SPATIAL
+// (x, y, z), signed so that the w left out is positive.
+vec3 shortQuaternion(mat3 m) {
+  float w = 1.0 + m[0][0] + m[1][1] + m[2][2], x = 1.0 + m[0][0] - m[1][1] - m[2][2];
+  float y = 1.0 - m[0][0] + m[1][1] - m[2][2], z = 1.0 - m[0][0] - m[1][1] + m[2][2];
+  vec3 a = vec3(m[1][2] - m[2][1], m[2][0] - m[0][2], m[0][1] - m[1][0]);
+  vec3 b = vec3(m[0][1] + m[1][0], m[2][0] + m[0][2], m[1][2] + m[2][1]);
+  if (w >= max(x, max(y, z))) return a / (2.0 * sqrt(w));
+  if (x >= max(y, z)) return (a.x < 0.0 ? -0.5 : 0.5) * vec3(x, b.x, b.y) / sqrt(x);
+  if (y >= z) return (a.y < 0.0 ? -0.5 : 0.5) * vec3(b.x, y, b.z) / sqrt(y);
+  return (a.z < 0.0 ? -0.5 : 0.5) * vec3(b.y, b.z, z) / sqrt(z);
+}
+
+void write(vec3 y, mat3 turn, vec3 logScale, float opacity, vec3 color) {
+  vec3 q = shortQuaternion(turn);
+  o_place = uvec4(floatBitsToUint(y), packHalf2x16(logScale.xy));
+  o_shape = uvec4(packHalf2x16(vec2(logScale.z, opacity)), packHalf2x16(q.xy), packHalf2x16(vec2(q.z, color.r)),
+                  packHalf2x16(color.gb));
+}
+#else
+void write(vec3 y, mat3 turn, vec3 logScale, float opacity, vec3 color) {
+  vec3 scale = exp(logScale);
+  mat3 axes = mat3(turn[0] * scale.x, turn[1] * scale.y, turn[2] * scale.z);
   vec3 p = u_rotation * y + u_translation;
   vec2 ratio = p.xy / p.z;
   vec2 limit = JACOBIAN_LIMIT * u_size / (2.0 * vec2(u_k0.x, u_k1.y));
@@ -149,10 +183,11 @@ void write(vec3 y, mat3 axes, float opacity, vec3 color) {
   vec2 reach = sqrt(2.0 * log(max(opacity / ALPHA_MIN, 1.0)) * covariance.xz);
   bool inside = all(greaterThan(place + reach, vec2(0.0))) && all(lessThan(place - reach, u_size));
   float sum = place.x + place.y + dot(covariance, vec3(1.0)) + dot(color, vec3(1.0));
-  bool drawn = p.z > NEAR_PLANE && opacity >= ALPHA_MIN && inside && finite(sum);
+  bool drawn = p.z > u_near && opacity >= ALPHA_MIN && inside && finite(sum);
   o_place = uvec4(floatBitsToUint(place), drawn ? floatBitsToUint(p.z) : 0u, packHalf2x16(color.rg));
   o_shape = uvec4(floatBitsToUint(covariance), packHalf2x16(vec2(color.b, opacity)));
 }
+#endif
 
 void main() {
   int n = int(gl_FragCoord.y) * WIDTH + int(gl_FragCoord.x);
@@ -180,8 +215,80 @@ void main() {
   vec3 y = vec3(dot(bones.r0, x), dot(bones.r1, x), dot(bones.r2, x)) + after;
   mat3 turn = polar3(transpose(mat3(bones.r0.xyz, bones.r1.xyz, bones.r2.xyz)));
   vec3 color = colorOf(n, first, last, normalize(y - u_eye) * turn);
-  vec3 scale = exp(row.logScale);
-  mat3 axes = turn * matrixOf(normalize(row.quat));
-  axes = mat3(axes[0] * scale.x, axes[1] * scale.y, axes[2] * scale.z);
-  write(y, axes, 1.0 / (1.0 + exp(-row.logit)), color);
+  write(y, turn * matrixOf(normalize(row.quat)), row.logScale, 1.0 / (1.0 + exp(-row.logit)), color);
 }
+`;
+
+export const SPLAT_VERTEX = /* glsl */ `
+// Four vertices are one splat, drawn as the smallest rectangle along its axes that holds alpha >= 1/255.
+precision highp float;
+precision highp int;
+precision highp usampler2D;
+
+const int WIDTH = 2048;
+
+uniform usampler2D u_order, u_place, u_shape;
+uniform vec2 u_size;
+uniform vec2 u_depth;     // normalised depth of a camera depth d: u_depth.x + u_depth.y / d
+uniform bool u_linear;    // whether the target holds linear light
+out vec2 v_offset;  // from the mean, in standard deviations along the axes
+flat out vec4 v_color;
+
+ivec2 at(int index) { return ivec2(index % WIDTH, index / WIDTH); }
+
+// sRGB (IEC 61966-2-1)
+vec3 linear(vec3 c) {
+  return mix(c / 12.92, pow((c + 0.055) / 1.055, vec3(2.4)), greaterThan(c, vec3(0.04045)));
+}
+
+void main() {
+  ivec2 texel = at(int(texelFetch(u_order, at(gl_VertexID / 4), 0).x));
+  uvec4 place = texelFetch(u_place, texel, 0), shape = texelFetch(u_shape, texel, 0);
+  gl_Position = vec4(2.0, 2.0, 2.0, 1.0);
+  if (place.z == 0u) return;  // drawn when the order was made, but not from here
+  v_color = vec4(unpackHalf2x16(place.w), unpackHalf2x16(shape.w));
+  if (u_linear) v_color.rgb = linear(v_color.rgb);
+  vec3 covariance = uintBitsToFloat(shape.xyz);
+  float middle = 0.5 * (covariance.x + covariance.z), half_difference = 0.5 * (covariance.x - covariance.z);
+  float radius = length(vec2(half_difference, covariance.y));
+  float angle = radius > 0.0 ? 0.5 * atan(covariance.y, half_difference) : 0.0;
+  vec2 deviation = sqrt(vec2(middle + radius, max(middle - radius, 1e-6)));
+  vec2 major = vec2(cos(angle), sin(angle)), minor = vec2(-major.y, major.x);
+
+  float reach = sqrt(2.0 * log(max(255.0 * v_color.a, 1.0)));
+  v_offset = reach * (vec2(gl_VertexID & 1, (gl_VertexID >> 1) & 1) * 2.0 - 1.0);
+  vec2 pixel = uintBitsToFloat(place.xy) + v_offset.x * deviation.x * major + v_offset.y * deviation.y * minor;
+  float depth = u_depth.x + u_depth.y / uintBitsToFloat(place.z);
+  gl_Position = vec4(2.0 * pixel.x / u_size.x - 1.0, 1.0 - 2.0 * pixel.y / u_size.y, depth, 1.0);
+}
+`;
+
+export const SPLAT_FRAGMENT = /* glsl */ `
+// Premultiplied, for blending from back to front.
+precision highp float;
+
+in vec2 v_offset;
+flat in vec4 v_color;
+out vec4 o_color;
+
+void main() {
+  float alpha = min(v_color.a * exp(-0.5 * dot(v_offset, v_offset)), 0.99);
+  if (alpha < 1.0 / 255.0) discard;
+  o_color = vec4(v_color.rgb * alpha, alpha);
+}
+`;
+
+export const FINISH_FRAGMENT = /* glsl */ `
+// The sum of the splats over the background colour.
+precision highp float;
+precision highp sampler2D;
+
+uniform sampler2D u_picture;
+uniform vec3 u_background;
+out vec4 o_color;
+
+void main() {
+  vec4 picture = texelFetch(u_picture, ivec2(gl_FragCoord.xy), 0);
+  o_color = vec4(picture.rgb + (1.0 - picture.a) * u_background, 1.0);
+}
+`;

@@ -1,25 +1,28 @@
-"use strict";
 // Small helpers around WebGL 2: programs, textures whose rows are 2048 texels wide, framebuffers.
 
-class Program {
-  constructor(gl, vertex, fragment) {
+export const TABLE_WIDTH = 2048;
+export const TEXEL_WORDS = 4;
+
+export class Program {
+  /** Sources without "#version"; `defines` are names that are defined in both. */
+  constructor(gl, vertex, fragment, defines = []) {
     this.gl = gl;
     this.program = gl.createProgram();
     this.places = {};
-    gl.attachShader(this.program, this.compile(gl.VERTEX_SHADER, vertex));
-    gl.attachShader(this.program, this.compile(gl.FRAGMENT_SHADER, fragment));
+    const head = ["#version 300 es", ...defines.map((name) => `#define ${name}`), ""].join("\n");
+    const shaders = [[gl.VERTEX_SHADER, vertex], [gl.FRAGMENT_SHADER, fragment]].map(([kind, source]) => {
+      const shader = gl.createShader(kind);
+      gl.shaderSource(shader, head + source);
+      gl.compileShader(shader);
+      gl.attachShader(this.program, shader);
+      return shader;
+    });
     gl.linkProgram(this.program);
     if (!gl.getProgramParameter(this.program, gl.LINK_STATUS)) {
-      throw new Error(`${vertex}, ${fragment}: ${gl.getProgramInfoLog(this.program)}`);
+      const logs = [...shaders.map((shader) => gl.getShaderInfoLog(shader)), gl.getProgramInfoLog(this.program)];
+      throw new Error(`This graphics card refuses a shader: ${logs.filter(Boolean).join(" ")}`);
     }
-  }
-
-  compile(kind, name) {
-    const { gl } = this, shader = gl.createShader(kind);
-    gl.shaderSource(shader, SHADERS[name]);
-    gl.compileShader(shader);
-    if (!gl.getShaderParameter(shader, gl.COMPILE_STATUS)) throw new Error(`${name}: ${gl.getShaderInfoLog(shader)}`);
-    return shader;
+    shaders.forEach((shader) => gl.deleteShader(shader));
   }
 
   use() {
@@ -42,7 +45,7 @@ class Program {
   }
 }
 
-function createTexture(gl, format, width, height) {
+export function createTexture(gl, format, width, height) {
   const limit = gl.getParameter(gl.MAX_TEXTURE_SIZE);
   if (height > limit || width > limit) {
     throw new Error(`This avatar needs a texture of ${width} x ${height}; this graphics card allows ${limit}.`);
@@ -57,7 +60,7 @@ function createTexture(gl, format, width, height) {
 }
 
 /** A texture of four words a texel that holds `words`; the last row is filled up with zeros. */
-function integerTexture(gl, words) {
+export function integerTexture(gl, words) {
   const row = TABLE_WIDTH * TEXEL_WORDS, rows = Math.max(1, Math.ceil(words.length / row));
   const texture = createTexture(gl, gl.RGBA32UI, TABLE_WIDTH, rows);
   const full = Math.floor(words.length / row);
@@ -73,12 +76,16 @@ function integerTexture(gl, words) {
 }
 
 /** A texture of `count` texels of four floats, sent again for every pose. */
-class FloatTexture {
+export class FloatTexture {
   constructor(gl, count) {
     this.gl = gl;
     this.rows = Math.max(1, Math.ceil(count / TABLE_WIDTH));
     this.texture = createTexture(gl, gl.RGBA32F, TABLE_WIDTH, this.rows);
     this.padded = new Float32Array(4 * TABLE_WIDTH * this.rows);
+  }
+
+  dispose() {
+    this.gl.deleteTexture(this.texture);
   }
 
   upload(values) {
@@ -89,7 +96,7 @@ class FloatTexture {
   }
 }
 
-function createFramebuffer(gl, textures) {
+export function createFramebuffer(gl, textures) {
   const framebuffer = gl.createFramebuffer();
   gl.bindFramebuffer(gl.FRAMEBUFFER, framebuffer);
   const attachments = textures.map((texture, i) => {
@@ -103,14 +110,14 @@ function createFramebuffer(gl, textures) {
   return framebuffer;
 }
 
-/** A vertex array whose indices make two triangles of vertices 4 n to 4 n + 3, for n below `count`. */
-function createQuads(gl, count) {
+/** {array, buffer}: a vertex array whose indices make two triangles of vertices 4 n to 4 n + 3, for n below `count`. */
+export function createQuads(gl, count) {
   const indices = new Uint32Array(6 * count);
   for (let n = 0; n < count; ++n) [0, 1, 2, 2, 1, 3].forEach((corner, i) => { indices[6 * n + i] = 4 * n + corner; });
-  const quads = gl.createVertexArray();
-  gl.bindVertexArray(quads);
-  gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, gl.createBuffer());
+  const array = gl.createVertexArray(), buffer = gl.createBuffer();
+  gl.bindVertexArray(array);
+  gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, buffer);
   gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, indices, gl.STATIC_DRAW);
   gl.bindVertexArray(null);
-  return quads;
+  return { array, buffer };
 }
