@@ -25,7 +25,7 @@ from player import Player
 from reenactment.face import FaceReader
 from reenactment.film import Painter
 from reenactment.performance import Actor, Cures
-from reenactment.webcam import Mirror
+from reenactment.webcam import Follower, Mirror
 from scene.rig import Codes
 from tests.player_subject import CPU, EXPRESSIONS, SIZE, lively_avatar, lively_player
 from tests.test_reenact_retarget import rebased
@@ -106,11 +106,11 @@ class Notes(Painter):
 
 def acted_by_python(player: Player, seen: list[Face], times: list[float]) -> list[tuple[Codes, Cameras]]:
     reader, notes = FaceReader(Script(seen)), Notes()
-    mirror = Mirror(Actor(player, reader.head, Cures()), notes, (SIZE, SIZE), 2.0, moves=True)
+    mirror = Mirror(Follower(Actor(player, reader.head, Cures()), 2.0, moves=True), notes, (SIZE, SIZE))
     for moment in times:
         found = reader.read(np.zeros((HEIGHT, WIDTH, 3), np.uint8), moment)
         assert found is not None
-        mirror.picture(found.codes, found.motion, moment)
+        mirror.picture(found, moment)
     return notes.found
 
 
