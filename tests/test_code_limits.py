@@ -61,3 +61,13 @@ def test_without_limits_and_without_codes() -> None:
     codes = torch.tensor([[4.0, -3.0, 0.0, 1e3]])
     assert torch.equal(limit_codes(codes, infinite), codes)
     assert limit_codes(codes[:, :0], infinite[:, :0]).shape == (1, 0)
+
+
+@pytest.mark.parametrize("tiny", [1e-19, 1e-30, 1e-44])
+def test_a_code_next_to_nothing_has_a_gradient(tiny: float) -> None:
+    """Fits make such codes where the picture hardly depends on one. The reach over it, squared, is infinite."""
+    codes = torch.tensor([[1.6, tiny, 0.3, -tiny]], requires_grad=True)
+    limit_codes(codes, RANGE.float()).sum().backward()
+    assert codes.grad is not None
+    share = (0.8 + CODE_SLACK) / 1.6
+    assert codes.grad[0].tolist() == pytest.approx([0, share, 0, share], abs=1e-6)  # float32 rounding

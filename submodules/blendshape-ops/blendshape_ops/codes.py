@@ -22,7 +22,8 @@ def limit_codes(codes: Tensor, code_range: Tensor) -> Tensor:
     """
     low, high = code_range
     reach = torch.where(codes > 0, high + CODE_SLACK, low - CODE_SLACK)
-    counts = (codes != 0) & (high > low)
+    # Smaller ones are not outside; a share of one next to 0 would be infinite, and its gradient no number.
+    counts = (codes.abs() > CODE_SLACK) & (high > low)
     share = torch.where(counts, reach / torch.where(counts, codes, 1), 1)
     if codes.shape[1]:
         codes = codes * share.amin(dim=1, keepdim=True).clamp(max=1)
