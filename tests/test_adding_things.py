@@ -19,7 +19,8 @@ from safetensors.numpy import save_file
 from flame.load import OPEN_HEAD
 from tests.subjects import ROOT, write_subject
 
-UNITS = ("arguments", "evaluation", "exporting", "flame", "gaussian_renderer", "player", "scene", "training", "utils")
+UNITS = ("arguments", "evaluation", "exporting", "flame", "gaussian_renderer", "player", "reenactment", "scene",
+         "tracking", "training", "utils")
 STEP = re.compile(r"In `(?P<file>[^`]+)`, (?P<where>above|in) `(?P<name>\w+)`:\s+```python\n(?P<code>.*?)```",
                   re.DOTALL)
 
@@ -109,7 +110,7 @@ def test_the_fast_renderer_draws_them_too(facts: dict[str, Any], half: str) -> N
 
 
 def test_no_export_leaves_them_out_silently(facts: dict[str, Any]) -> None:
-    assert len(facts["exports"]) == 7
+    assert len(facts["exports"]) == 8
     for name, message in facts["exports"].items():
         assert f"--format {name}: the avatar learnt gain, tint besides its tables" in message
 

@@ -65,8 +65,8 @@ def test_the_avatar_comes_and_grows_while_the_camera_runs(sitting: tuple[Session
 
 
 def test_the_camera_waits_for_nobody(sitting: tuple[Session, Path]) -> None:
-    """A picture is looked at at once, whatever training and tracking do. In a queue most of them would wait for seconds;
-    how long single ones wait depends on who else uses the processor (benchmarks/live.py measures it).
+    """A picture is looked at at once, whatever training and tracking do. In a queue most would wait for seconds; how
+    long single ones wait depends on who else uses the processor (benchmarks/live.py measures it).
     """
     events = sitting[0].events
     assert events.looked > 5 * FPS
