@@ -65,17 +65,9 @@ export interface AvatarFace {
  * drawn with the transparent objects, hidden by what is nearer in the depth buffer, and writes no depth. Needs
  * WebGLRenderer and a perspective camera.
  */
-export class AvatarObject extends Mesh implements AvatarFace {
+export class AvatarObject extends Mesh {
   constructor(data: AvatarData);
   readonly isAvatarObject: true;
-  readonly data: AvatarData;
-  readonly expressions: Record<string, number>;
-  neck: Turn;
-  jaw: Turn;
-  leftEye: Turn;
-  rightEye: Turn;
-  eyelids: [left: number, right: number];
-  readonly frames: number;
   /**
    * Whether a picture waits for its own order of splats. By default it takes the order of a picture or two before,
    * which nobody sees in a loop that goes on; set it where a scene is rendered only when something has changed.
@@ -83,9 +75,9 @@ export class AvatarObject extends Mesh implements AvatarFace {
   exact: boolean;
   /** Splats in the last picture. */
   readonly drawn: number;
-  set(expressions: Record<string, number>): this;
-  neutral(): this;
-  showFrame(frame: number): this;
   /** Give back what the GPU holds for this object, and with the last one of its data, the data there. */
   dispose(): void;
 }
+
+/** What an avatar does, declared once above. */
+export interface AvatarObject extends AvatarFace {}
