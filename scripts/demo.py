@@ -52,8 +52,9 @@ def run_products(folder: Path) -> tuple[Path, ...]:
 def steps(out: Path, lpips_weights: Path | None) -> list[Step]:
     """The demo in order. The run with blendshapes is the output folder itself, the other one lies inside it."""
     data, plain = out / "data", out / "without_blendshapes"
-    train = ("train.py", "--source_path", str(data), *TRAINING)
-    test = ("test.py", *TESTING, *(("--lpips_weights", str(lpips_weights)) if lpips_weights else ()))
+    weights = ("--lpips_weights", str(lpips_weights)) if lpips_weights else ()
+    train = ("train.py", "--source_path", str(data), *TRAINING, *weights)
+    test = ("test.py", *TESTING, *weights)
     return [
         Step("generate the subject", ("-m", "data.demo", "--out", str(data), *SUBJECT), (data,)),
         Step("train with blendshapes", (*train, "--model_path", str(out)), run_products(out), trains=out),

@@ -24,7 +24,8 @@ pytestmark = [
 ]
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
-SMALL = ["--test_frames", "3", "--num_face_gaussians", "2000", "--num_teeth_gaussians", "50", "--batch_size", "4"]
+SMALL = ["--test_frames", "3", "--num_face_gaussians", "2000", "--num_teeth_gaussians", "50", "--batch_size", "4",
+         "--lpips_loss", "0"]  # whose network would be downloaded
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from training.refinement import corrected
 from training.world import open_world
 
 SMALL = ["--test_frames", "3", "--num_face_gaussians", "300", "--num_teeth_gaussians", "20", "--num_expressions", "20",
-         "--batch_size", "2", "--iterations", "20", "--test_views", "1", "--densify", "False", "--tensorboard", "False"]
+         "--batch_size", "2", "--iterations", "20", "--test_views", "1", "--densify", "False", "--tensorboard", "False",
+         "--lpips_loss", "0"]  # on a GPU its network would be downloaded
 SCORING = ["--lpips", "alex", "--video", "False", "--pictures", "selected"]
 
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FRAMES, TEST_FRAMES = 12, 3
 SMALL = ["--test_frames", str(TEST_FRAMES), "--num_face_gaussians", "300", "--num_teeth_gaussians", "20",
          "--num_expressions", "20", "--batch_size", "1", "--schedule_scale", "0.01", "--test_views", "2",
-         "--densify_grad_threshold", "5e-4"]
+         "--densify_grad_threshold", "5e-4", "--lpips_loss", "0"]  # on a GPU its network would be downloaded
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
