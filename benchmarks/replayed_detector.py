@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from tracking.detection import in_pieces
-from tracking.detector import Face, MediaPipeDetector
+from tracking.detector import Face, MediaPipeDetector, arrays_of_faces, faces_of_arrays
 from tracking.footage import ByteImage, Picture, Span, Wanted
 from tracking.video import open_footage
 from utils.arrays import read_npz, write_npz
@@ -48,8 +48,7 @@ def record(video: Path, model: Path | None, path: Path) -> None:
     faces = [face for _, found in seen for face in found]
     write_npz(path, {
         "time": np.array([picture.time for picture, _ in seen]), "count": np.array([len(found) for _, found in seen]),
-        "points": np.stack([face.points for face in faces]), "pose": np.stack([face.pose for face in faces]),
-        "blendshapes": np.stack([face.blendshapes for face in faces]),
+        **arrays_of_faces(faces),
         "seconds": np.array([seconds, locked, opening, import_seconds]),
     })
     print(f"{path}: {len(seen)} pictures, {len(faces)} faces; CPU seconds a picture {seconds:.4f}, of which under "
@@ -63,8 +62,7 @@ class Replayed:
         self.path, self.picture_seconds = path, picture_seconds
         saved = read_npz(path)
         self.time, self._first = saved["time"], np.concatenate([[0], np.cumsum(saved["count"])])
-        arrays = (saved[name] for name in ("points", "blendshapes", "pose"))
-        self._faces = [Face(*of_one) for of_one in zip(*arrays, strict=True)]
+        self._faces = faces_of_arrays(saved)
         self.seconds, self.locked, opening, import_seconds = saved["seconds"].tolist()
         if picture_seconds is not None:
             self.seconds, self.locked = picture_seconds, picture_seconds * self.locked / self.seconds

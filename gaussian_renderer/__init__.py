@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import torch
 from diff_gaussian_rasterization import DensifyStats, RasterizeOutput, rasterize
 from torch import Tensor
 
@@ -42,6 +43,10 @@ class Cameras:
     def centers(self) -> Tensor:
         """Camera positions in the world [B,3]: -R^T t."""
         return -(self.R.transpose(-1, -2) @ self.t[..., None])[..., 0]
+
+    def to(self, device: torch.device) -> Cameras:
+        """The same cameras on another device."""
+        return replace(self, R=self.R.to(device), t=self.t.to(device), K=self.K.to(device))
 
 
 def render(splats: Splats, cameras: Cameras, background: Tensor | None = None,

@@ -6,12 +6,11 @@ import math
 
 import numpy as np
 import torch
-from blendshape_ops import OPACITY, SH
+from blendshape_ops import OPACITY, SH, SH_C0
 
 from scene.avatar import FACE, Avatar
 from training.world import World
 
-SH_CONSTANT = 0.28209479  # value of the constant harmonic: colour = 0.5 + 0.28 x coefficient
 PICTURES = 8
 FACING = 0.3  # cosine between the ray and the way out of the head, below which a Gaussian is not looked at
 OPAQUE = 0.95  # alpha that a pixel must have to give its colour
@@ -37,7 +36,7 @@ def paint(avatar: Avatar, world: World) -> int:
         total += _seen(means, cameras.R[0], cameras.t[0], cameras.K[0], rgba)
     painted = (total[:, 3] > 0) & (total[:, 3] >= MOST * total[:, 4]) & (avatar.part == FACE)
     colour = total[painted, :3] / total[painted, 3:4]
-    avatar.neutral[painted, SH.start:SH.start + 3] = (colour - 0.5) / SH_CONSTANT
+    avatar.neutral[painted, SH.start:SH.start + 3] = (colour - 0.5) / SH_C0
     avatar.neutral[painted, OPACITY] = math.log(PAINTED_OPACITY / (1 - PAINTED_OPACITY))
     return int(painted.sum())
 

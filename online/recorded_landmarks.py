@@ -18,7 +18,7 @@ import tyro
 from tqdm import tqdm
 
 from arguments import parse_flags
-from tracking.detector import Face, MediaPipeDetector
+from tracking.detector import Face, MediaPipeDetector, arrays_of_faces, faces_of_arrays
 from tracking.footage import ByteImage
 from utils.arrays import read_npz, write_npz
 
@@ -43,15 +43,16 @@ class RecordedDetector:
 
     def __init__(self, path: Path) -> None:
         try:
-            file = read_npz(path)
-            values = [file[name] for name in COLUMNS]
+            saved = read_npz(path)
+            file = {name: saved[name] for name in COLUMNS}
+            found = zip(file["frame"], faces_of_arrays(file), strict=True)
+            self._fps = float(file["fps"])
+            self._faces: dict[int, list[Face]] = {}
+            for frame, face in found:
+                self._faces.setdefault(int(frame), []).append(face)
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"--landmarks {path}: wanted a file of python -m online.recorded_landmarks, got something "
                              f"else ({error})") from None
-        self._fps = float(values[4])
-        self._faces: dict[int, list[Face]] = {}
-        for frame, points, blendshapes, pose in zip(*values[:4], strict=True):
-            self._faces.setdefault(int(frame), []).append(Face(points, blendshapes, pose))
 
     def detect(self, rgb: ByteImage, time: float) -> list[Face]:
         return self._faces.get(round(time * self._fps), [])
@@ -71,8 +72,7 @@ def record(settings: RecordSettings) -> int:
             bar.update()
     if not found:
         raise ValueError(f"{settings.video}: no face was found in any of {number} pictures")
-    arrays = {name: np.stack([getattr(face, name) for _, face in found]).astype(np.float32)
-              for name in ("points", "blendshapes", "pose")}
+    arrays = arrays_of_faces([face for _, face in found])
     numbers = np.array([number for number, _ in found], np.int64)
     write_npz(settings.output, {**arrays, "frame": numbers, "fps": np.array(fps), "frames": np.array(number)})
     return len({number for number, _ in found})

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from blendshape_ops import to_bytes
 from numpy.typing import NDArray
 
 from player import Player
@@ -43,12 +44,9 @@ class Reflection:
         player = self._player
         codes = self._actor.cured(Curves.of(seen.codes), None)
         view = self._turns.limited(transferred(seen.motion, self._own, self._place))
-        cameras = cameras_of(view, self._clip, player.head, *self._size)
-        device = player.device
-        cameras = replace(cameras, R=cameras.R.to(device), t=cameras.t.to(device), K=cameras.K.to(device))
-        image = player.render(codes.to(device), cameras).image[0]
-        picture: NDArray[np.uint8] = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-        return np.ascontiguousarray(picture)
+        cameras = cameras_of(view, self._clip, player.head, *self._size).to(player.device)
+        picture: NDArray[np.uint8] = to_bytes(player.render(codes.to(player.device), cameras).image)[0].cpu().numpy()
+        return picture
 
     def _copied(self, trainer: Trainer) -> Player:
         avatar = trainer.avatar.on_new_leaves()

@@ -18,6 +18,7 @@ from flame import load_head
 from online.watcher import Box, Ended, Kept
 from tracking.continued_fit import ContinuedFit
 from tracking.crop import Crop, choose_crop, observe
+from tracking.detector import arrays_of_faces
 from tracking.landmark_fit import FitSettings
 from tracking.landmarks import Track
 from tracking.layout import write_records, write_rgba, write_still
@@ -156,9 +157,7 @@ def _track(pictures: list[Kept]) -> Track:
     height, width = pictures[0].rgb.shape[:2]
     return Track(
         index=np.array([kept.number for kept in pictures], np.int64), time=np.array([kept.time for kept in pictures]),
-        points=np.stack([kept.face.points for kept in pictures]),
-        blendshapes=np.stack([kept.face.blendshapes for kept in pictures]),
-        pose=np.stack([kept.face.pose for kept in pictures]), others=np.zeros(len(pictures), np.int64),
+        **arrays_of_faces([kept.face for kept in pictures]), others=np.zeros(len(pictures), np.int64),
         width=width, height=height)
 
 

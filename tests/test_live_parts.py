@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from blendshape_ops import SH
+from blendshape_ops import SH, SH_C0
 
 from arguments import DataSettings, ModelSettings, OptimizationSettings, RunSettings, TrainSettings
 from flame import load_head
 from online.coverage import ENOUGH, EXPRESSIONS, VIEWS, Coverage, seen_in
-from online.first_colours import SH_CONSTANT, paint
+from online.first_colours import paint
 from online.recorded_landmarks import RecordedDetector
 from online.tracker import GrowingData, TrackerSettings
 from online.watcher import Keeper, Kept, preview
@@ -192,7 +192,7 @@ def test_first_colours_are_those_of_the_pictures(subject: Path) -> None:
     assert paint(trainer.avatar, trainer.world) > 30
     assert off() < 0.15 < before
     assert trainer.avatar.neutral.requires_grad
-    dc = 0.5 + SH_CONSTANT * trainer.avatar.neutral.detach()[:, SH.start:SH.start + 3]
+    dc = 0.5 + SH_C0 * trainer.avatar.neutral.detach()[:, SH.start:SH.start + 3]
     assert float(dc.min()) > -0.1 and float(dc.max()) < 1.1
 
 

@@ -6,8 +6,8 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TextIO
@@ -43,6 +43,16 @@ class Face:
     points: Floats
     blendshapes: Floats
     pose: Floats
+
+
+def arrays_of_faces(faces: list[Face]) -> dict[str, Floats]:
+    """One or more faces as arrays, to be kept in a file: points [n,478,3], blendshapes [n,52], pose [n,4,4]."""
+    return {field.name: np.stack([getattr(face, field.name) for face in faces]) for field in fields(Face)}
+
+
+def faces_of_arrays(arrays: Mapping[str, Floats]) -> list[Face]:
+    """The inverse of `arrays_of_faces`; KeyError for an array that is missing, ValueError for unequal lengths."""
+    return [Face(*of_one) for of_one in zip(*(arrays[field.name] for field in fields(Face)), strict=True)]
 
 
 class Detector(Protocol):

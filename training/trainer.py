@@ -11,7 +11,7 @@ import torch
 from blendshape_ops import Drive, FactoredAdam, Posed, target_image
 from torch import Tensor
 
-from arguments import OptimizationSettings, TrainSettings
+from arguments import TrainSettings
 from gaussian_renderer import Cameras, DensifyStats, RenderOutput, render
 from gaussian_renderer.capture import CapturedSizes
 from scene.avatar import Avatar
@@ -162,7 +162,7 @@ class Trainer:
         if self.captured is None:
             losses, output = self._compute()
         else:
-            variant = (self.sh_degree, self._collecting, self._refining, self._loss_settings)
+            variant = (self.sh_degree, self._collecting, self._refining, self._perceiving)
             losses, output = self.captured.run(self._inputs.size, variant)
         return StepResult(losses, output, self._inputs.rgba, self._change_rows())
 
@@ -171,11 +171,9 @@ class Trainer:
         return collects_stats(self.settings.optimization, self.iteration)
 
     @property
-    def _loss_settings(self) -> OptimizationSettings:
-        """Weights of the losses: that of LPIPS is 0 up to --lpips_from_iter."""
+    def _perceiving(self) -> bool:
         settings = self.settings.optimization
-        started = self.iteration > settings.lpips_from_iter * settings.scale
-        return settings if started else replace(settings, lpips_loss=0.0)
+        return bool(settings.lpips_loss) and self.iteration > settings.lpips_from_iter * settings.scale
 
     @property
     def _refining(self) -> bool:
@@ -191,8 +189,10 @@ class Trainer:
         rows = [] if refinement is None else [refinement.rows(frames)]
         output, posed, drive = self._draw(frames, self.stats if self._collecting else None, avatar,
                                           rows[0] if rows else None, limited=False, size=inputs.size)
-        losses = weighted_losses(LossContext.of(self.world, frames, output, posed, drive, inputs.rgba, avatar,
-                                                self._loss_settings, self.perceptual))
+        weights = self.settings.optimization
+        weights = weights if self._perceiving else replace(weights, lpips_loss=0.0)
+        losses = weighted_losses(LossContext.of(self.world, frames, output, posed, drive, inputs.rgba, avatar, weights,
+                                                self.perceptual))
         if refinement is not None:
             losses["tracking"] = refinement.prior(rows[0])
         total = exchange.weighted(torch.stack(list(losses.values())).sum())

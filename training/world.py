@@ -65,11 +65,11 @@ class World:
 
     def to(self, device: torch.device) -> World:
         """The same world for training on another device."""
-        c, cylinder = self.cameras, self.mouth.cylinder
+        cylinder = self.mouth.cylinder
         return replace(
             self, rig=Rig(self.head, self.clip.codes, self.rig.num_expressions, device),
             mouth=replace(self.mouth, cylinder=replace(cylinder, center=cylinder.center.to(device))),
-            cameras=replace(c, R=c.R.to(device), t=c.t.to(device), K=c.K.to(device)),
+            cameras=self.cameras.to(device),
             background=None if self.background is None else self.background.to(device))
 
     def mesh_in_data(self, frame: int) -> NDArray[np.float64]:

@@ -76,7 +76,7 @@ class Painter:
 
         0 where alpha is below `LEAST_ALPHA`.
         """
-        cameras = self._moved(self.camera(state, own))
+        cameras = self.camera(state, own).to(self.player.device)
         return self._depth(self._posed(state, cameras), cameras)
 
     def depth_range(self, cameras: Cameras) -> tuple[float, float]:
@@ -98,7 +98,7 @@ class Painter:
         if plain and self.player.device.type == "cuda":
             picture = self._paint_fast(state, own)
         else:
-            cameras = self._moved(own)
+            cameras = own.to(self.player.device)
             posed = self._posed(state, cameras)
             picture = self._paint_layer(state, posed, cameras)
         if state.mesh:
@@ -163,10 +163,6 @@ class Painter:
 
     def _background(self, state: ViewState) -> Tensor:
         return torch.tensor(state.background, device=self.player.device)
-
-    def _moved(self, cameras: Cameras) -> Cameras:
-        device = self.player.device
-        return replace(cameras, R=cameras.R.to(device), t=cameras.t.to(device), K=cameras.K.to(device))
 
     def _paint_comparison(self, state: ViewState, width: int, height: int) -> Image:
         """Ground truth, avatar and error in a row (a column in a high window), each the whole frame of the clip."""
