@@ -13,9 +13,9 @@ from torch import Tensor
 
 from flame import Head, pose_head
 from flame.rotations import matrix_to_6d
-from tracking.bundle import DataTerm, Progress, State, minimise
+from tracking.bundle import DataTerm, Progress, State, minimise, parts
 from tracking.landmark_fit import FitSettings, clip_of, fit_of, measured, single_rig, state_of
-from tracking.photometric_term import Images, PhotometricTerm, band_pass, face_points, parts
+from tracking.photometric_term import Images, PhotometricTerm, band_pass, face_points
 from tracking.records import Fit, Observations, Rig
 from tracking.surface import turns_of
 from utils.mesh_raster import nearest_surface, project
@@ -100,7 +100,7 @@ def refine_views(
             planned = work.done + bake
             for term, cosine in zip(skins, facing, strict=True):
                 term.learn(state, cosine, settings.weight)
-            state = minimise(problem, state, settings.iterations, settings.tolerance, None)
+            state = minimise(problem, state, settings.iterations, settings.tolerance, None, settings.iterations)
             work.add(planned - work.done)  # of iterations that were not needed
     refined, rig = fit_of(head, state, views, settings.fit)
     return measured(head, refined, rig, views, device), rig

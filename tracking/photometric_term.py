@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flame import Head
-from tracking.bundle import State, project
+from tracking.bundle import State, parts, project
 from tracking.surface import SurfacePoints, turns_of
 
 Images = Callable[[int], NDArray[np.uint8]]
@@ -134,7 +134,3 @@ def sample(pictures: Tensor, pixels: Tensor) -> Tensor:
     """Bilinear values [C,L] of pictures [C,1,H,W] at pixels [C,L,2]; zero outside."""
     grid = 2 * pixels / pixels.new_tensor([pictures.shape[-1], pictures.shape[-2]]) - 1
     return F.grid_sample(pictures, grid[:, None], align_corners=False)[:, 0, 0]
-
-
-def parts(count: int, step: int = 32) -> list[slice]:
-    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
