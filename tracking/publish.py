@@ -48,7 +48,7 @@ def write_camera(run: Run, found: Found, folder: Path) -> tuple[Quality, Verdict
 
     track, fit = found.track, found.fit
     view = MeshView(run.head, fit, found.crop.size, min(found.crop.size, MAX_PANEL))
-    with write_video(folder / "preview.mp4", fps=_rate(track), crf=20, preset="veryfast") as show:
+    with write_video(folder / "preview.mp4", fps=_rate(track), crf=22, preset="ultrafast") as show:
         matte = _write_images(run, found, view, show)
     quality = measure(track, fit, found.pictures.sharpness, matte)
     without_face = sum(1 for d in run.dropped if "face" in d.reason)
