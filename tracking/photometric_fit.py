@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -22,6 +23,7 @@ from utils.mesh_raster import nearest_surface, project
 from utils.parallel import in_order, ordered
 
 DEPTH_SLACK = 0.004  # metres; what lies further behind the nearest surface is hidden
+PASSES = 4           # of a camera's pictures in an iteration: two terms, each for its derivatives and its cost
 RASTER = 256         # side of the depth pictures that decide it
 
 
@@ -87,7 +89,7 @@ def refine_views(
     skins = [PhotometricTerm.empty(points, term.center, term.camera) for term in clip.landmarks]
     terms: list[DataTerm] = [*clip.landmarks, *skins]
     count = len(fit) * len(views)
-    bake = settings.iterations * 2 * count
+    bake = PASSES * settings.iterations * count
     work = _Work(progress, count + len(settings.blurs) * (count + settings.bakes * bake))
     facing = [_facing(head, state, corners, view, term, work) for view, term in zip(views, skins, strict=True)]
     held = clip.problem.held_shared if settings.free_identity else torch.full_like(clip.problem.held_shared, True)
@@ -97,11 +99,10 @@ def refine_views(
             passed = _band_passed(pictures, len(fit), blur * view.size / 512, work)
             term.pictures = torch.from_numpy(passed)[:, None].to(corners.device)
         for _ in range(settings.bakes):
-            planned = work.done + bake
             for term, cosine in zip(skins, facing, strict=True):
                 term.learn(state, cosine, settings.weight)
-            state = minimise(problem, state, settings.iterations, settings.tolerance, None, settings.iterations)
-            work.add(planned - work.done)  # of iterations that were not needed
+            with work.within(bake):
+                state = minimise(problem, state, settings.iterations, settings.tolerance, None, settings.iterations)
     refined, rig = fit_of(head, state, views, settings.fit)
     return measured(head, refined, rig, views, device), rig
 
@@ -113,11 +114,20 @@ class _Work:
     progress: Progress | None
     total: int
     done: int = 0
+    limit: int | None = None
 
     def add(self, pictures: int) -> None:
-        self.done += pictures
+        self.done += pictures if self.limit is None else min(pictures, self.limit - self.done)
         if self.progress is not None:
             self.progress(self.done, self.total)
+
+    @contextmanager
+    def within(self, planned: int) -> Iterator[None]:
+        """What is done now counts as `planned` pictures, be it more or less."""
+        self.limit = self.done + planned
+        yield
+        self.add(planned)
+        self.limit = None
 
 
 def _band_passed(images: Images, count: int, sigma: float, work: _Work) -> NDArray[np.float16]:

@@ -20,6 +20,7 @@ from tracking.landmarks import Track
 from tracking.records import Fit, Observations
 from tracking.verdict import Verdict
 from tracking.workspace import PictureStore, Shelf
+from utils.parallel import own_threads_only
 
 Finish = Callable[[Path], None]
 """Called with the folder of the complete data set before it takes its place: writes more into it."""
@@ -61,9 +62,10 @@ class Run:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Take the time of a stage."""
+        """Take the time of a stage, which shares its pictures or frames out to threads itself."""
         begin = time.perf_counter()
-        yield
+        with own_threads_only():
+            yield
         self.seconds[name] = round(time.perf_counter() - begin, 2)
 
 
