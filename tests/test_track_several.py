@@ -148,7 +148,7 @@ def test_refinement_by_all_cameras(head: Head, truth: Truth, rig: Rig, views: li
     """It keeps calibrated cameras where they are, and does not ask for pictures of no use: grey ones change nothing."""
     grey = np.full((SIZE, SIZE, 3), 90, np.uint8)
     fit, _ = fit_views(head, known_lens(views, rig), rig, replace(FEW, iterations=4))
-    settings = RefineSettings((3.0,), 1, 2)
+    settings = RefineSettings(((3.0, 3),), 1, 2)
     refined, found = refine_views(head, fit, rig, known_lens(views, rig), [lambda _: grey] * 3, settings)
     np.testing.assert_allclose(found.R, rig.R, atol=1e-5)
     assert angle(refined.R, fit.R) < 1
@@ -178,7 +178,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "matte_clip", matte)
     monkeypatch.setattr(several, "FitSettings", lambda: FitSettings(iterations=2, shape_codes=4))
     monkeypatch.setattr(pipeline, "FitSettings", lambda: FitSettings(iterations=2, shape_codes=4))
-    little = RefineSettings((3.0,), 1, 1)
+    little = RefineSettings(((3.0, 3),), 1, 1)
     monkeypatch.setattr(several, "refine_views", lambda head, fit, rig, views, images, _, device, show, free:
                         refine_views(head, fit, rig, views, images, little, device, show, free))
 

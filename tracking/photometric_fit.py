@@ -30,13 +30,14 @@ RASTER = 256         # side of the depth pictures that decide it
 @dataclass(frozen=True)
 class RefineSettings:
     """blurs: of the pictures, coarse to fine, in 1/512 of the crop's side: the mesh must be within about twice the
-    blur of its place, and the finer the blur the more exact the outcome. bakes: how often at each blur the mean
+    blur of its place, and the finer the blur the more exact the outcome; with each, every how manieth point is looked at, for what is blurred
+    shows the same in neighbouring ones. bakes: how often at each blur the mean
     appearance is taken anew. iterations: after each, at most; tolerance: share of the cost, below which a step is the
     last one. points: of the skin, at most about; weight: of each; landmark_weight: what the landmarks keep, which say
     where features are but jitter. free_identity: solve for identity and focal length too. fit: priors, as in the fit.
     """
 
-    blurs: tuple[float, ...] = (3.0, 1.5, 0.8)
+    blurs: tuple[tuple[float, int], ...] = ((3.0, 3), (1.5, 2), (0.8, 1))
     bakes: int = 2
     iterations: int = 4
     tolerance: float = 1e-3
@@ -85,22 +86,24 @@ def refine_views(
     clip.learn_offset(state)
     for landmarks in clip.landmarks:
         landmarks.weight *= settings.landmark_weight / settings.fit.landmark_weight
-    points, corners = face_points(head, len(state.shape), settings.points, device)
-    skins = [PhotometricTerm.empty(points, term.center, term.camera) for term in clip.landmarks]
-    terms: list[DataTerm] = [*clip.landmarks, *skins]
+    _, corners = face_points(head, len(state.shape), settings.points, device)
     count = len(fit) * len(views)
     bake = PASSES * settings.iterations * count
     work = _Work(progress, count + len(settings.blurs) * (count + settings.bakes * bake))
-    facing = [_facing(head, state, corners, view, term, work) for view, term in zip(views, skins, strict=True)]
+    facing = [_facing(head, state, corners, view, term, work)
+              for view, term in zip(views, clip.landmarks, strict=True)]
     held = clip.problem.held_shared if settings.free_identity else torch.full_like(clip.problem.held_shared, True)
-    problem = replace(clip.problem, terms=terms, held_shared=held, passed=work.add)
-    for blur in settings.blurs:
+    for blur, every in settings.blurs:
+        points, _ = face_points(head, len(state.shape), settings.points, device, every)
+        skins = [PhotometricTerm.empty(points, term.center, term.camera) for term in clip.landmarks]
+        terms: list[DataTerm] = [*clip.landmarks, *skins]
+        problem = replace(clip.problem, terms=terms, held_shared=held, passed=work.add)
         for term, view, pictures in zip(skins, views, images, strict=True):
             passed = _band_passed(pictures, len(fit), blur * view.size / 512, work)
             term.pictures = torch.from_numpy(passed)[:, None].to(corners.device)
         for _ in range(settings.bakes):
             for term, cosine in zip(skins, facing, strict=True):
-                term.learn(state, cosine, settings.weight)
+                term.learn(state, cosine[:, ::every], every * settings.weight)
             with work.within(bake):
                 state = minimise(problem, state, settings.iterations, settings.tolerance, None, settings.iterations)
     refined, rig = fit_of(head, state, views, settings.fit)
@@ -140,7 +143,7 @@ def _band_passed(images: Images, count: int, sigma: float, work: _Work) -> NDArr
 
 
 def _facing(
-    head: Head, state: State, corners: Tensor, view: Observations, term: PhotometricTerm, work: _Work
+    head: Head, state: State, corners: Tensor, view: Observations, term: DataTerm, work: _Work
 ) -> Tensor:
     """Cosine [T,L] between each triangle's normal and a camera's view; 0 where the head itself hides its middle, and in
     frames in which that camera does not see the face.

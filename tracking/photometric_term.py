@@ -85,14 +85,16 @@ class PhotometricTerm:
 
 
 def face_points(
-    head: Head, n_shape: int, limit: int, device: torch.device | str
+    head: Head, n_shape: int, limit: int, device: torch.device | str, every: int = 1
 ) -> tuple[SurfacePoints, Tensor]:
-    """Middles of triangles of the face's skin, about `limit` or all, and the triangles' vertex numbers [L,3]."""
+    """Middles of triangles of the face's skin, about `limit` or all, of these every second, third, ..., and the
+    triangles' vertex numbers [L,3].
+    """
     inside = torch.zeros(head.n_vertices, dtype=torch.bool)
     inside[head.regions["face"]] = True
     surface = head.faces[head.regions["surface_faces"]]
     chosen = head.regions["surface_faces"][inside[surface].all(1)]
-    chosen = chosen[:: max(1, round(len(chosen) / limit))]
+    chosen = chosen[:: max(1, round(len(chosen) / limit))][::every]
     third = np.full((len(chosen), 3), 1 / 3)
     return SurfacePoints(head, chosen.numpy(), third, n_shape, device), head.faces[chosen].to(device)
 
