@@ -327,6 +327,7 @@ def test_pictures_without_a_feature_leave_the_fit_to_landmarks_and_priors(head, 
     truth, shaken = filmed
     grey = np.full((SMALL, SMALL, 3), 128, np.uint8)
     observations = observe(head, truth, SMALL, noise=0.5)
-    refined = refine_clip(head, shaken, observations, lambda _: grey, RefineSettings(points=300, blurs=((1.5, 2),), bakes=1))
+    settings = RefineSettings(points=300, blurs=((1.5, 2),), bakes=1)
+    refined = refine_clip(head, shaken, observations, lambda _: grey, settings)
     assert np.isfinite(refined.landmark_error).all()
     assert unsteadiness(head, refined, truth.fit) < unsteadiness(head, shaken, truth.fit)

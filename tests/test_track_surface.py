@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -100,11 +102,8 @@ def system(frames, unknowns=4, shared=3):
 class Halves:
     """`Chain` as a GPU solves it."""
 
-    def __init__(self, *chain: torch.Tensor) -> None:
-        self.chain = chain
-
-    def solved(self, sides: torch.Tensor) -> torch.Tensor:
-        return normal_equations.eliminated_by_halves(*self.chain, sides)
+    def __init__(self, blocks: torch.Tensor, couplings: torch.Tensor) -> None:
+        self.solved = partial(normal_equations.eliminated_by_halves, blocks, couplings)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 7, 20])

@@ -189,15 +189,15 @@ def project(
 
 
 def total_cost(problem: Problem, state: State) -> float:
-    parts = _by_parts(lambda term, frames: float(_data_cost(term, state, frames)), problem, state)
-    return sum(parts) + float(_prior_cost(problem.prior, state))
+    costs = _by_parts(lambda term, frames: float(_data_cost(term, state, frames)), problem, state)
+    return sum(costs) + float(_prior_cost(problem.prior, state))
 
 
 def gradient(problem: Problem, state: State) -> tuple[Tensor, Tensor]:
     """That of `normal_equations`, [T,D] and [S], by backpropagation."""
-    still = state.codes.new_zeros(len(state.t), POSE + state.codes.shape[1]), state.shape.new_zeros(state.shared)
-    steps = [step.requires_grad_() for step in still]
-    moved = vars(state.moved(*steps, problem.low, problem.high)).values()
+    still = state.codes.new_zeros(len(state.t), POSE + state.codes.shape[1], requires_grad=True)
+    shared_still = state.shape.new_zeros(state.shared, requires_grad=True)
+    moved = vars(state.moved(still, shared_still, problem.low, problem.high)).values()
     leaves = [value.detach().requires_grad_() for value in moved]
     at = State(*leaves)
 
@@ -207,7 +207,7 @@ def gradient(problem: Problem, state: State) -> tuple[Tensor, Tensor]:
     total = of(_prior_cost(problem.prior, at))
     for part in _by_parts(lambda term, frames: of(_data_cost(term, at, frames)), problem, state):
         total = tuple(a + b for a, b in zip(total, part, strict=True))
-    by_frame, shared = torch.autograd.grad(list(moved), steps, total)
+    by_frame, shared = torch.autograd.grad(list(moved), [still, shared_still], total)
     return by_frame.double(), shared.double()
 
 

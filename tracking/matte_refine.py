@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -132,7 +133,7 @@ def refine_alpha(image: ByteImage, rough: Floats, shape: HeadShape, plate: Plate
     back = _surroundings(colours, sure_not, wanted, unit)
     if plate is not None:
         back = [*back, np.where(plate.known[unknown], _gathered(plate.colour, wanted), back[0])]
-    value, trust = _explain(_gathered(image, wanted).astype(np.float32), front, back)
+    value, trust = _explain(_gathered(image, wanted), front, back)
     prior = cv2.GaussianBlur(rough, (0, 0), max(1.0, 0.012 * unit))[unknown]
     alpha[unknown] = trust * value + (1 - trust) * prior
     grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
@@ -149,7 +150,7 @@ def _surroundings(colours: Floats, where: Mask, wanted: NDArray[np.intp], unit: 
     pixel_of = np.zeros(labels.max() + 1, np.intp)
     pixel_of[labels[where]] = np.flatnonzero(where)
     found = [_gathered(colours, pixel_of[labels.ravel()[wanted]])]
-    weighted = cv2.copyTo(cv2.cvtColor(colours, cv2.COLOR_RGB2RGBA), where.astype(np.uint8))
+    weighted = np.asarray(cv2.copyTo(cv2.cvtColor(colours, cv2.COLOR_RGB2RGBA), where.astype(np.uint8)), np.float32)
     for radius in (0.06 * unit, 0.2 * unit):
         *mean, count = _wide_mean(weighted, 2 * round(radius) + 1, wanted)
         found.append(np.where(count > 1e-3, np.stack(mean) / np.maximum(count, 1e-3), found[0]))
@@ -166,11 +167,11 @@ def _wide_mean(values: Floats, side: int, wanted: NDArray[np.intp]) -> Floats:
     return _gathered(_mean(_resized(values, small), (_odd(side * small / size),) * 2), row * small + column)
 
 
-def _gathered(values: Floats, numbers: NDArray[np.intp]) -> Floats:
+def _gathered(values: NDArray[Any], numbers: NDArray[np.intp]) -> Floats:
     """[S,S,C] at the pixels of some numbers [n] -> [C,n]: sums over the channels are then sums of rows, several times
     faster.
     """
-    return np.stack([channel.ravel().take(numbers) for channel in cv2.split(values)])
+    return np.stack([channel.ravel().take(numbers) for channel in cv2.split(values)]).astype(np.float32, copy=False)
 
 
 def _explain(pixel: Floats, front: list[Floats], back: list[Floats]) -> tuple[Floats, Floats]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -50,11 +51,12 @@ class NormalEquations:
         blocks.diagonal(dim1=1, dim2=2).masked_fill_(held, 1)
         shared = self.shared * (shared_free[:, None] & shared_free)
         shared.diagonal().masked_fill_(shared_held, 1)
-        bands = [band.clone() for band in (self.next, self.after_next)]
-        for reach, band in enumerate(bands, 1):
+        following, after_next = self.next.clone(), self.after_next.clone()
+        for reach, band in ((1, following), (2, after_next)):
             band[:-reach] *= free[:-reach] & free[reach:]
-        return NormalEquations(blocks, self.gradient * free, *bands, self.border * (free[:, :, None] & shared_free),
-                               shared, self.shared_gradient * shared_free)
+        return NormalEquations(
+            blocks, self.gradient * free, following, after_next, self.border * (free[:, :, None] & shared_free),
+            shared, self.shared_gradient * shared_free)
 
 
 class Solver:
@@ -68,10 +70,8 @@ class Solver:
         self.frames, self.unknowns = equations.gradient.shape
         blocks, couplings, self.border = _pairs(equations, damping)
         try:
-            if blocks.is_cuda:
-                self.solved = partial(eliminated_by_halves, blocks, couplings)
-            else:
-                self.solved = Chain(blocks, couplings).solved
+            self.solved: Callable[[Tensor], Tensor] = (
+                partial(eliminated_by_halves, blocks, couplings) if blocks.is_cuda else Chain(blocks, couplings).solved)
             self.by_shared = self.solved(self.border)
             schur = equations.shared + damping * torch.diag(equations.shared.diagonal())
             self.schur = torch.linalg.cholesky(schur - torch.einsum("pna,pnb->ab", self.border, self.by_shared))

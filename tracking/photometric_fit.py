@@ -30,11 +30,12 @@ RASTER = 256         # side of the depth pictures that decide it
 @dataclass(frozen=True)
 class RefineSettings:
     """blurs: of the pictures, coarse to fine, in 1/512 of the crop's side: the mesh must be within about twice the
-    blur of its place, and the finer the blur the more exact the outcome; with each, every how manieth point is looked at, for what is blurred
-    shows the same in neighbouring ones. bakes: how often at each blur the mean
-    appearance is taken anew. iterations: after each, at most; tolerance: share of the cost, below which a step is the
-    last one. points: of the skin, at most about; weight: of each; landmark_weight: what the landmarks keep, which say
-    where features are but jitter. free_identity: solve for identity and focal length too. fit: priors, as in the fit.
+    blur of its place, and the finer the blur the more exact the outcome. With each, of how many points one is looked
+    at: what is blurred shows the same in neighbouring ones. bakes: how often at each blur the mean appearance is
+    taken anew. iterations: after each, at most; tolerance: share of the cost, below which a step is the last one.
+    points: of the skin, at most about; weight: of each where all are looked at; landmark_weight: what the landmarks
+    keep, which say where features are but jitter. free_identity: solve for identity and focal length too. fit: priors,
+    as in the fit.
     """
 
     blurs: tuple[tuple[float, int], ...] = ((3.0, 3), (1.5, 2), (0.8, 1))

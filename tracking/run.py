@@ -28,13 +28,17 @@ Finish = Callable[[Path], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run, for the user: the folder, kept and left-out pictures, the verdict, seconds per stage."""
+    """What came of a run, for the user: the folder, kept and left-out pictures, the verdict, seconds per stage.
+
+    preview: writes preview and plot if they were left for later; can be called in another process.
+    """
 
     folder: Path
     frames: int
     dropped: int
     verdict: Verdict
     seconds: dict[str, float]
+    preview: Callable[[], None] | None = None
 
 
 @dataclass(eq=False)
