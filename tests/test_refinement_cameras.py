@@ -12,10 +12,11 @@ from arguments import DataSettings, ModelSettings, OptimizationSettings, Refinem
 from flame.rotations import matrix_from_cayley
 from gaussian_renderer import Cameras, render
 from scene.checkpoint import newest_checkpoint
+from scene.corrections import Columns, corrected_cameras
 from scene.recording import Recording
 from tests.player_subject import CPU, EXPRESSIONS
 from tests.refinement_scene import HELD_OUT, avatar_in_double, in_double, mistake, ring_world, true_avatar, true_world
-from training.refinement import CAMERA_WIDTH, Columns, Refinement, corrected_cameras, moved_cameras
+from training.refinement import CAMERA_WIDTH, Refinement, moved_cameras
 from training.trainer import Trainer
 from training.world import World
 
