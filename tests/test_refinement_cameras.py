@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from arguments import DataSettings, ModelSettings, OptimizationSettings, RefinementSettings, RunSettings, TrainSettings
 from flame.rotations import matrix_from_cayley
 from gaussian_renderer import Cameras, render
 from scene.checkpoint import newest_checkpoint
+from scene.clip import calibrated_clip
 from scene.corrections import Columns, corrected_cameras
 from scene.recording import Recording
 from tests.player_subject import CPU, EXPRESSIONS
@@ -156,8 +158,17 @@ def test_held_out_moments_are_predicted_from_the_reference_camera_alone() -> Non
         refinement.table.load_values(values)
         refinement.calibrate()
         found.append(refinement.values)
+        assert refinement.calibration is not None
+        assert refinement.calibration.camera == world.clip.recording.main_camera
+        # From the calibration alone, every picture of a moment gets what the table has for it.
+        kept, alike = refinement.corrected_world().clip, calibrated_clip(world.clip, refinement.calibration)
+        held_out = torch.from_numpy(world.clip.recording.time) >= learnt
+        assert torch.allclose(kept.R[held_out], alike.R[held_out], atol=1e-6)
+        assert torch.allclose(kept.t[held_out], alike.t[held_out], atol=1e-6)
     assert found[0][learnt:].abs().max() > 1e-4
     assert torch.equal(*found)
+    with pytest.raises(ValueError, match="camera: wanted pictures of a, .* got those of a single camera"):
+        calibrated_clip(alone.clip, refinement.calibration)
 
 
 def settings_for(folder: Path, **refinement: float) -> TrainSettings:
