@@ -158,17 +158,19 @@ def test_held_out_moments_are_predicted_from_the_reference_camera_alone() -> Non
         refinement.table.load_values(values)
         refinement.calibrate()
         found.append(refinement.values)
-        assert refinement.calibration is not None
-        assert refinement.calibration.camera == world.clip.recording.main_camera
+        calibration = refinement.calibration
+        assert calibration is not None
+        assert calibration.camera == world.clip.recording.main_camera
         # From the calibration alone, every picture of a moment gets what the table has for it.
-        kept, alike = refinement.corrected_world().clip, calibrated_clip(world.clip, refinement.calibration)
+        kept, alike = refinement.corrected_world().clip, calibrated_clip(world.clip, calibration)
         held_out = torch.from_numpy(world.clip.recording.time) >= learnt
         assert torch.allclose(kept.R[held_out], alike.R[held_out], atol=1e-6)
         assert torch.allclose(kept.t[held_out], alike.t[held_out], atol=1e-6)
     assert found[0][learnt:].abs().max() > 1e-4
     assert torch.equal(*found)
+    assert calibration is not None
     with pytest.raises(ValueError, match="camera: wanted pictures of a, .* got those of a single camera"):
-        calibrated_clip(alone.clip, refinement.calibration)
+        calibrated_clip(alone.clip, calibration)
 
 
 def settings_for(folder: Path, **refinement: float) -> TrainSettings:
