@@ -73,6 +73,11 @@ class Avatar:
             self._teeth = self.part, torch.cat(rows), torch.cat(weights)
         return self._teeth[1:]
 
+    def find_rows(self) -> None:
+        """Find now what `pose` and the losses otherwise find at their first use, which would wait for a GPU then."""
+        self.teeth_rows()
+        _ = self.differences.num_expressions_used, self.binding.triangle_pieces
+
     @property
     def extended(self) -> tuple[str, ...]:
         """Names of what is learnt besides the packed tables; empty for an avatar that is its tables alone."""
