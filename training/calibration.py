@@ -46,26 +46,30 @@ def ridge_weights(features: Tensor, corrections: Tensor, groups: list[int]) -> T
     Every group of columns (their widths) gets the ridge that predicts left-out blocks of the frames best, and 0 where
     none predicts them better than 0 does.
     """
+    pieces = torch.bincount(torch.arange(len(features)) * BLOCKS // len(features)).tolist()
+    known, wanted = features.split(pieces), corrections.split(pieces)
+    normals = torch.stack([part.T @ part for part in known])
+    moments = torch.stack([part.T @ target for part, target in zip(known, wanted, strict=True)])
+    # What is left without each block, and everything. One decomposition of each serves all strengths.
+    normals = torch.cat([normals.sum(dim=0) - normals, normals.sum(dim=0, keepdim=True)])
+    moments = torch.cat([moments.sum(dim=0) - moments, moments.sum(dim=0, keepdim=True)])
+    values, axes = torch.linalg.eigh(normals)
+    along = axes.transpose(1, 2) @ moments
+
+    def error(strength: float) -> Tensor:
+        """Squared error [W] of left-out blocks."""
+        parts = [(target - (part @ axes[i]) @ (along[i] / (values[i, :, None] + strength))) ** 2
+                 for i, (part, target) in enumerate(zip(known, wanted, strict=True))]
+        return torch.cat(parts).sum(dim=0)
+
+    errors = torch.stack([error(strength) for strength in STRENGTHS])
     weights = corrections.new_zeros(features.shape[1], corrections.shape[1])
-    block = torch.arange(len(features)) * BLOCKS // len(features)
-    errors = []
-    for strength in STRENGTHS:
-        left_out = torch.zeros_like(corrections)
-        for number in range(BLOCKS):
-            out = block == number
-            left_out[out] = features[out] @ _ridge(features[~out], corrections[~out], strength)
-        errors.append(((corrections - left_out) ** 2).sum(dim=0))
     start = 0
     for width in groups:
         columns = slice(start, start + width)
-        costs = torch.stack([error[columns].sum() for error in errors])
+        costs = errors[:, columns].sum(dim=1)
         if costs.min() < (corrections[:, columns] ** 2).sum():
-            weights[:, columns] = _ridge(features, corrections[:, columns], STRENGTHS[int(costs.argmin())])
+            strength = STRENGTHS[int(costs.argmin())]
+            weights[:, columns] = axes[-1] @ (along[-1][:, columns] / (values[-1, :, None] + strength))
         start += width
     return weights
-
-
-def _ridge(features: Tensor, wanted: Tensor, strength: float) -> Tensor:
-    """Weights [D,W] that minimise |features weights - wanted|^2 + strength |weights|^2."""
-    normal = features.T @ features + strength * torch.eye(features.shape[1], dtype=features.dtype)
-    return torch.linalg.solve(normal, features.T @ wanted)

@@ -222,7 +222,6 @@ class Trainer:
         self.extra_optimizer.select_rows(rows.index, rows.fresh, self.avatar)
         self.exchange.adopt(self.optimizer)
         self.exchange.require_same(self.avatar)
-        self.avatar.find_rows()
         self._renew_stats(warm=True)  # a capture costs as much as some steps, and eager ones before it as much again
         return rows
 
