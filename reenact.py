@@ -61,6 +61,9 @@ def check(settings: ReenactSettings) -> None:
         value = getattr(settings, name)
         if value is not None and not low <= value <= high:
             raise ValueError(f"--{name}: wanted {low} to {high}, got {value}")
+    if settings.same_person and settings.driver is None:
+        raise ValueError("--same_person: corrects a data set as track.py writes; name it with --driver. --video, "
+                         "--webcam and --udp are read without a fit, and the avatar's own clip is corrected already")
     lively = is_live(settings)
     if settings.frames is not None and (settings.sweep or lively):
         raise ValueError("--frames: chooses frames of a driver; leave it out with --sweep, --webcam and --udp")
@@ -88,7 +91,8 @@ def find_driver(player: Player, settings: ReenactSettings) -> Driver:
         with MediaPipeDetector(settings.face_model) as detector:
             driver = driver_of_video(footage, detector, Span())
     elif settings.driver is not None:
-        driver = open_driver(settings.driver, settings.driver_head, head_flip=settings.stream.head_flip)
+        driver = open_driver(settings.driver, settings.driver_head, head_flip=settings.stream.head_flip,
+                             avatar=player if settings.same_person else None)
     else:
         pictures = run_pictures(settings.model_path, player.clip, settings.source_path)
         driver = driver_of_clip(player.name, player.clip, player.head, pictures)

@@ -168,6 +168,7 @@ def prepare(given: TrainSettings, team: Team) -> Trainer:
         trainer = Trainer(settings, world, device, perceptual, team=team)
         if run.resume and list_checkpoints(run.model_path / "checkpoints"):
             trainer.restore(newest_checkpoint(run.model_path))
+            trainer.calibrate()  # for the clip that is written below
             log.info("Resuming after iteration %d", trainer.iteration)
     team.require_equal("the iteration to begin with", trainer.iteration)
     trainer.exchange.require_same(trainer.avatar)

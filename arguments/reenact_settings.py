@@ -25,6 +25,9 @@ class ReenactSettings:
     """Output folder of a training run, or a folder of the reference's checkpoint files."""
     driver: Path | None = None
     """Who drives: a run's output folder, a data set (as track.py writes), or a CSV of ARKit blendshapes."""
+    same_person: bool = False
+    """The data set of --driver shows the avatar's own person, tracked by the program that tracked its training clip:
+    correct pose and codes by what training learnt of that program's errors. False for other people: theirs differ."""
     video: Path | None = None
     """A film of a face that drives, read by MediaPipe. Quick; track.py and --driver are better."""
     webcam: str | None = None

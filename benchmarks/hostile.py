@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,11 +32,12 @@ from flame import Head, load_head
 from flame.load import OPEN_HEAD
 from player import open_player
 from scene.checkpoint import CheckpointError
+from scene.clip import save_clip
 from scene.readers import open_source
 from scene.writers import WRITERS
 from tests.heads import random_head, write_flame_pickle
 from tests.layout_sources import make_source
-from tests.player_subject import lively_player, write_run
+from tests.player_subject import lively_player, made_up_calibration, write_run
 from tests.track_videos import moving_face, write_clip
 from tests.tracker_folder import write_folder
 from tracking.footage import Span
@@ -114,6 +116,7 @@ def targets(folder: Path) -> list[Target]:
     """Good files of every kind that is read, in `folder`."""
     run, cpu = folder / "run", torch.device("cpu")
     write_run(run, lively_player())
+    save_clip(replace(lively_player().clip, calibration=made_up_calibration()), run)
     write_folder(folder / "data", 2, "insta")
     flame = write_flame_pickle(folder / "flame.pkl", load_head("open"))
     (folder / "head.npz").write_bytes(OPEN_HEAD.read_bytes())

@@ -18,10 +18,10 @@ class CapturedStep(Generic[Result]):
     """Runs `compute()`, which reads and writes tensors at fixed places: eagerly at first, then as a replayed graph.
 
     A run with another `key` than the last (another variant of the computation), or after `drop()` (other tensors),
-    starts again with `WARM_UP` eager runs. Results of a replay are overwritten by the next one. The rasterizer's lists
-    keep in a graph the room that they had at its capture; when a later pass needs more (its pixels stay right, but are
-    found slowly), the graph is dropped too. Where `compute` talks to other processes, all of them must capture at the
-    same time; `agree` then says whether any of them needs more room.
+    starts again with `WARM_UP` eager runs, unless the caches are said to be warm. Results of a replay are overwritten
+    by the next one. The rasterizer's lists keep in a graph the room that they had at its capture; when a later pass
+    needs more (its pixels stay right, but are found slowly), the graph is dropped too. Where `compute` talks to other
+    processes, all of them must capture at the same time; `agree` then says whether any of them needs more room.
     """
 
     def __init__(self, compute: Callable[[], Result], picture: tuple[torch.device, int, int, int],
@@ -35,11 +35,14 @@ class CapturedStep(Generic[Result]):
         self._eager_runs = 0
         self.captures = 0
 
-    def drop(self) -> None:
-        """Forget the captured graph; tensors that it used may go away."""
+    def drop(self, warm: bool = False) -> None:
+        """Forget the captured graph; tensors that it used may go away.
+
+        warm: no cache is empty, so that the next run of the same variant may be captured at once.
+        """
         device = self._picture[0]
         self._graph = self._result = None
-        self._eager_runs = 0
+        self._eager_runs = WARM_UP if warm else 0
         # A graph's memory stays reserved after it, and the next one takes its own. Giving it back waits for the device.
         if torch.cuda.memory_reserved(device) > 1.5 * torch.cuda.max_memory_allocated(device) + SPARE_BYTES:
             torch.cuda.empty_cache()
@@ -98,10 +101,10 @@ class CapturedSizes(Generic[Result]):
         """How many graphs were captured."""
         return sum(step.captures for step in self._steps.values())
 
-    def drop(self) -> None:
-        """Forget the captured graphs; tensors that they used may go away."""
+    def drop(self, warm: bool = False) -> None:
+        """`CapturedStep.drop` of all sizes."""
         for step in self._steps.values():
-            step.drop()
+            step.drop(warm)
 
     def run(self, size: tuple[int, int], key: Hashable) -> Result:
         """One run of the variant `key` with pictures of a size."""

@@ -172,4 +172,8 @@ def _assemble(subject: _Subject, checkpoint: Checkpoint, device: torch.device, m
         if got != size:
             raise ValueError(f"{model_path / CLIP_FILE}: codes.{name}: wanted {size} numbers for {head.name}, "
                              f"got {got}")
+    calibration = subject.clip.calibration
+    if calibration is not None and calibration.expressions != expressions:
+        raise ValueError(f"{model_path / CLIP_FILE}: calibration.weights: wanted {expressions} expressions as the "
+                         f"avatar has, got {calibration.expressions}")
     return Player(head, checkpoint.avatar, subject.clip, degree, expressions, device, model_path.resolve().name)

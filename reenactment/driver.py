@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 
 from arguments import DataSettings, TrainSettings, load_config
 from flame import Head
+from player import Player
 from player.reference_model import load_reference_model, reference_iterations
 from player.views import front_clip
 from reenactment.arkit_csv import read_arkit_csv
 from reenactment.motion import HeadMotion, motion_of
-from scene.clip import CLIP_FILE, Clip, clip_of, head_of, load_clip
+from reenactment.retarget import same_head
+from scene.clip import CLIP_FILE, Clip, calibrated_clip, clip_of, head_of, load_clip
 from scene.data import choose_head, open_data, open_dataset, open_pictures
 from scene.dataset import Dataset
 from scene.readers import READERS
@@ -54,29 +56,36 @@ class Driver:
                        pictures=None if self.pictures is None else _some(self.pictures, frames))
 
 
-def open_driver(path: Path, head: str = "auto", source_path: Path | None = None, head_flip: Sequence[str] = ()
-                ) -> Driver:
+def open_driver(path: Path, head: str = "auto", source_path: Path | None = None, head_flip: Sequence[str] = (),
+                avatar: Player | None = None) -> Driver:
     """Open a driver by what it is: a run's folder, a data set, a model of the reference, or a CSV of blendshapes.
 
     head: its head model, auto for what its files say. source_path: the data set of a run that has moved. head_flip:
-    see `read_arkit_csv`. Raises ValueError or FileNotFoundError naming what was wanted and what arrived.
+    see `read_arkit_csv`. avatar: of the person that drives, None for other people; the tracking of a data set is then
+    corrected as the avatar's training learnt. Raises ValueError or FileNotFoundError naming what was wanted and what
+    arrived.
     """
     if path.is_file():
         if path.suffix.lower() != ".csv":
             hint = "; for a film of a face use --video" if path.suffix.lower() in (".mp4", ".mov", ".mkv", ".avi",
                                                                                    ".webm", ".m4v") else ""
             raise ValueError(f"--driver {path}: wanted {WANTED}, got a {path.suffix or 'nameless'} file{hint}")
+        if avatar is not None:
+            raise ValueError(f"--same_person: wanted a data set as --driver, got the blendshapes of an app, {path}")
         take = read_arkit_csv(path, head_flip)
         return Driver(path.stem, take.head, take.codes, take.motion, take.fps, notes=take.notes)
     if not path.is_dir():
         raise FileNotFoundError(f"--driver {path}: no such file or folder; wanted {WANTED}")
     if (path / CLIP_FILE).is_file():
+        if avatar is not None:
+            raise ValueError(f"--same_person: wanted a data set as --driver, got a run, {path}, whose clip may be "
+                             "corrected already; name the data set that it was trained on")
         return _of_run(path, source_path)
     if (path / "checkpoint").is_dir() or any(reader.recognises(path) for reader in READERS.values()):
-        return _of_data(DataSettings(path, head=head, cache="stream", test_frames=0), path.resolve().name)
+        return _of_data(DataSettings(path, head=head, cache="stream", test_frames=0), path.resolve().name, avatar)
     if reference_iterations(path):
         data = load_reference_model(path, source_path=source_path).data
-        return _of_data(replace(data, cache="stream", test_frames=0), path.resolve().name)
+        return _of_data(replace(data, cache="stream", test_frames=0), path.resolve().name, avatar)
     listing = ", ".join(sorted(item.name for item in path.iterdir())[:6]) or "nothing"
     raise ValueError(f"--driver {path}: wanted {WANTED}, got a folder with {listing}")
 
@@ -122,7 +131,7 @@ def _of_run(path: Path, source_path: Path | None) -> Driver:
     return driver_of_clip(path.resolve().name, clip, head_of(clip), run_pictures(path, clip, source_path))
 
 
-def _of_data(data: DataSettings, name: str) -> Driver:
+def _of_data(data: DataSettings, name: str, avatar: Player | None) -> Driver:
     source = open_data(data)
     try:
         head = choose_head(data.head, source)
@@ -130,8 +139,25 @@ def _of_data(data: DataSettings, name: str) -> Driver:
         raise ValueError(f"--driver {data.source_path}: its codes belong to head '{source.head or 'flame'}', which "
                          f"does not open: {error}. --driver_head names another model") from error
     dataset = open_dataset(data, source)
-    clip = front_clip(clip_of(data, source, head, dataset))
+    clip = clip_of(data, source, head, dataset)
+    clip = front_clip(clip if avatar is None else _calibrated(clip, head, avatar, data.source_path))
     return driver_of_clip(name, clip, head, dataset_pictures(dataset, clip))
+
+
+def _calibrated(clip: Clip, head: Head, avatar: Player, where: Path) -> Clip:
+    """The clip of the avatar's person with its tracking corrected. ValueError where that cannot be."""
+    calibration = avatar.clip.calibration
+    if calibration is None:
+        raise ValueError(f"--same_person: {avatar.name}: wanted a calibration in its {CLIP_FILE}, found none: its "
+                         "tracking was not refined, or no corrections could be predicted from it, or it was trained "
+                         "before runs kept one (train.py with its -s, -m and --resume True adds it)")
+    if not same_head(head, avatar.head):
+        raise ValueError(f"--same_person: --driver {where}: wanted codes of {avatar.head.name}, for which corrections "
+                         f"were learnt, got those of {head.name}")
+    try:
+        return calibrated_clip(clip, calibration)
+    except ValueError as error:
+        raise ValueError(f"--same_person: --driver {where}: {error}") from None
 
 
 def _some(pictures: Pictures, frames: Sequence[int]) -> Pictures:

@@ -111,13 +111,16 @@ class Avatar:
     def select_rows(self, index: Tensor, values: Tensor) -> None:
         """Replace the Gaussians by copies of old rows `index` [N'], with `values` [N',60] as the neutral table.
 
-        Differences, mask, binding, part and attributes follow the index.
+        Differences, mask, binding, part and attributes follow the index. What `pose` and the losses would find at
+        their first use, and then wait for a GPU, is found here.
         """
         self.neutral = values.detach().clone().requires_grad_(True)
         self.differences = self.differences.select(index)
         self.binding = self.binding.select(index)
         self.part = self.part[index]
         self.attributes = {name: values.detach()[index].requires_grad_() for name, values in self.attributes.items()}
+        self.teeth_rows()
+        _ = self.differences.num_expressions_used, self.binding.triangle_pieces
 
     def to(self, device: torch.device) -> Avatar:
         """A copy on `device`."""

@@ -1,8 +1,8 @@
 """What a run keeps of its data set, so that the avatar plays without it: codes, cameras and split of all frames.
 
     OUT/clip.safetensors    codes.*, R, t, K, train, test; of several cameras also time and view; static_offset where
-                            the identity has one; in the header: format version, head model, picture size, names of
-                            several cameras
+                            the identity has one; calibration.* where the tracker's errors were learnt; in the header:
+                            format version, head model, picture size, names of several cameras
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from torch import Tensor
 from arguments import DataSettings
 from flame import Head, load_head
 from flame.codes import fit_code
+from gaussian_renderer import Cameras
+from scene.calibration import PREFIX, Calibration
+from scene.corrections import Axes, Columns, corrected_cameras, orthonormal
 from scene.data import head_name
 from scene.dataset import Dataset
 from scene.readers import Source
 from scene.recording import Recording
-from scene.rig import Codes
+from scene.rig import CodeChange, Codes
 from utils.atomic import write_with
 from utils.plain_json import parse_json
 
@@ -44,7 +47,8 @@ class Clip:
     train, test: int64 frame numbers, ascending. head: the head model that the codes belong to, as `load_head` takes it.
     recorded: which frame shows which moment, by which of several cameras; None: one camera, a moment a frame. Where
     their pictures differ in size, each lies in the middle of width x height pixels.
-    static_offset: [V,3] metres that the identity adds to its template, or None.
+    static_offset: [V,3] metres that the identity adds to its template, or None. calibration: where codes and cameras
+    were corrected, what corrects other tracking of the same person by the same tracker likewise; else None.
     """
 
     codes: Codes
@@ -58,6 +62,7 @@ class Clip:
     head: str
     recorded: Recording | None = None
     static_offset: Tensor | None = None
+    calibration: Calibration | None = None
 
     def __len__(self) -> int:
         return len(self.R)
@@ -101,6 +106,35 @@ def clip_of(data: DataSettings, source: Source, head: Head, dataset: Dataset) ->
                 None if offset is None else torch.from_numpy(offset.copy()))
 
 
+def corrected_clip(clip: Clip, cameras: Cameras, change: CodeChange) -> Clip:
+    """`clip` with these cameras and with `change` [T,...] added to its codes."""
+    codes, device = clip.codes, clip.codes.expression.device
+    expression = codes.expression.clone()
+    expression[:, :change.expression.shape[1]] += change.expression.to(device)
+    eyes = [orthonormal(codes.eyes[:, i:i + 6] + change.eyes[:, i:i + 6].to(device)) for i in (0, 6)]
+    codes = replace(codes, expression=expression, jaw=orthonormal(codes.jaw + change.jaw.to(device)),
+                    eyes=torch.cat(eyes, dim=1), eyelids=codes.eyelids + change.eyelids.to(device))
+    return replace(clip, codes=codes, R=cameras.R.to(clip.R.device), t=cameras.t.to(clip.t.device))
+
+
+def calibrated_clip(clip: Clip, calibration: Calibration) -> Clip:
+    """`clip` as a tracker left it, with the corrections that `calibration` predicts for each of its moments.
+
+    ValueError where poses are told in another camera's axes than those of the calibration.
+    """
+    recording = clip.recording
+    camera = recording.main_camera
+    if camera != calibration.camera:
+        raise ValueError(f"camera: wanted pictures of {calibration.camera or 'a single camera'}, before which the "
+                         f"tracker's errors were learnt, got those of {camera or 'a single camera'}")
+    reference, moments = torch.from_numpy(recording.reference), torch.from_numpy(recording.time)
+    rows = calibration.corrections(clip.codes.at(reference), clip.R[reference], clip.t[reference])[moments].float()
+    turn, shift, change = Columns(calibration.expressions).parts(rows)
+    cameras = corrected_cameras(Cameras(clip.R, clip.t, clip.K, clip.width, clip.height), turn, shift,
+                                calibration.center.float(), Axes.of(clip.R, reference[moments]))
+    return corrected_clip(clip, cameras, change)
+
+
 def save_clip(clip: Clip, folder: Path) -> None:
     """Write `clip` into `folder`, atomically. Raises WriteError."""
     codes = {f"codes.{item.name}": getattr(clip.codes, item.name) for item in fields(Codes)}
@@ -108,6 +142,8 @@ def save_clip(clip: Clip, folder: Path) -> None:
     tensors |= {name: getattr(clip, name) for name in ("R", "t", "K", "train", "test")}
     if clip.static_offset is not None:
         tensors["static_offset"] = clip.static_offset
+    if clip.calibration is not None:
+        tensors |= clip.calibration.tensors()
     header = {"format_version": FORMAT_VERSION, "head": clip.head, "width": clip.width, "height": clip.height}
     if clip.recorded is not None and clip.recorded.several:
         tensors |= {name: torch.from_numpy(getattr(clip.recorded, name)) for name in _RECORDED}
@@ -128,11 +164,25 @@ def load_clip(folder: Path) -> Clip:
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
     size = _read_header(header, path)
+    told = {name: tensors.pop(name) for name in list(tensors) if name.startswith(PREFIX)}
     _check_tensors(tensors, path)
     codes = Codes(**{item.name: tensors.get(f"codes.{item.name}") for item in fields(Codes)})  # type: ignore[arg-type]
     cameras = {name: tensors[name] for name in ("R", "t", "K", "train", "test")}
     recorded = _read_recording(size.pop("cameras", None), tensors, path)
-    return Clip(codes=codes, **cameras, **size, recorded=recorded, static_offset=tensors.get("static_offset"))
+    clip = Clip(codes=codes, **cameras, **size, recorded=recorded, static_offset=tensors.get("static_offset"))
+    return replace(clip, calibration=_read_calibration(told, clip, path))
+
+
+def _read_calibration(tensors: dict[str, Tensor], clip: Clip, path: Path) -> Calibration | None:
+    try:
+        calibration = Calibration.of_tensors(tensors, clip.recording.main_camera)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    most = clip.codes.expression.shape[1]
+    if calibration is not None and calibration.expressions > most:
+        raise ValueError(f"{path}: calibration.weights: wanted at most {most} expressions, as there are codes, got "
+                         f"{calibration.expressions}")
+    return calibration
 
 
 def _read_recording(cameras: Any, tensors: dict[str, Tensor], path: Path) -> Recording | None:

@@ -60,13 +60,21 @@ class Recording:
         return len(self.cameras) > 1
 
     @property
+    def main_camera(self) -> str:
+        """The name of the camera with the most pictures."""
+        return self.cameras[self._main]
+
+    @property
+    def _main(self) -> int:
+        return int(np.bincount(self.view, minlength=len(self.cameras)).argmax())
+
+    @property
     def reference(self) -> IndexArray:
         """[M]: the picture of each moment in whose camera the moment's pose is told.
 
-        That of the camera with the most pictures, where it has one of the moment; else the moment's first.
+        That of `main_camera`, where it has one of the moment; else the moment's first.
         """
-        main = np.bincount(self.view, minlength=len(self.cameras)).argmax()
-        order = np.lexsort((np.arange(len(self)), self.view != main, self.time))
+        order = np.lexsort((np.arange(len(self)), self.view != self._main, self.time))
         first = np.flatnonzero(np.diff(self.time[order], prepend=-1))
         return np.asarray(order[first], np.int64)
 

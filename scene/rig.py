@@ -77,23 +77,26 @@ def triangle_frames(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
 def expression_triangle_maps(head: Head, neutral: Tensor, count: int) -> Tensor:
     """Maps of the first `count` expressions at coefficient 1: [K,F,16] = [Q - I (9, row-major), b (3), q - 1 (4)].
 
-    neutral: [V,3] vertices of the subject at rest. A zero map where the expression leaves the triangle still; a
-    triangle without area moves with its first corner.
+    neutral: [V,3] vertices of the subject at rest; the maps are computed and returned on its device. A zero map where
+    the expression leaves the triangle still; a triangle without area moves with its first corner.
     """
-    faces = head.faces
-    rest, origin = triangle_frames(neutral.double(), faces)
+    device, neutral = neutral.device, neutral.double()
+    faces, directions = head.faces.to(device), head.expression_dirs[:, :, :count].to(device)
+    rest, origin = triangle_frames(neutral, faces)
     solvable = torch.linalg.det(rest).abs() > 1e-18  # m^3: below, the inverse is rounding noise (edges under 1 um)
-    inverse = torch.linalg.inv(torch.where(solvable[:, None, None], rest, torch.eye(3, dtype=rest.dtype)))
-    identity = torch.eye(3, dtype=rest.dtype)
-    maps = torch.zeros(count, len(faces), 16)
+    identity = torch.eye(3, dtype=rest.dtype, device=device)
+    inverse = torch.linalg.inv(torch.where(solvable[:, None, None], rest, identity))
+    maps = torch.zeros(count, len(faces), 16, device=device)
+    moves = (directions != 0).any(dim=1)[faces].any(dim=1)
     for k in range(count):
-        moved, moved_origin = triangle_frames(neutral.double() + head.expression_dirs[:, :, k].double(), faces)
-        linear = torch.where(solvable[:, None, None], moved @ inverse, identity)
-        offset = moved_origin - (linear @ origin[..., None])[..., 0]
+        some = moves[:, k].nonzero()[:, 0]  # most expressions are local
+        moved, moved_origin = triangle_frames(neutral + directions[:, :, k].double(), faces[some])
+        linear = torch.where(solvable[some, None, None], moved @ inverse[some], identity)
+        offset = moved_origin - (linear @ origin[some, :, None])[..., 0]
         quaternion = quat_from_matrix(polar3(linear))
         quaternion = torch.where(quaternion[:, :1] < 0, -quaternion, quaternion)
         quaternion[:, 0] -= 1
-        maps[k] = torch.cat([(linear - identity).flatten(1), offset, quaternion], dim=1).float()
+        maps[k, some] = torch.cat([(linear - identity).flatten(1), offset, quaternion], dim=1).float()
     return maps
 
 
@@ -111,7 +114,8 @@ class Rig:
         self.pose_dirs = head.pose_dirs.flatten(0, 1).T.contiguous().to(device) if head.has_pose_correctives else None
         self.eyelid_dirs = head.eyelids.flatten(1).to(device) if bool(head.eyelids.any()) else None
         self._take(codes)
-        self.maps = expression_triangle_maps(head, self.posed.neutral, self.num_expressions).flatten(1).to(device)
+        neutral = self.posed.neutral.to(device)
+        self.maps = expression_triangle_maps(head, neutral, self.num_expressions).flatten(1)
 
     def with_codes(self, codes: Codes) -> Rig:
         """The rig of other codes (any device) for the same identity: `codes.shape` is not looked at.

@@ -14,8 +14,10 @@ from flame import Head, load_head
 from flame.rotations import matrix_from_axis_angle, matrix_to_6d
 from player import Player
 from scene.avatar import Avatar
+from scene.calibration import POSE_FEATURES, Calibration
 from scene.checkpoint import Checkpoint, save_checkpoint
 from scene.clip import Clip, save_clip
+from scene.corrections import Columns
 from scene.initialize import create_avatar
 from scene.mouth import create_mouth
 from scene.rig import Codes, Rig
@@ -76,6 +78,16 @@ def lively_player(gaussians: int = 400, correctives: bool = False) -> Player:
     clip = Clip(codes, R, torch.tensor([0.0, -0.02, 0.6]).repeat(FRAMES, 1), K.repeat(FRAMES, 1, 1), SIZE, SIZE,
                 torch.arange(FRAMES - 1), torch.tensor([FRAMES - 1]), "open")
     return Player(head, lively_avatar(head, codes, gaussians, seed=2), clip, 3, EXPRESSIONS, CPU, "lively")
+
+
+def made_up_calibration(expressions: int = EXPRESSIONS, camera: str = "") -> Calibration:
+    """That shifts the head along each axis by a hundredth of the jaw's first number."""
+    rows, columns = expressions + POSE_FEATURES, Columns(expressions).width
+    weights = torch.zeros(rows, columns, dtype=torch.float64)
+    weights[expressions, 3:6] = 0.01
+    wide = torch.tensor([[-10.0], [10.0]], dtype=torch.float64)
+    return Calibration(weights, torch.zeros(rows).double(), wide.repeat(1, rows), wide.repeat(1, columns),
+                       torch.eye(3).double(), torch.zeros(3).double(), camera)
 
 
 def write_run(folder: Path, player: Player) -> Path:

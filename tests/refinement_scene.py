@@ -18,11 +18,12 @@ from flame.rotations import matrix_from_axis_angle
 from gaussian_renderer import Cameras, render
 from player import Player
 from scene.avatar import Avatar
+from scene.clip import corrected_clip
+from scene.corrections import Columns, corrected_cameras
 from scene.mouth import create_mouth
 from scene.recording import Recording
 from scene.rig import Rig
 from tests.player_subject import CPU, EXPRESSIONS, lively_player
-from training.refinement import Columns, corrected_cameras, corrected_clip
 from training.world import World
 
 HELD_OUT = 4  # the last frame of the player's five

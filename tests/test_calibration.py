@@ -9,15 +9,18 @@ import torch
 
 from arguments import RefinementSettings
 from flame import load_head
-from flame.rotations import matrix_from_axis_angle
+from flame.rotations import matrix_from_axis_angle, polar3
+from scene.calibration import Calibration, tracked_features
+from scene.corrections import Columns
 from scene.rig import Rig
 from tests.player_subject import CPU, EXPRESSIONS, lively_codes
 from tests.refinement_scene import true_world
-from training.calibration import LEAST_FRAMES, LIMIT, predict, tracked_features
+from training.calibration import LEAST_FRAMES, LIMIT, learn_calibration
 from training.refinement import Refinement
 from training.world import World
 
 FRAMES, LEARNT = 120, 90
+COLUMNS = Columns(EXPRESSIONS)
 
 
 @pytest.fixture(scope="module")
@@ -42,41 +45,78 @@ def mixture(features: torch.Tensor, columns: int, seed: int = 0) -> torch.Tensor
     return features @ weights / features.shape[1] ** 0.5
 
 
-def test_features_are_standardised_and_hold_only_what_varies(world: World) -> None:
-    frames = torch.arange(LEARNT)
-    features = tracked_features(world, frames)
-    assert features.shape == (FRAMES, EXPRESSIONS + 6 + 1 + 3 + 3)
-    assert features[frames].mean(dim=0).abs().max() < 0.2  # limited to three deviations after standardising
-    assert features.abs().max() <= LIMIT
-    still = replace(world, clip=replace(world.clip, R=world.clip.R[:1].repeat(FRAMES, 1, 1)))
-    assert tracked_features(still, frames).shape[1] == features.shape[1] - 3
+def standardised(world: World) -> torch.Tensor:
+    """What the tracker says of all frames, against its mean and spread over those learnt, and not far beyond."""
+    clip, learnt = world.clip, slice(LEARNT)
+    facing = polar3(clip.R[learnt].double().mean(dim=0), steps=8)
+    told = tracked_features(clip.codes, clip.R, clip.t, EXPRESSIONS, facing, center_of(world))
+    spread = told[learnt].std(dim=0)
+    return ((told - told[learnt].mean(dim=0)) / spread.clamp_min(1e-5))[:, spread > 1e-5].clamp(-LIMIT, LIMIT)
+
+
+def center_of(world: World) -> torch.Tensor:
+    return world.rig.posed.neutral.mean(dim=0).double()
+
+
+def learn(world: World, metres: torch.Tensor, frames: int = LEARNT) -> Calibration | None:
+    """From corrections [T,W], as motion of the surface, of the first frames."""
+    clip, some = world.clip, slice(frames)
+    return learn_calibration(clip.codes.at(some), clip.R[some], clip.t[some], metres[some], COLUMNS,
+                             COLUMNS.reach(world.rig.head), center_of(world), "")
+
+
+def predicted(world: World, calibration: Calibration) -> torch.Tensor:
+    """Of all frames, as motion of the surface [T,W]."""
+    clip = world.clip
+    return calibration.corrections(clip.codes, clip.R, clip.t) * COLUMNS.reach(world.rig.head)
 
 
 def test_systematic_errors_are_predicted_and_others_are_not(world: World) -> None:
-    """Two groups of columns: one linear in what is tracked, with noise, one that is noise alone."""
-    frames = torch.arange(LEARNT)
-    features = tracked_features(world, frames)
-    noise = torch.randn(FRAMES, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    truth = torch.cat([mixture(features, 4), torch.zeros(FRAMES, 3, dtype=torch.float64)], dim=1)
-    predicted = predict(features, frames, (truth + 0.2 * noise)[frames], [4, 3])
-    missed = (predicted - truth)[LEARNT:, :4]
-    assert (missed**2).mean() < 0.2 * (truth[LEARNT:, :4] ** 2).mean()
-    assert (predicted[:, 4:] ** 2).mean() < 0.3 * 0.2**2  # at least as good as taking them for what they were
+    """Turn and shift are linear in what is tracked, with noise; everything else is noise alone."""
+    noise = torch.randn(FRAMES, COLUMNS.width, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    truth = torch.zeros_like(noise)
+    truth[:, :6] = 1e-3 * mixture(standardised(world), 6)
+    calibration = learn(world, truth + 2e-4 * noise)
+    assert calibration is not None
+    got = predicted(world, calibration)
+    assert ((got - truth)[LEARNT:, :6] ** 2).mean() < 0.2 * (truth[LEARNT:, :6] ** 2).mean()
+    assert (got[:, 6:] ** 2).mean() < 0.3 * 2e-4**2  # at least as good as taking them for what they were
 
 
-def test_too_few_frames_predict_nothing() -> None:
-    features = torch.randn(LEAST_FRAMES + 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    few = torch.arange(LEAST_FRAMES - 1)
-    assert not predict(features, few, features[few], [3]).any()
-    enough = torch.arange(LEAST_FRAMES)
-    assert predict(features, enough, features[enough], [3]).any()
+def test_nothing_is_predicted_beyond_what_training_knew(world: World) -> None:
+    """A feature far out counts no further than the limit, and no correction exceeds those of training."""
+    metres = 1e-3 * mixture(standardised(world), COLUMNS.width)
+    calibration = learn(world, metres)
+    assert calibration is not None
+    clip = world.clip
+    far, farther = (calibration.corrections(clip.codes, clip.R, clip.t + away) for away in (1.0, 5.0))
+    assert torch.equal(far, farther)
+    reached = far * COLUMNS.reach(world.rig.head)
+    assert (reached <= metres[:LEARNT].amax(dim=0) + 1e-12).all()
+    assert (reached >= metres[:LEARNT].amin(dim=0) - 1e-12).all()
+
+
+def test_a_feature_that_stays_still_has_no_weight(world: World) -> None:
+    still = replace(world, clip=replace(world.clip, R=world.clip.R[:1].repeat(FRAMES, 1, 1)))
+    calibration = learn(still, 1e-3 * mixture(standardised(world), COLUMNS.width))
+    assert calibration is not None
+    lid, turn = EXPRESSIONS + 7, slice(EXPRESSIONS + 8, EXPRESSIONS + 11)
+    assert not calibration.weights[lid].any() and not calibration.weights[turn].any()
+    assert calibration.weights[EXPRESSIONS + 6].any()  # the other lid
+
+
+def test_too_few_frames_predict_nothing(world: World) -> None:
+    metres = 1e-3 * mixture(standardised(world), COLUMNS.width)
+    assert learn(world, metres, LEAST_FRAMES - 1) is None
+    assert learn(world, metres, LEAST_FRAMES) is not None
+    assert learn(world, torch.zeros_like(metres)) is None  # nothing was corrected
 
 
 @pytest.mark.parametrize("calibrate", [True, False])
 def test_held_out_frames_get_what_their_tracking_tells(world: World, calibrate: bool) -> None:
     frames = torch.arange(LEARNT)
     refinement = Refinement(world, RefinementSettings(refine_calibrate=calibrate), 1, frames)
-    metres = 1e-3 * mixture(tracked_features(world, frames), refinement.columns.width).float()
+    metres = 1e-3 * mixture(standardised(world), refinement.columns.width).float()
     truth = torch.where(refinement.reach > 0, metres / refinement.reach.clamp_min(1e-12), 0.0)
     refinement.table.load_values(truth * (torch.arange(FRAMES) < LEARNT)[:, None])
     refinement.calibrate()

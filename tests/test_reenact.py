@@ -164,6 +164,8 @@ def test_a_failed_film_leaves_nothing(tmp_path: Path, run: Path, monkeypatch: py
     (["--udp", "vmc", "--webcam", "0"], "--webcam and --udp both say what drives"),
     (["--udp", "vmc", "--frames", "0:1"], "--frames: chooses frames of a driver; leave it out with --sweep, --webcam"),
     (["--udp", "vmc", "--orbit", "9"], "--udp: shows the avatar alone"),
+    (["--same_person"], "--same_person: corrects a data set as track.py writes; name it with --driver"),
+    (["--same_person", "--video", "a.mp4"], "--same_person: corrects a data set"),
     (["--udp", "unreal"], "--udp: wanted livelink, vmc, ifacialmocap"),
     (["--sweep", "--side_by_side"], "--side_by_side: a sweep has no pictures to show"),
     (["--background", "2", "0", "0"], "--background: wanted three numbers from 0 to 1"),

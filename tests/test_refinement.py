@@ -12,6 +12,7 @@ import torch
 from arguments import DataSettings, ModelSettings, OptimizationSettings, RefinementSettings, RunSettings, TrainSettings
 from gaussian_renderer import Cameras, render
 from scene.checkpoint import CheckpointError, newest_checkpoint
+from scene.corrections import Columns, corrected_cameras
 from scene.rig import SKULL_BONE, CodeChange, Codes, Rig
 from tests.heads import random_codes, random_head
 from tests.player_subject import CPU, EXPRESSIONS
@@ -27,7 +28,7 @@ from tests.refinement_scene import (
 )
 from training.corrections import BETAS, EPS, LAST_RATE, MOST_HASTE, USUAL_VISITS
 from training.fitting import fit_tracking
-from training.refinement import Columns, Refinement, corrected_cameras
+from training.refinement import Refinement
 from training.trainer import Trainer
 from training.world import World
 

@@ -6,16 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from arguments import DataSettings, ModelSettings, OptimizationSettings, RefinementSettings, RunSettings, TrainSettings
 from flame.rotations import matrix_from_cayley
 from gaussian_renderer import Cameras, render
 from scene.checkpoint import newest_checkpoint
+from scene.clip import calibrated_clip
+from scene.corrections import Columns, corrected_cameras
 from scene.recording import Recording
 from tests.player_subject import CPU, EXPRESSIONS
 from tests.refinement_scene import HELD_OUT, avatar_in_double, in_double, mistake, ring_world, true_avatar, true_world
-from training.refinement import CAMERA_WIDTH, Columns, Refinement, corrected_cameras, moved_cameras
+from training.refinement import CAMERA_WIDTH, Refinement, moved_cameras
 from training.trainer import Trainer
 from training.world import World
 
@@ -155,8 +158,19 @@ def test_held_out_moments_are_predicted_from_the_reference_camera_alone() -> Non
         refinement.table.load_values(values)
         refinement.calibrate()
         found.append(refinement.values)
+        calibration = refinement.calibration
+        assert calibration is not None
+        assert calibration.camera == world.clip.recording.main_camera
+        # From the calibration alone, every picture of a moment gets what the table has for it.
+        kept, alike = refinement.corrected_world().clip, calibrated_clip(world.clip, calibration)
+        held_out = torch.from_numpy(world.clip.recording.time) >= learnt
+        assert torch.allclose(kept.R[held_out], alike.R[held_out], atol=1e-6)
+        assert torch.allclose(kept.t[held_out], alike.t[held_out], atol=1e-6)
     assert found[0][learnt:].abs().max() > 1e-4
     assert torch.equal(*found)
+    assert calibration is not None
+    with pytest.raises(ValueError, match="camera: wanted pictures of a, .* got those of a single camera"):
+        calibrated_clip(alone.clip, calibration)
 
 
 def settings_for(folder: Path, **refinement: float) -> TrainSettings:

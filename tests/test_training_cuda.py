@@ -101,6 +101,18 @@ def test_densification_renews_the_graph(subject):
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_a_step_after_densification_is_captured_at_once(subject):
+    trainer = make_trainer(subject, densify=True)
+    while trainer.step().rows is None or trainer.iteration < 100:
+        pass
+    captures = trainer.captured.captures
+    key, count = trainer.captured._steps[trainer.world.dataset.sizes[0]]._key, trainer.avatar.count
+    trainer.step()
+    assert trainer.captured._steps[trainer.world.dataset.sizes[0]]._key == key  # else this step begins another variant
+    assert trainer.captured.captures == captures + 1
+    assert trainer.optimizer.state_dict()["neutral_exp_avg"].shape[0] == count
+
+
 def test_lists_that_grew_lead_to_another_capture(subject, monkeypatch):
     # The lists of a learning avatar grow when they like, so what they need is told here, in shares of their room.
     usage, needed = capture.list_usage, 0.5

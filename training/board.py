@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from blendshape_ops import to_bytes
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -23,6 +25,7 @@ class Board:
         self._hook = threading.excepthook
         threading.excepthook = self._thread_failed
         self._attempt(lambda: self._open(purge_step))
+        self._encoder = ThreadPoolExecutor(1)  # a picture takes a tenth of a second to compress
 
     def scalars(self, values: Mapping[str, float], iteration: int) -> None:
         """Add named numbers."""
@@ -30,15 +33,18 @@ class Board:
             self._attempt(partial(self._add, name, value, iteration))
 
     def picture(self, name: str, picture: Tensor, iteration: int) -> None:
-        """Add a picture [3,H,W] in [0,1]."""
-        self._attempt(lambda: self._use().add_image(name, picture, iteration))
+        """Add a picture [3,H,W] in [0,1]; it is compressed in a thread."""
+        pixels = to_bytes(picture[None])[0].cpu().numpy()
+        self._encoder.submit(self._attempt, lambda: self._use().add_image(name, pixels, iteration, dataformats="HWC"))
 
     def flush(self) -> None:
         """Bring what was added to the disk."""
+        self._encoder.submit(lambda: None).result()  # after all pictures before it
         self._attempt(lambda: self._use().flush())
 
     def close(self) -> None:
         """End the file; nothing may be added afterwards."""
+        self._encoder.shutdown()
         self._attempt(lambda: self._use().close())
         self._writer = None
         threading.excepthook = self._hook

@@ -1,17 +1,14 @@
-"""Predicts the corrections of held-out frames from their tracked pose and codes.
-
-A tracker's errors are partly systematic: the head is placed too far when the jaw opens, turned when it looks aside.
-Such errors are a function of the tracked pose and codes, so a ridge regression from those to the corrections of
-training frames predicts them for any other frame of the clip. No picture of the other frames is looked at.
-"""
+"""Learns to predict corrections of the tracking from the tracked pose and codes (scene/calibration.py)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from flame.rotations import matrix_to_axis_angle, polar3
-from training.world import World
+from flame.rotations import polar3
+from scene.calibration import Calibration, tracked_features
+from scene.corrections import Columns
+from scene.rig import Codes
 
 BLOCKS = 8  # runs of frames left out in turn; neighbours in time are alike, so single frames would judge too kindly
 LEAST_FRAMES = 4 * BLOCKS
@@ -20,54 +17,59 @@ LIMIT = 2.5  # standard deviations of training beyond which a feature counts no 
 STILL = 1e-5  # radians, metres, code units: a feature that varies less says nothing
 
 
-def tracked_features(world: World, frames: Tensor) -> Tensor:
-    """What the tracker says of every frame, standardised over `frames` (int64): float64 [T,D] on the CPU.
+def learn_calibration(codes: Codes, R: Tensor, t: Tensor, metres: Tensor, columns: Columns, reach: Tensor,
+                      center: Tensor, camera: str) -> Calibration | None:
+    """The calibration that predicts the corrections of F frames from their tracking; all on the CPU.
 
-    Expression codes that move the Gaussians, jaw, eyelids, turn of the head against its mean, place of its centre.
+    codes, R [F,3,3], t [F,3]: as the tracker said. metres [F,W]: the corrections as motion of the surface, float64.
+    reach [W]: metres that the surface moves with a unit of each of `columns`. center [3], camera: see `Calibration`.
+    None where there are too few frames to tell, or where nothing can be predicted.
     """
-    clip, codes = world.clip, world.clip.codes
-    mean_turn = polar3(clip.R[frames].double().mean(dim=0), steps=8)
-    turn = matrix_to_axis_angle(clip.R.double() @ mean_turn.T)
-    place = clip.R @ world.rig.posed.neutral.mean(dim=0) + clip.t
-    parts = [codes.expression[:, :world.rig.num_expressions], codes.jaw, codes.eyelids, turn, place]
-    features = torch.cat([part.double() for part in parts], dim=1)
-    mean, spread = features[frames].mean(dim=0), features[frames].std(dim=0)
-    features = (features - mean) / spread.clamp_min(STILL)
-    return features[:, spread > STILL].clamp(-LIMIT, LIMIT)
+    if len(metres) < LEAST_FRAMES:
+        return None
+    facing, center = polar3(R.double().mean(dim=0), steps=8), center.double()
+    told = tracked_features(codes, R, t, columns.expressions, facing, center)
+    mean, spread = told.mean(dim=0), told.std(dim=0)
+    scale = torch.where(spread > STILL, 1 / spread.clamp_min(STILL), 0.0)
+    weights = ridge_weights(((told - mean) * scale).clamp(-LIMIT, LIMIT), metres, columns.sizes)
+    if not weights.any():
+        return None
+    unit = torch.where(reach > 0, 1 / reach.double().clamp_min(1e-12), 0.0) * weights.any(dim=0)
+    reached = LIMIT * spread
+    return Calibration(scale[:, None] * weights * unit, mean, torch.stack([mean - reached, mean + reached]),
+                       torch.stack([metres.amin(dim=0), metres.amax(dim=0)]) * unit, facing, center, camera)
 
 
-def predict(features: Tensor, frames: Tensor, corrections: Tensor, groups: list[int]) -> Tensor:
-    """Corrections [T,W] predicted from `features` [T,D] by those of `frames` [F] alone: `corrections` [F,W].
+def ridge_weights(features: Tensor, corrections: Tensor, groups: list[int]) -> Tensor:
+    """Weights [D,W] that predict `corrections` [F,W] from standardised `features` [F,D]; float64.
 
-    Every group of columns (their widths) gets the ridge that predicts left-out blocks of `frames` best, and 0 where
-    none predicts them better than 0 does, or where there are too few frames to tell; none leaves the range of
-    `corrections`. float64, on the CPU.
+    Every group of columns (their widths) gets the ridge that predicts left-out blocks of the frames best, and 0 where
+    none predicts them better than 0 does.
     """
-    predicted = torch.zeros(len(features), corrections.shape[1], dtype=corrections.dtype)
-    if len(frames) < LEAST_FRAMES:
-        return predicted
-    known = features[frames]
-    block = torch.arange(len(frames)) * BLOCKS // len(frames)
-    errors = []
-    for strength in STRENGTHS:
-        left_out = torch.zeros_like(corrections)
-        for number in range(BLOCKS):
-            out = block == number
-            left_out[out] = known[out] @ _ridge(known[~out], corrections[~out], strength)
-        errors.append(((corrections - left_out) ** 2).sum(dim=0))
+    pieces = torch.bincount(torch.arange(len(features)) * BLOCKS // len(features)).tolist()
+    known, wanted = features.split(pieces), corrections.split(pieces)
+    normals = torch.stack([part.T @ part for part in known])
+    moments = torch.stack([part.T @ target for part, target in zip(known, wanted, strict=True)])
+    # What is left without each block, and everything. One decomposition of each serves all strengths.
+    normals = torch.cat([normals.sum(dim=0) - normals, normals.sum(dim=0, keepdim=True)])
+    moments = torch.cat([moments.sum(dim=0) - moments, moments.sum(dim=0, keepdim=True)])
+    values, axes = torch.linalg.eigh(normals)
+    along = axes.transpose(1, 2) @ moments
+
+    def error(strength: float) -> Tensor:
+        """Squared error [W] of left-out blocks."""
+        parts = [(target - (part @ axes[i]) @ (along[i] / (values[i, :, None] + strength))) ** 2
+                 for i, (part, target) in enumerate(zip(known, wanted, strict=True))]
+        return torch.cat(parts).sum(dim=0)
+
+    errors = torch.stack([error(strength) for strength in STRENGTHS])
+    weights = corrections.new_zeros(features.shape[1], corrections.shape[1])
     start = 0
     for width in groups:
         columns = slice(start, start + width)
-        costs = torch.stack([error[columns].sum() for error in errors])
+        costs = errors[:, columns].sum(dim=1)
         if costs.min() < (corrections[:, columns] ** 2).sum():
-            weights = _ridge(known, corrections[:, columns], STRENGTHS[int(costs.argmin())])
-            low, high = corrections[:, columns].amin(dim=0), corrections[:, columns].amax(dim=0)
-            predicted[:, columns] = (features @ weights).clamp(low, high)
+            strength = STRENGTHS[int(costs.argmin())]
+            weights[:, columns] = axes[-1] @ (along[-1][:, columns] / (values[-1, :, None] + strength))
         start += width
-    return predicted
-
-
-def _ridge(features: Tensor, wanted: Tensor, strength: float) -> Tensor:
-    """Weights [D,W] that minimise |features weights - wanted|^2 + strength |weights|^2."""
-    normal = features.T @ features + strength * torch.eye(features.shape[1], dtype=features.dtype)
-    return torch.linalg.solve(normal, features.T @ wanted)
+    return weights

@@ -16,97 +16,28 @@ moments from their own tracking (training/calibration.py).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from blendshape_ops import Drive
 from torch import Tensor
 
 from arguments import RefinementSettings
-from flame import Head
-from flame.rotations import matrix_from_6d, matrix_from_cayley, matrix_to_6d
+from flame.rotations import matrix_from_cayley
 from gaussian_renderer import Cameras
+from scene.calibration import Calibration
 from scene.checkpoint import Checkpoint, CheckpointError
-from scene.clip import Clip
+from scene.clip import corrected_clip
+from scene.corrections import Axes, Columns, corrected_cameras
 from scene.recording import Recording
 from scene.rig import CodeChange
-from training.calibration import predict, tracked_features
+from training.calibration import learn_calibration
 from training.corrections import CorrectionTable
 from training.world import World
 from utils.images import Size
 
-HEAD_RADIUS, JAW_RADIUS, EYE_RADIUS = 0.1, 0.1, 0.012  # metres: lever of a turn
 PRIOR_UNIT = 1e-3  # metres of surface motion that cost 1
 CAMERA_WIDTH = 6  # columns of a camera's correction: turn, shift
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Where a correction's parts stand in its row of `width` numbers."""
-
-    expressions: int
-
-    @property
-    def sizes(self) -> list[int]:
-        """Columns of turn, shift, expression, jaw, eyes, eyelids."""
-        return [3, 3, self.expressions, 6, 12, 2]
-
-    @property
-    def width(self) -> int:
-        """Columns altogether."""
-        return sum(self.sizes)
-
-    def parts(self, rows: Tensor) -> tuple[Tensor, Tensor, CodeChange]:
-        """Turn [...,3], shift [...,3] and codes of rows [...,width]."""
-        turn, shift, *codes = rows.split(self.sizes, dim=-1)
-        return turn, shift, CodeChange(*codes)
-
-    def reach(self, head: Head) -> Tensor:
-        """Metres that the surface moves with a unit of each column [width] (the vertex that moves farthest)."""
-        expression = head.expression_dirs[:, :, :self.expressions].norm(dim=1).amax(dim=0)
-        lids = head.eyelids.norm(dim=2).amax(dim=1)
-        parts = [torch.full((3,), HEAD_RADIUS), torch.ones(3), expression, torch.full((6,), JAW_RADIUS),
-                 torch.full((12,), EYE_RADIUS), lids]
-        return torch.cat([part.float() for part in parts])
-
-
-@dataclass(frozen=True)
-class Axes:
-    """In whose camera's axes corrections of the head are told, for B pictures.
-
-    reference [B,3,3]: world to those axes. own [B,3,3]: from them to each picture's own camera.
-    """
-
-    reference: Tensor
-    own: Tensor
-
-    @staticmethod
-    def of(R: Tensor, reference: Tensor) -> Axes:
-        """Of pictures with R [N,3,3], told by those of numbers `reference` [N]."""
-        own = R @ R[reference].transpose(1, 2)
-        # Exact where a picture tells its own: with one camera, corrections are then those of its own axes, to the bit.
-        same = reference == torch.arange(len(R), device=R.device)
-        return Axes(R[reference], torch.where(same[:, None, None], torch.eye(3).to(R), own))
-
-    def at(self, frames: Tensor) -> Axes:
-        """Of some of the pictures."""
-        return Axes(self.reference[frames], self.own[frames])
-
-
-def corrected_cameras(cameras: Cameras, turn: Tensor, shift: Tensor, center: Tensor,
-                      axes: Axes | None = None) -> Cameras:
-    """Cameras [B] that see the head turned by Cayley vectors `turn` [B,3] about `center` [3] (world) and shifted.
-
-    With A the axes in which both are told and Q those of the camera against them (Q A = R; None: the camera's own,
-    Q = 1): x -> Q Cay(turn) A (x - center) + (R center + t) + Q shift. Differentiable.
-    """
-    place = (cameras.R @ center) + cameras.t
-    if axes is None:
-        R = matrix_from_cayley(turn) @ cameras.R
-    else:
-        R = axes.own @ (matrix_from_cayley(turn) @ axes.reference)
-        shift = (axes.own @ shift[..., None])[..., 0]
-    return replace(cameras, R=R, t=place + shift - R @ center)
 
 
 def moved_cameras(cameras: Cameras, turn: Tensor, shift: Tensor, pivot: Tensor) -> Cameras:
@@ -145,6 +76,7 @@ class Refinement:
         learnt = None if frames is None else self._moments[frames.to(R.device)].unique()
         self.table = CorrectionTable(recording.moments, own, visits, learnt)
         self.center = world.rig.posed.neutral.mean(dim=0).to(R)
+        self.calibration: Calibration | None = None
         self.camera_table: CorrectionTable | None = None
         if s.refine_camera_lr > 0 and recording.several:
             self._refine_cameras(recording, visits, frames)
@@ -210,11 +142,14 @@ class Refinement:
         """
         if self.table.learnt is None or not self.settings.refine_calibrate:
             return
-        learnt, reference = torch.nonzero(self.table.learnt[:, 0].cpu())[:, 0], self._reference.cpu()
-        metres = (self.values * self.reach).double().cpu()
-        features = tracked_features(self.world, reference[learnt])[reference]
-        predicted = predict(features, learnt, metres[learnt], self.columns.sizes)
-        rows = torch.where(self.reach > 0, predicted.to(self.values) / self.reach.clamp_min(1e-12), 0.0)
+        learnt, clip = self.table.learnt[:, 0].cpu() > 0, self.world.clip
+        reference = self._reference.cpu()
+        known, metres = reference[learnt], (self.values * self.reach).double().cpu()[learnt]
+        self.calibration = learn_calibration(clip.codes.at(known), clip.R[known], clip.t[known], metres, self.columns,
+                                             self.reach.cpu(), self.center.cpu(), clip.recording.main_camera)
+        rows = torch.zeros_like(self.values)
+        if self.calibration is not None:
+            rows[:] = self.calibration.corrections(clip.codes.at(reference), clip.R[reference], clip.t[reference])
         self.values.copy_(torch.where(self.table.learnt > 0, self.values, rows))
 
     @torch.no_grad()
@@ -225,10 +160,13 @@ class Refinement:
 
     @torch.no_grad()
     def corrected_world(self) -> World:
-        """The world with the corrections in its rig, cameras and clip, as if the tracker had given them."""
+        """The world with the corrections in its rig, cameras and clip, as if the tracker had given them.
+
+        The clip has the calibration that `calibrate` found, too.
+        """
         frames = torch.arange(len(self._moments), device=self._moments.device)
         cameras, change = self._corrected(self.world.cameras, frames, self.rows(frames))
-        clip = corrected_clip(self.world.clip, cameras, change)
+        clip = replace(corrected_clip(self.world.clip, cameras, change), calibration=self.calibration)
         return replace(self.world, cameras=cameras, clip=clip, rig=self.world.rig.with_codes(clip.codes))
 
     def _tables(self) -> dict[str, CorrectionTable]:
@@ -250,17 +188,6 @@ class Refinement:
             table.load_state_dict(state, prefix)
 
 
-def corrected_clip(clip: Clip, cameras: Cameras, change: CodeChange) -> Clip:
-    """`clip` with these cameras and with `change` [T,...] added to its codes."""
-    codes, device = clip.codes, clip.codes.expression.device
-    expression = codes.expression.clone()
-    expression[:, :change.expression.shape[1]] += change.expression.to(device)
-    eyes = [orthonormal(codes.eyes[:, i:i + 6] + change.eyes[:, i:i + 6].to(device)) for i in (0, 6)]
-    codes = replace(codes, expression=expression, jaw=orthonormal(codes.jaw + change.jaw.to(device)),
-                    eyes=torch.cat(eyes, dim=1), eyelids=codes.eyelids + change.eyelids.to(device))
-    return replace(clip, codes=codes, R=cameras.R.to(clip.R.device), t=cameras.t.to(clip.t.device))
-
-
 def corrected(world: World, checkpoint: Checkpoint, settings: RefinementSettings) -> World:
     """`world` with the corrections that a run with --refine_tracking had reached at a checkpoint.
 
@@ -274,8 +201,3 @@ def corrected(world: World, checkpoint: Checkpoint, settings: RefinementSettings
                               "--refine_tracking in its training.safetensors, found none")
     learnt.load_values(known)
     return learnt.corrected_world()
-
-
-def orthonormal(six: Tensor) -> Tensor:
-    """6D rotations [...,6] whose rows are made orthonormal, as every reader of a clip may expect."""
-    return matrix_to_6d(matrix_from_6d(six))

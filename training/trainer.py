@@ -98,10 +98,10 @@ class Trainer:
         self.extra_optimizer = ExtraOptimizer(self.avatar, self.settings.optimization)
         self._renew_stats()
 
-    def _renew_stats(self) -> None:
+    def _renew_stats(self, warm: bool = False) -> None:
         self.stats = DensifyStats.zeros(self.avatar.count, self.device)
         if self.captured is not None:
-            self.captured.drop()
+            self.captured.drop(warm)
 
     @property
     def sh_degree(self) -> int:
@@ -222,7 +222,7 @@ class Trainer:
         self.extra_optimizer.select_rows(rows.index, rows.fresh, self.avatar)
         self.exchange.adopt(self.optimizer)
         self.exchange.require_same(self.avatar)
-        self._renew_stats()
+        self._renew_stats(warm=True)  # a capture costs as much as some steps, and eager ones before it as much again
         return rows
 
     def _prune_unseen(self) -> RowSelection:

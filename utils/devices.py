@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import torch
 
+THREADS = 8  # of the CPU beside a GPU: what is left to it are small tensors, for which more threads wait for each other
+
 
 def resolve_device(name: str, process: int | None = None) -> torch.device:
     """auto, cpu, cuda or cuda:N -> device, with its number; a GPU becomes torch's current one.
 
+    With a GPU, torch's operations on the CPU take at most `THREADS` threads from then on.
     process: number of this process among several of this host, each of which takes the GPU of that number.
     ValueError when it is asked for and not there.
     """
@@ -32,5 +35,6 @@ def resolve_device(name: str, process: int | None = None) -> torch.device:
     index, count = torch.cuda.current_device() if device.index is None else device.index, torch.cuda.device_count()
     if index >= count:
         raise ValueError(f"--device: {name} was asked for, but there are {count} GPUs: cuda:0 to cuda:{count - 1}")
+    torch.set_num_threads(min(torch.get_num_threads(), THREADS))
     torch.cuda.set_device(index)  # whatever names no device, as torch's own events and streams, belongs there too
     return torch.device(device.type, index)
