@@ -40,8 +40,8 @@ class RefineSettings:
 
     blurs: tuple[tuple[float, int], ...] = ((3.0, 3), (1.5, 2), (0.8, 1))
     bakes: int = 2
-    iterations: int = 4
-    tolerance: float = 1e-3
+    iterations: int = 8
+    tolerance: float = 1e-4
     weight: float = 0.2
     landmark_weight: float = 0.05
     points: int = 1700
