@@ -4,22 +4,25 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import shlex
 import signal
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 
 import torch
 
-import train
 from arguments import DataSettings, TrainSettings, parse_flags
 from arguments.cli import flags_of
 from arguments.track_settings import TrackSettings
+from scene.checkpoint import refuse_trained_run
 from scene.data import choose_head, open_data
 from scene.writers import WRITERS
 from tracking.pipeline import is_complete, track_video
@@ -96,32 +99,54 @@ def training_of(settings: TrackSettings) -> TrainSettings | None:
            "--resume", str(settings.resume)]
     training = parse_flags(TrainSettings, "train.py", [*own, *words])
     if not settings.resume:
-        train.settings_of_run(training)  # refuses a folder that holds a trained run
+        refuse_trained_run(training.run.model_path)
     return training
 
 
 def warm_up(device: torch.device, trains: bool) -> None:
-    """What takes its time at first: libraries of the GPU, an import. To be done while the face is looked for."""
+    """What takes its time at first: libraries of the GPU, imports. To be done while the face is looked for."""
     if device.type == "cuda":
         torch.linalg.cholesky(torch.eye(2, device=device) @ torch.eye(2, device=device))
     if trains:
-        importlib.import_module("trimesh")  # scene/sampling.py wants it when the training starts
+        training_program()
+
+
+def training_program() -> ModuleType:
+    """train.py, with what it imports only when it starts: those who only track do not wait for it."""
+    import trimesh  # noqa: F401 (scene/sampling.py)
+
+    import train
+    return train
+
+
+@contextmanager
+def beside(work: Callable[[], None] | None) -> Iterator[None]:
+    """Do `work`, if there is any, in a process of its own, which a training in this one does not wait for."""
+    if work is None:
+        yield
+        return
+    with ProcessPoolExecutor(1, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        done = pool.submit(work)
+        yield
+    done.result()
 
 
 def track_and_train(settings: TrackSettings, training: TrainSettings | None) -> None:
     """The whole command. Raises what tracking and training raise, for the user."""
-    begin, device = time.perf_counter(), resolve_device(settings.device)
+    begin, device, preview = time.perf_counter(), resolve_device(settings.device), None
     if training is not None and settings.resume and is_complete(settings):
         log.info("%s is complete; the training goes on", settings.output)
     else:
         with ThreadPoolExecutor(1) as meanwhile:
             warm = meanwhile.submit(warm_up, device, training is not None)
-            follow = track_cameras if settings.camera else track_video
+            follow = track_cameras if settings.camera else partial(track_video, later=training is not None)
             outcome = follow(settings, device, finish=lambda folder: write_others(folder, settings.write))
             warm.result()
         report(outcome, training is not None)
+        preview = outcome.preview
     if training is not None:
-        train.train(training)
+        with beside(preview):
+            training_program().train(training)
         log.info("From the video to the avatar: %.0f s", time.perf_counter() - begin)
 
 

@@ -19,7 +19,7 @@ import torch
 
 from arguments import TrainSettings, load_config, parse_flags, save_config
 from arguments.cli import CONFIG_NAME, absolute
-from scene.checkpoint import CheckpointError, list_checkpoints, newest_checkpoint
+from scene.checkpoint import CheckpointError, list_checkpoints, newest_checkpoint, refuse_trained_run
 from scene.clip import save_clip
 from scene.split import describe_split
 from training.calibration import LEAST_FRAMES
@@ -75,8 +75,7 @@ def settings_of_run(given: TrainSettings) -> TrainSettings:
         if any(getattr(saved, group) != getattr(asked, group) for group in groups):
             log.info("--resume continues with the settings saved in %s", folder / CONFIG_NAME)
         return dataclasses.replace(saved, run=dataclasses.replace(given.run, seed=saved.run.seed))
-    if list_checkpoints(folder / "checkpoints"):
-        raise ValueError(f"{folder}: holds a trained run; continue it with --resume or choose another --model_path")
+    refuse_trained_run(folder)
     return given
 
 

@@ -211,6 +211,12 @@ def check_fits(checkpoint: Checkpoint, head: Head, where: str) -> tuple[int, int
     return degree, expressions
 
 
+def refuse_trained_run(folder: Path) -> None:
+    """ValueError where `folder` holds a trained run already."""
+    if list_checkpoints(folder / "checkpoints"):
+        raise ValueError(f"{folder}: holds a trained run; continue it with --resume or choose another --model_path")
+
+
 def newest_checkpoint(model_path: Path, iteration: int = -1, with_training: bool = True) -> Checkpoint:
     """The newest checkpoint of a run, or that of `iteration`; CheckpointError says what is there instead."""
     sweep_once(model_path / "checkpoints")

@@ -13,7 +13,7 @@ from tests.test_track_fit import FRAMES, SMALL, angles, unsteadiness
 from tests.test_track_surface import system
 from tests.track_clips import make_truth, observe, picture
 from tracking.landmark_fit import fit_clip
-from tracking.normal_equations import NormalEquations, solve
+from tracking.normal_equations import NormalEquations, Solver
 from tracking.photometric_fit import RefineSettings, refine_clip
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -43,7 +43,8 @@ def test_landmark_fit_is_that_of_the_cpu(head, clip):
 def test_step_is_that_of_the_cpu(frames):
     equations = system(frames)[0]
     there = NormalEquations(**{item.name: getattr(equations, item.name).cuda() for item in fields(equations)})
-    for ours, wanted in zip(solve(there, 0.1), solve(equations, 0.1), strict=True):
+    steps = (Solver(whole, 0.1).step(whole.gradient, whole.shared_gradient) for whole in (there, equations))
+    for ours, wanted in zip(*steps, strict=True):
         torch.testing.assert_close(ours.cpu(), wanted, atol=1e-9, rtol=1e-9)  # double precision
 
 

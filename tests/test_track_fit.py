@@ -297,7 +297,7 @@ def test_refinement_tells_its_progress_in_small_steps(head, filmed):
     pictures = [picture(head, truth, index, SMALL) for index in range(FRAMES)]
     calls = []
     refine_clip(head, shaken, observe(head, truth, SMALL, noise=0.5), pictures.__getitem__,
-                RefineSettings(points=300, blurs=(3.0, 1.5), bakes=1, iterations=2),
+                RefineSettings(points=300, blurs=((3.0, 3), (1.5, 2)), bakes=1, iterations=2),
                 progress=lambda done, total: calls.append((done, total)))
     steps = np.diff([0, *(done for done, _ in calls)])
     assert (steps >= 0).all() and calls[-1][0] == calls[-1][1]
@@ -327,6 +327,7 @@ def test_pictures_without_a_feature_leave_the_fit_to_landmarks_and_priors(head, 
     truth, shaken = filmed
     grey = np.full((SMALL, SMALL, 3), 128, np.uint8)
     observations = observe(head, truth, SMALL, noise=0.5)
-    refined = refine_clip(head, shaken, observations, lambda _: grey, RefineSettings(points=300, blurs=(1.5,), bakes=1))
+    settings = RefineSettings(points=300, blurs=((1.5, 2),), bakes=1)
+    refined = refine_clip(head, shaken, observations, lambda _: grey, settings)
     assert np.isfinite(refined.landmark_error).all()
     assert unsteadiness(head, refined, truth.fit) < unsteadiness(head, shaken, truth.fit)

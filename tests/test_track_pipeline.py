@@ -60,7 +60,7 @@ def quick_stages() -> Iterator[None]:
     """A few steps of the fits instead of all, and the matte above: what they are worth is tested elsewhere."""
     def refine_little(*arguments: Any) -> Fit:
         head, fit, observations, images, _, device, progress = arguments
-        return refine_clip(head, fit, observations, images, RefineSettings((3.0,), 1, 1), device, progress)
+        return refine_clip(head, fit, observations, images, RefineSettings(((3.0, 3),), 1, 1), device, progress)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "matte_clip", box_matte)

@@ -22,7 +22,7 @@ from tests.track_clips import Truth, make_truth, observe
 from tests.track_videos import PaintedFaceDetector, moving_face, picture, write_clip
 from tests.tracked_head import write_tracked_head
 from tracking import pipeline, several
-from tracking.bundle import POSE, normal_equations, total_cost
+from tracking.bundle import POSE, gradient, normal_equations, total_cost
 from tracking.footage import FootageError
 from tracking.landmark_fit import FitSettings, clip_of, fit_views
 from tracking.lens import CalibrationError
@@ -126,6 +126,8 @@ def test_gradient_of_all_unknowns_is_that_of_the_cost(head: Head, views: list[Ob
     state, problem = clip.start, clip.problem
     equations = normal_equations(problem, state)
     frames, unknowns = equations.gradient.shape
+    for found, wanted in zip(gradient(problem, state), (equations.gradient, equations.shared_gradient), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=0.003 * largest(wanted))  # bending is linearised
     for index, want in enumerate(equations.shared_gradient.tolist()):
         step = torch.zeros(state.shared)
         step[index] = 3e-4
@@ -146,7 +148,7 @@ def test_refinement_by_all_cameras(head: Head, truth: Truth, rig: Rig, views: li
     """It keeps calibrated cameras where they are, and does not ask for pictures of no use: grey ones change nothing."""
     grey = np.full((SIZE, SIZE, 3), 90, np.uint8)
     fit, _ = fit_views(head, known_lens(views, rig), rig, replace(FEW, iterations=4))
-    settings = RefineSettings((3.0,), 1, 2)
+    settings = RefineSettings(((3.0, 3),), 1, 2)
     refined, found = refine_views(head, fit, rig, known_lens(views, rig), [lambda _: grey] * 3, settings)
     np.testing.assert_allclose(found.R, rig.R, atol=1e-5)
     assert angle(refined.R, fit.R) < 1
@@ -176,7 +178,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "matte_clip", matte)
     monkeypatch.setattr(several, "FitSettings", lambda: FitSettings(iterations=2, shape_codes=4))
     monkeypatch.setattr(pipeline, "FitSettings", lambda: FitSettings(iterations=2, shape_codes=4))
-    little = RefineSettings((3.0,), 1, 1)
+    little = RefineSettings(((3.0, 3),), 1, 1)
     monkeypatch.setattr(several, "refine_views", lambda head, fit, rig, views, images, _, device, show, free:
                         refine_views(head, fit, rig, views, images, little, device, show, free))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from flame import load_head, pose_head
 from flame.rotations import matrix_to_6d
 from tests.heads import random_head
 from tracking import normal_equations
-from tracking.normal_equations import NormalEquations, NotPositiveError, solve
+from tracking.normal_equations import NormalEquations, NotPositiveError, Solver
 from tracking.surface import Codes, SurfacePoints, turns_of
 
 
@@ -82,7 +84,7 @@ def system(frames, unknowns=4, shared=3):
     equations.gradient[:], equations.shared_gradient[:] = drawn(frames, unknowns), drawn(shared)
     equations.next[:], equations.after_next[:] = drawn(2, frames, unknowns, scale=0.1)
     held, shared_held = torch.from_numpy(rng.random((frames, unknowns)) < 0.2), torch.tensor([False, True, False])
-    equations.hold(held, shared_held)
+    equations = equations.holding(held, shared_held)
     count = frames * unknowns
     dense = np.zeros((count + shared, count + shared))
     for t in range(frames):
@@ -97,13 +99,20 @@ def system(frames, unknowns=4, shared=3):
     return equations, dense + 0.1 * np.diag(np.diag(dense)), held
 
 
+class Halves:
+    """`Chain` as a GPU solves it."""
+
+    def __init__(self, blocks: torch.Tensor, couplings: torch.Tensor) -> None:
+        self.solved = partial(normal_equations.eliminated_by_halves, blocks, couplings)
+
+
 @pytest.mark.parametrize("frames", [1, 2, 3, 7, 20])
 @pytest.mark.parametrize("by_halves", [False, True])
 def test_step_solves_the_whole_system(frames, by_halves, monkeypatch):
     if by_halves:  # as on a GPU
-        monkeypatch.setattr(normal_equations, "_eliminated_in_order", normal_equations.eliminated_by_halves)
+        monkeypatch.setattr(normal_equations, "Chain", Halves)
     equations, dense, held = system(frames)
-    step, common = solve(equations, 0.1)
+    step, common = Solver(equations, 0.1).step(equations.gradient, equations.shared_gradient)
     wanted = np.linalg.solve(dense, -np.concatenate([equations.gradient.ravel(), equations.shared_gradient]))
     np.testing.assert_allclose(np.concatenate([step.ravel(), common]), wanted, atol=1e-9)  # double precision
     assert not step[held].any()
@@ -113,7 +122,7 @@ def test_step_solves_the_whole_system(frames, by_halves, monkeypatch):
 @pytest.mark.parametrize("by_halves", [False, True])
 def test_indefinite_system_is_refused(by_halves, monkeypatch):
     if by_halves:
-        monkeypatch.setattr(normal_equations, "_eliminated_in_order", normal_equations.eliminated_by_halves)
+        monkeypatch.setattr(normal_equations, "Chain", Halves)
     for frames in (2, 5):
         with pytest.raises(NotPositiveError):
-            solve(NormalEquations.zeros(frames, 3, 1), 1e-3)
+            Solver(NormalEquations.zeros(frames, 3, 1), 1e-3)

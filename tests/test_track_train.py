@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
+import torch
 from safetensors.torch import load_file
 
 import track
@@ -89,6 +92,34 @@ def test_it_equals_tracking_and_training_apart(clip: Path, trained: Path, tmp_pa
     for image in (tmp_path / "data" / "images").iterdir():
         assert image.read_bytes() == (trained / "data" / "images" / image.name).read_bytes()
     assert leftovers(trained / "data") == leftovers(tmp_path / "data"), "the data set is whole"
+
+
+def test_training_does_not_wait_for_the_preview(clip: Path, tmp_path: Path) -> None:
+    """The data set is complete but for what only people look at, which comes later, and then nothing else is left."""
+    settings = TrackSettings(clip, tmp_path / "data", size=SIZE, refine=False)
+    outcome = pipeline.track_video(settings, torch.device("cpu"), later=True)
+    before = leftovers(tmp_path / "data")
+    assert "tracking.json" in before and not {"preview.mp4", "tracking_error.png"} & set(before)
+    assert outcome.preview is not None
+    outcome.preview()
+    assert set(leftovers(tmp_path / "data")) - set(before) == {"preview.mp4", "tracking_error.png"}
+    assert leftovers(tmp_path) == ["data"]
+    with av.open(str(tmp_path / "data" / "preview.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == outcome.frames
+
+
+def test_a_preview_that_fails_is_told_after_the_training(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = track.track_video
+
+    def full_disk(*arguments: Any, **options: Any) -> Any:
+        return replace(real(*arguments, **options), preview=partial(Path.unlink, tmp_path / "nothing"))
+
+    monkeypatch.setattr(track, "track_video", full_disk)
+    with pytest.raises(SystemExit, match=r"track\.py: .*No such file or directory.*nothing"):
+        command(clip, "--train", tmp_path / "out", "--train_flags", TRAINING)
+    assert newest(tmp_path / "out")
 
 
 def test_the_data_set_may_lie_elsewhere(clip: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

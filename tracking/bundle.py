@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -12,8 +12,9 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from flame.rotations import matrix_from_axis_angle, matrix_to_axis_angle, skew
-from tracking.normal_equations import NormalEquations, NotPositiveError, solve
+from tracking.normal_equations import NormalEquations, NotPositiveError, Solver
 from tracking.surface import EYE_ANGLES, JAW_ANGLES, LIDS, Codes, SurfacePoints, turns_of
+from utils.parallel import in_order, usual_threads
 
 POSE = 6
 """Unknowns of a frame before its codes: rotation increment (radians, camera axes), then x / z, y / z and log z of t.
@@ -21,7 +22,12 @@ POSE = 6
 Focal length and distance trade along f / z = constant: a straight line in the logarithms, which steps can follow.
 """
 
-CHUNK_BYTES = 96 * 2**20  # bounds the derivatives that are formed at once
+CHUNK_BYTES = {"cpu": 24 * 2**20, "cuda": 96 * 2**20}
+"""Bounds the derivatives of grey values that are formed at once, on a CPU by each thread."""
+
+CHUNK_FRAMES = 64  # worked on at once at most
+
+Part = TypeVar("Part")
 
 Progress = Callable[[int, int], None]
 """Called with the steps done and the steps at most."""
@@ -133,20 +139,36 @@ class Problem:
 
 # The blocks are too small for more than one thread of BLAS: with many cores they only wait for each other.
 @threadpool_limits.wrap(limits=1, user_api="blas")
-def minimise(problem: Problem, state: State, iterations: int, tolerance: float, progress: Progress | None) -> State:
-    """Levenberg-Marquardt with bounds until the cost falls by less than `tolerance` of itself, or `iterations`."""
+def minimise(
+    problem: Problem, state: State, iterations: int, tolerance: float, progress: Progress | None, lasting: int = 1
+) -> State:
+    """Levenberg-Marquardt with bounds until the cost falls by less than `tolerance` of itself, or `iterations`.
+
+    lasting: for how many steps second derivatives, and what they say is at its bound, are used. Steps after the first
+    need the gradient alone, a fifth of the work (Shamanskii 1967), and get nearly as far.
+    """
     damping, cost = 1e-4, total_cost(problem, state)
     for iteration in range(iterations):
-        equations = normal_equations(problem, state)
-        _hold_bounds(problem, state, equations)
-        before = cost
+        before, fresh = cost, iteration % lasting == 0
+        if fresh:
+            equations = normal_equations(problem, state)
+            held = _held(problem, state, equations.gradient)
+            equations, solver = equations.holding(held, problem.held_shared), None
+            slope = equations.gradient, equations.shared_gradient
+        else:
+            by_frame, shared = gradient(problem, state)
+            slope = by_frame.masked_fill(held, 0), shared.masked_fill(problem.held_shared, 0)
         while damping < 1e6:
-            trial = _stepped(problem, state, equations, damping)
+            solver = solver or _solver(equations, damping)
+            trial = None if solver is None else _stepped(problem, state, solver.step(*slope))
             trial_cost = total_cost(problem, trial) if trial is not None else float("inf")
             if trial is not None and trial_cost <= cost:
-                state, cost, damping = trial, trial_cost, max(damping / 10, 1e-9)
+                state, cost = trial, trial_cost
+                damping = max(damping / 10, 1e-9)
                 break
-            damping *= 6
+            if not fresh:
+                break
+            solver, damping = None, damping * 6
         if progress is not None:
             progress(iteration + 1, iterations)
         if not cost < before * (1 - tolerance):
@@ -167,36 +189,71 @@ def project(
 
 
 def total_cost(problem: Problem, state: State) -> float:
-    cost = 0.0
-    for term in problem.terms:
-        for frames in _chunks(problem, state, term):
-            codes = state.split(frames)
-            points = term.points.place(state.shape, codes, turns_of(codes)) + term.offset
-            pixels = project(state, points, term, frames)[0]
-            residual, _, precision = term.residual(frames, pixels, False)
-            square = (residual**2).sum(-1)
-            cost += float((precision * torch.log1p(square / term.cutoff**2)).double().sum()) * term.cutoff**2 / 2
-    return cost + _prior_cost(problem.prior, state)
+    costs = _by_parts(lambda term, frames: float(_data_cost(term, state, frames)), problem, state)
+    return sum(costs) + float(_prior_cost(problem.prior, state))
+
+
+def gradient(problem: Problem, state: State) -> tuple[Tensor, Tensor]:
+    """That of `normal_equations`, [T,D] and [S], by backpropagation."""
+    still = state.codes.new_zeros(len(state.t), POSE + state.codes.shape[1], requires_grad=True)
+    shared_still = state.shape.new_zeros(state.shared, requires_grad=True)
+    moved = vars(state.moved(still, shared_still, problem.low, problem.high)).values()
+    leaves = [value.detach().requires_grad_() for value in moved]
+    at = State(*leaves)
+
+    def of(cost: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(cost, leaves, allow_unused=True, materialize_grads=True)
+
+    total = of(_prior_cost(problem.prior, at))
+    for part in _by_parts(lambda term, frames: of(_data_cost(term, at, frames)), problem, state):
+        total = tuple(a + b for a, b in zip(total, part, strict=True))
+    by_frame, shared = torch.autograd.grad(list(moved), [still, shared_still], total)
+    return by_frame.double(), shared.double()
+
+
+def _data_cost(term: DataTerm, state: State, frames: slice) -> Tensor:
+    codes = state.split(frames)
+    points = term.points.place(state.shape, codes, turns_of(codes)) + term.offset
+    residual, _, precision = term.residual(frames, project(state, points, term, frames)[0], False)
+    square = (residual**2).sum(-1)
+    return (precision * torch.log1p(square / term.cutoff**2)).double().sum() * (term.cutoff**2 / 2)
 
 
 def normal_equations(problem: Problem, state: State) -> NormalEquations:
     frames, unknowns = len(state.t), POSE + state.codes.shape[1]
     equations = NormalEquations.zeros(frames, unknowns, state.shared, state.t.device)
-    memory = state.t.new_empty(0)
-    for term in problem.terms:
-        for part in _chunks(problem, state, term):
-            columns, value = _derivatives(problem, state, term, part, memory)
-            _add_data(equations, columns, value, part)
-            memory = columns  # to be used again: fresh memory costs as much as a third of the work in it
-            problem.passed(part.stop - part.start)
+    spare: list[Tensor] = []  # memory to be used again: fresh memory costs as much as a third of the work in it
+
+    def add(term: DataTerm, part: slice) -> tuple[Tensor, Tensor]:
+        columns, value = _derivatives(problem, state, term, part, spare.pop() if spare else state.t.new_empty(0))
+        common = _add_data(equations, columns, value, part)
+        spare.append(columns)
+        return common
+
+    for shared, shared_gradient in _by_parts(add, problem, state, unknowns + state.shared):
+        equations.shared += shared
+        equations.shared_gradient += shared_gradient
     _add_prior(equations, problem.prior, state)
     return equations
 
 
-def _chunks(problem: Problem, state: State, term: DataTerm) -> list[slice]:
-    width = 3 * (POSE + state.codes.shape[1] + (0 if bool(problem.held_shared.all()) else len(state.shape)))
-    step = max(1, CHUNK_BYTES // (4 * width * len(term.points)))
-    return [slice(start, min(start + step, len(state.t))) for start in range(0, len(state.t), step)]
+def _by_parts(
+    work: Callable[[DataTerm, slice], Part], problem: Problem, state: State, columns: int = 0
+) -> Iterator[Part]:
+    """work(term, frames) of all terms, some frames at a time, in order: on a CPU by several threads. columns: that are
+    formed for every row.
+    """
+    limit = CHUNK_BYTES[state.t.device.type] // 4
+    jobs = [(term, frames) for term in problem.terms
+            for frames in parts(len(state.t), max(1, min(CHUNK_FRAMES, limit // (max(columns, 1) * len(term.points)))))]
+    threads = 1 if state.t.is_cuda else usual_threads()
+    for (_, frames), part in zip(jobs, in_order(lambda job: work(*job), jobs, threads), strict=True):
+        problem.passed(frames.stop - frames.start)
+        yield part
+
+
+def parts(count: int, step: int = 32) -> list[slice]:
+    return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def _derivatives(
@@ -233,17 +290,19 @@ def _derivatives(
     return columns.flatten(1, 2), (weight * residual).flatten(1)
 
 
-def _add_data(equations: NormalEquations, columns: Tensor, value: Tensor, frames: slice) -> None:
-    """Add weighted residuals and their derivatives, see `_derivatives`."""
+def _add_data(equations: NormalEquations, columns: Tensor, value: Tensor, frames: slice) -> tuple[Tensor, Tensor]:
+    """Add weighted residuals and their derivatives, see `_derivatives`, to the frames' own part of the equations;
+    returns what belongs to the shared one: [S,S], [S], or zeros.
+    """
     unknowns = equations.gradient.shape[1]
     own, common = columns[..., :unknowns], columns.flatten(0, 1)[:, unknowns:]
     product = (own.mT @ columns).double()
     equations.blocks[frames] += product[..., :unknowns]
     equations.gradient[frames] += (own.mT @ value[..., None]).squeeze(-1).double()
-    if common.shape[1]:
-        equations.border[frames] += product[..., unknowns:]
-        equations.shared += (common.T @ common).double()
-        equations.shared_gradient += (common.T @ value.flatten()).double()
+    if not common.shape[1]:
+        return torch.zeros_like(equations.shared), torch.zeros_like(equations.shared_gradient)
+    equations.border[frames] += product[..., unknowns:]
+    return (common.T @ common).double(), (common.T @ value.flatten()).double()
 
 
 def _eyes_like(points: Tensor) -> Tensor:
@@ -279,13 +338,13 @@ def _second_differences(state: State) -> Tensor:
     return result
 
 
-def _prior_cost(prior: Prior, state: State) -> float:
+def _prior_cost(prior: Prior, state: State) -> Tensor:
     misfit = state.codes @ prior.rows.T - prior.target
     bend = _second_differences(state) * prior.steady[:, None]
     cost = (prior.weight * misfit**2).double().sum() + (prior.smooth * bend**2).double().sum()
     cost += (state.shape @ prior.shape @ state.shape).double()
     cost += prior.focal_precision * (state.log_focal.double() - prior.focal).square().sum()
-    return float(cost) / 2
+    return cost / 2
 
 
 def _add_prior(equations: NormalEquations, prior: Prior, state: State) -> None:
@@ -308,19 +367,23 @@ def _add_prior(equations: NormalEquations, prior: Prior, state: State) -> None:
     equations.shared_gradient[focal] += prior.focal_precision * (state.log_focal - prior.focal).double()
 
 
-def _hold_bounds(problem: Problem, state: State, equations: NormalEquations) -> None:
-    """Take out what is held, and codes at a bound that the gradient pushes against (Bertsekas' projected Newton)."""
-    codes, gradient = state.codes, equations.gradient[:, POSE:]
-    stuck = ((codes <= problem.low) & (gradient > 0)) | ((codes >= problem.high) & (gradient < 0))
-    equations.hold(torch.cat([torch.zeros_like(stuck[:, :POSE]), stuck], 1) | problem.held, problem.held_shared)
+def _held(problem: Problem, state: State, slope: Tensor) -> Tensor:
+    """bool [T,D]: what is held, and codes at a bound that the gradient pushes against (Bertsekas' projected Newton)."""
+    codes, slope = state.codes, slope[:, POSE:]
+    stuck = ((codes <= problem.low) & (slope > 0)) | ((codes >= problem.high) & (slope < 0))
+    return torch.cat([stuck.new_zeros(len(stuck), POSE), stuck], 1) | problem.held
 
 
-def _stepped(problem: Problem, state: State, equations: NormalEquations, damping: float) -> State | None:
+def _solver(equations: NormalEquations, damping: float) -> Solver | None:
     try:
-        step, shared = solve(equations, damping)
+        return Solver(equations, damping)
     except NotPositiveError:
         return None
-    return state.moved(step.float(), shared.float(), problem.low, problem.high)
+
+
+def _stepped(problem: Problem, state: State, step: tuple[Tensor, Tensor]) -> State:
+    by_frame, shared = step
+    return state.moved(by_frame.float(), shared.float(), problem.low, problem.high)
 
 
 def orthonormal(state: State) -> State:

@@ -63,14 +63,14 @@ class Cutter:
         self.still = still_surroundings(samples)
         self.plate: Plate | None = self.still
         self.clothes: Clothes | None = None
-        _, labels = _learn(samples, [self._seeds(s) for s in samples])
+        _, labels = _learn(samples, [self._seeds(s, self.clothing(s)) for s in samples])
         self.plate = _both_plates(self.still, estimate_plate(samples, labels))
         self.clothes = clothing_colours(samples, labels)
-        self.models, _ = _learn(samples, [self._seeds(s) for s in samples])
+        self.models, _ = _learn(samples, [self._seeds(s, self.clothing(s)) for s in samples])
 
-    def cut(self, sample: Sample) -> Mask:
-        """Rough mask [s,s] of head, hair and neck."""
-        rows, seeds, shape = sample.rows, self._seeds(sample), sample.shape.without(self.clothing(sample))
+    def cut(self, sample: Sample, clothes: Mask) -> Mask:
+        """Rough mask [s,s] of head, hair and neck. clothes: see `clothing`."""
+        rows, seeds, shape = sample.rows, self._seeds(sample, clothes), sample.shape.without(clothes)
         # The models are learned from the whole fitted head, hair over the ears included; here colours may overrule it.
         seeds[(seeds == cv2.GC_FGD) & ~shape.core(SEED)[:rows]] = cv2.GC_PR_FGD
         back, front = (m.copy() for m in self.models)
@@ -87,7 +87,7 @@ class Cutter:
         """Where the picture agrees with the known still background [s,s]."""
         return None if self.plate is None else _shows(sample, self.plate)
 
-    def _seeds(self, sample: Sample) -> ByteImage:
+    def _seeds(self, sample: Sample, clothes: Mask) -> ByteImage:
         """GrabCut's labels for the rows above the cut."""
         shape, rows = sample.shape, sample.rows
         distance = cv2.distanceTransform((~shape.mask).astype(np.uint8), cv2.DIST_L2, 3) / shape.unit
@@ -101,7 +101,7 @@ class Cutter:
         seeds[shrink(shape.mask, SEED * shape.unit)] = cv2.GC_FGD
         if self.still is not None:
             seeds[_shows(sample, self.still) & ~shape.core(SEED)] = cv2.GC_BGD
-        seeds[self.clothing(sample)] = cv2.GC_BGD
+        seeds[clothes] = cv2.GC_BGD
         return np.ascontiguousarray(seeds[:rows])
 
     def clothing(self, sample: Sample) -> Mask:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,6 +25,7 @@ MISFIT = 20.0          # 8-bit levels off every mixture, at which a pixel's own 
 STRAND_GAP = 0.02      # a piece of hair this near to the rest is no island
 HOLE, LARGE_HOLE = 0.0005, 0.05  # of the silhouette's area: holes that are mistakes at any rate, or if unlike the wall
 COLOUR_REACH = (0.09, 0.012)  # shares of the picture's side: how far colours are gathered, coarsely and finely
+CACHED = 1 << 13       # pixels worked on at once, so that their numbers stay in a processor's cache
 HAZE = 0.05            # alpha below it (above its complement) is noise of the colour sampling
 
 
@@ -126,11 +128,12 @@ def refine_alpha(image: ByteImage, rough: Floats, shape: HeadShape, plate: Plate
         return rough.astype(np.float32)
     alpha = sure.astype(np.float32)
     colours = cv2.GaussianBlur(image, (0, 0), 0.8).astype(np.float32)
-    front = _surroundings(colours, sure, unknown, unit)
-    back = _surroundings(colours, sure_not, unknown, unit)
+    wanted = np.flatnonzero(unknown)
+    front = _surroundings(colours, sure, wanted, unit)
+    back = _surroundings(colours, sure_not, wanted, unit)
     if plate is not None:
-        back = [*back, np.where(plate.known[unknown], _by_channel(plate.colour[unknown]), back[0])]
-    value, trust = _explain(_by_channel(image[unknown].astype(np.float32)), front, back)
+        back = [*back, np.where(plate.known[unknown], _gathered(plate.colour, wanted), back[0])]
+    value, trust = _explain(_gathered(image, wanted), front, back)
     prior = cv2.GaussianBlur(rough, (0, 0), max(1.0, 0.012 * unit))[unknown]
     alpha[unknown] = trust * value + (1 - trust) * prior
     grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
@@ -139,44 +142,57 @@ def refine_alpha(image: ByteImage, rough: Floats, shape: HeadShape, plate: Plate
     return np.asarray(alpha, np.float32)
 
 
-def _surroundings(colours: Floats, where: Mask, unknown: Mask, unit: float) -> list[Floats]:
-    """Candidate colours [3,n] of one side for each unknown pixel: the nearest one, and means of two sizes about it."""
-    wanted = np.flatnonzero(unknown)
+def _surroundings(colours: Floats, where: Mask, wanted: NDArray[np.intp], unit: float) -> list[Floats]:
+    """Candidate colours [3,n] of one side for some pixels (their numbers [n]): the nearest one, and means of two
+    sizes about it."""
     labels = cv2.distanceTransformWithLabels(
         (~where).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)[1]
     pixel_of = np.zeros(labels.max() + 1, np.intp)
     pixel_of[labels[where]] = np.flatnonzero(where)
-    flat = colours.reshape(-1, 3)
-    found = [_by_channel(flat[pixel_of[labels.ravel()[wanted]]])]
-    weighted = cv2.copyTo(cv2.cvtColor(colours, cv2.COLOR_RGB2RGBA), where.astype(np.uint8))
+    found = [_gathered(colours, pixel_of[labels.ravel()[wanted]])]
+    weighted = np.asarray(cv2.copyTo(cv2.cvtColor(colours, cv2.COLOR_RGB2RGBA), where.astype(np.uint8)), np.float32)
     for radius in (0.06 * unit, 0.2 * unit):
-        window = (2 * round(radius) + 1,) * 2
-        *mean, count = _by_channel(np.asarray(cv2.boxFilter(weighted, -1, window), np.float32).reshape(-1, 4)[wanted])
+        *mean, count = _wide_mean(weighted, 2 * round(radius) + 1, wanted)
         found.append(np.where(count > 1e-3, np.stack(mean) / np.maximum(count, 1e-3), found[0]))
     return found
 
 
-def _by_channel(colours: Floats) -> Floats:
-    """[n,C] -> [C,n]: sums over the channels are then sums of rows, several times faster."""
-    return np.ascontiguousarray(colours.T)
+def _wide_mean(values: Floats, side: int, wanted: NDArray[np.intp]) -> Floats:
+    """Means [C,n] of values [S,S,C] over windows of about `side` pixels about the pixels of some numbers [n], taken of
+    a picture so small that a window still has seven pixels a side.
+    """
+    size = len(values)
+    small = _smaller(size, side)
+    row, column = (at * small // size for at in divmod(wanted, size))
+    return _gathered(_mean(_resized(values, small), (_odd(side * small / size),) * 2), row * small + column)
+
+
+def _gathered(values: NDArray[Any], numbers: NDArray[np.intp]) -> Floats:
+    """[S,S,C] at the pixels of some numbers [n] -> [C,n]: sums over the channels are then sums of rows, several times
+    faster.
+    """
+    return np.stack([channel.ravel().take(numbers) for channel in cv2.split(values)]).astype(np.float32, copy=False)
 
 
 def _explain(pixel: Floats, front: list[Floats], back: list[Floats]) -> tuple[Floats, Floats]:
     """Alpha [n] of the best pair of colours [3,n], and how far to trust it [n] in 0 .. 1 (contrast and fit)."""
     best = np.full(pixel.shape[1], np.inf, np.float32)
     alpha, contrast, misfit = np.zeros_like(best), np.zeros_like(best), np.zeros_like(best)
-    for f in front:
-        for b in back:
-            axis, above = f - b, pixel - b
-            length = np.maximum((axis * axis).sum(axis=0), 1e-3)
-            a = np.clip((above * axis).sum(axis=0) / length, 0, 1)
-            rest = above - a * axis
-            square = (rest * rest).sum(axis=0)
-            # a pair of nearly equal colours explains its own mixture well and says nothing of alpha
-            cost = np.sqrt(square) + 4 * CONTRAST / np.sqrt(length + 16)
-            better = cost < best
-            for kept, value in ((best, cost), (alpha, a), (contrast, length), (misfit, square)):
-                np.copyto(kept, value, where=better)
+    for start in range(0, len(best), CACHED):
+        part = slice(start, start + CACHED)
+        shown = pixel[:, part]
+        for f in front:
+            for b in back:
+                axis, above = f[:, part] - b[:, part], shown - b[:, part]
+                length = np.maximum(np.einsum("cn,cn->n", axis, axis), np.float32(1e-3))
+                a = np.clip(np.einsum("cn,cn->n", above, axis) / length, 0, 1)
+                above -= a * axis
+                square = np.einsum("cn,cn->n", above, above)
+                # a pair of nearly equal colours explains its own mixture well and says nothing of alpha
+                cost = np.sqrt(square) + np.float32(4 * CONTRAST) / np.sqrt(length + np.float32(16))
+                better = cost < best[part]
+                for kept, value in ((best, cost), (alpha, a), (contrast, length), (misfit, square)):
+                    np.copyto(kept[part], value, where=better)
     return alpha, np.minimum(1, contrast / CONTRAST**2) * np.exp(-misfit / MISFIT**2)
 
 
@@ -201,33 +217,59 @@ def foreground_colours(image: ByteImage, alpha: ByteImage) -> ByteImage:
     (Forte, Approximate Fast Foreground Colour Estimation, ICIP 2021); once coarsely, once finely.
     """
     partial = (alpha > 0) & (alpha < 255)  # elsewhere it is the picture's colour, or there is none to find
-    colour, share = image.astype(np.float32), alpha.astype(np.float32) / np.float32(255)
-    # the cubes let nearly pure pixels tell the colours, so that wide soft borders mix little of the other side in
-    pure = share * share * share, (1 - share) * (1 - share) * (1 - share)
-    coarse, fine = (2 * max(2, round(part * len(image))) + 1 for part in COLOUR_REACH)
-    near = cv2.dilate(partial.astype(np.uint8), np.ones((fine, fine), np.uint8)) > 0  # what the fine means look at
-    front, back = _unmixed(colour, share, (colour, colour), pure, coarse, near)
-    sides = np.zeros_like(colour), np.zeros_like(colour)
-    sides[0][near], sides[1][near] = front, back
-    front, _ = _unmixed(colour, share, sides, pure, fine, partial)
     result = image.copy()
-    result[partial] = np.clip(np.round(front), 0, 255)
+    if not partial.any():
+        return result
+    size, coarse, fine = len(image), *(2 * max(2, round(part * len(image))) + 1 for part in COLOUR_REACH)
+    colour, share = image.astype(np.float32), alpha.astype(np.float32) / np.float32(255)
+    small = _smaller(size, coarse)
+    sides = _unmixed(_resized(colour, small), _resized(share, small), None, _odd(coarse * small / size))
+    at = _window(partial, fine)
+    front, _ = _unmixed(colour[at], share[at], tuple(_resized(values, size)[at] for values in sides), fine)
+    result[partial] = np.clip(np.round(front[partial[at]]), 0, 255)
     return result
 
 
 def _unmixed(
-    colour: Floats, share: Floats, sides: tuple[Floats, Floats], pure: tuple[Floats, Floats], side: int, at: Mask
+    colour: Floats, share: Floats, sides: tuple[Floats, ...] | None, side: int
 ) -> tuple[Floats, Floats]:
-    """Foreground and background [n,3] at some pixels: means of `sides` [S,S,3] over windows, weighted by `pure` [S,S],
-    the foreground moved so that the mixture by `share` [S,S] is `colour` [S,S,3].
+    """Foreground and background [H,W,3]: means of `sides` (None: of the picture), each [H,W,3], over windows of `side`
+    pixels, weighted by how pure pixels are, the foreground moved so that the mixture by `share` [H,W] is `colour`
+    [H,W,3].
     """
-    window = (side, side)
-    shares = [(_mean(weight, window)[at] + np.float32(1e-6))[:, None] for weight in pure]
+    # the cubes let nearly pure pixels tell the colours, so that wide soft borders mix little of the other side in
+    pure = share * share * share, (1 - share) * (1 - share) * (1 - share)
+    window, three = (side, side), cv2.merge((share,) * 3)
     # three equal channels multiply several times faster than one that is broadcast
-    front, back = (_mean(values * cv2.merge((weight,) * 3), window)[at] / total
-                   for values, weight, total in zip(sides, pure, shares, strict=True))
-    part = share[at][:, None]
-    return front + part * (colour[at] - part * front - (1 - part) * back), back
+    front, back = (_mean(values * cv2.merge((weight,) * 3), window)
+                   / (cv2.merge((_mean(weight, window),) * 3) + np.float32(1e-6))
+                   for values, weight in zip(sides or (colour, colour), pure, strict=True))
+    return front + three * (colour - three * front - (1 - three) * back), back
+
+
+def _smaller(size: int, window: int) -> int:
+    """The side of a picture, smaller by a power of two (OpenCV's fast way), in which a window has some seven pixels."""
+    return -(-size // 2 ** max(0, int(np.log2(window / 7))))
+
+
+def _odd(side: float) -> int:
+    """The odd number of pixels nearest to `side`."""
+    return 2 * round((side - 1) / 2) + 1
+
+
+def _resized(values: Floats, size: int) -> Floats:
+    """[S,S,C] or [S,S] -> [size,size,...]: means of areas, or straight lines between pixels."""
+    if len(values) == size:
+        return values
+    return np.asarray(cv2.resize(values, (size, size), interpolation=(
+        cv2.INTER_AREA if size < len(values) else cv2.INTER_LINEAR)), np.float32)
+
+
+def _window(mask: Mask, margin: int) -> tuple[slice, slice]:
+    """The rows and columns of a mask that is not empty, and a margin."""
+    row, column = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    return (slice(max(row[0] - margin, 0), row[-1] + margin + 1),
+            slice(max(column[0] - margin, 0), column[-1] + margin + 1))
 
 
 def _mean(values: Floats, window: tuple[int, int]) -> Floats:

@@ -202,8 +202,9 @@ class _GrabCut:
         sample = working(image, silhouette)
         if sample is None:
             return np.zeros(silhouette.shape, np.float32), shape
+        worn = self.cutter.clothing(sample)
         rough, clothes = (cv2.resize(mask.astype(np.float32), silhouette.shape[::-1])
-                          for mask in (self.cutter.cut(sample), self.cutter.clothing(sample)))
+                          for mask in (self.cutter.cut(sample, worn), worn))
         shape = shape.without(clothes >= 0.5)
         return refine_alpha(image, np.asarray(rough, np.float32), shape, self.plate) * (1 - clothes), shape
 

@@ -76,9 +76,12 @@ class MeshView:
         return project(points, self.fit.R[index], self.fit.t[index], K)
 
     def silhouette(self, index: int) -> NDArray[np.float32]:
-        """[size,size]: 1 where face and neck above its lower ring are, GUESSED at skull and ears, 0 elsewhere."""
+        """[size,size]: 1 where face and neck above its lower ring are, GUESSED at skull and ears, 0 elsewhere.
+
+        Triangles that show their backs are left out: a head hides them, but for the neck's inside seen from below.
+        """
         pixels, depth = self.pixels(self.vertices(index), index)
-        triangle, _ = nearest_surface(pixels, depth, self.faces[self.above_neck], self.size, self.size)
+        triangle, _ = nearest_surface(pixels, depth, self.faces[self.above_neck], self.size, self.size, cull_back=True)
         value = np.where(self.part[self.above_neck] > 0, GUESSED, 1)[triangle]
         return np.where(triangle >= 0, value, 0).astype(np.float32)
 

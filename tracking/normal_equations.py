@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -42,39 +44,49 @@ class NormalEquations:
                   (shared, shared), (shared,))
         return cls(*(torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes))
 
-    def hold(self, held: Tensor, shared_held: Tensor) -> None:
-        """Take unknowns out, in place: held bool [T,D], shared_held bool [S]. Their step becomes zero."""
-        free = ~held
-        self.blocks *= free[:, :, None] & free[:, None, :]
-        self.blocks.diagonal(dim1=1, dim2=2).masked_fill_(held, 1)
-        self.gradient *= free
-        for reach, band in ((1, self.next), (2, self.after_next)):
+    def holding(self, held: Tensor, shared_held: Tensor) -> NormalEquations:
+        """The same without some unknowns: held bool [T,D], shared_held bool [S]. Their step is zero."""
+        free, shared_free = ~held, ~shared_held
+        blocks = self.blocks * (free[:, :, None] & free[:, None, :])
+        blocks.diagonal(dim1=1, dim2=2).masked_fill_(held, 1)
+        shared = self.shared * (shared_free[:, None] & shared_free)
+        shared.diagonal().masked_fill_(shared_held, 1)
+        following, after_next = self.next.clone(), self.after_next.clone()
+        for reach, band in ((1, following), (2, after_next)):
             band[:-reach] *= free[:-reach] & free[reach:]
-        self.border *= free[:, :, None] & ~shared_held
-        self.shared *= ~shared_held[:, None] & ~shared_held
-        self.shared.diagonal().masked_fill_(shared_held, 1)
-        self.shared_gradient *= ~shared_held
+        return NormalEquations(
+            blocks, self.gradient * free, following, after_next, self.border * (free[:, :, None] & shared_free),
+            shared, self.shared_gradient * shared_free)
 
 
-def solve(equations: NormalEquations, damping: float) -> tuple[Tensor, Tensor]:
-    """The Levenberg-Marquardt step (H + damping diag H) x = -gradient: per frame [T,D] and shared [S].
+class Solver:
+    """The Levenberg-Marquardt step (H + damping diag H) x = -gradient, for any gradient.
 
     Frames in pairs form a block tridiagonal matrix, which is solved exactly; the shared unknowns follow by the Schur
     complement. Raises NotPositiveError.
     """
-    frames, unknowns = equations.gradient.shape
-    chain = _pairs(equations, damping)
-    try:
-        solved = eliminated_by_halves(*chain) if equations.blocks.is_cuda else _eliminated_in_order(*chain)
-        border, gradient = solved[..., :-1], solved[..., -1]
-        schur = equations.shared + damping * torch.diag(equations.shared.diagonal())
-        schur = schur - torch.einsum("tda,tdb->ab", _frames_of(chain[2], frames)[..., :-1], _frames_of(border, frames))
-        rest = torch.einsum("tda,td->a", equations.border, _frames_of(gradient, frames)) - equations.shared_gradient
-        shared = torch.cholesky_solve(rest[:, None], torch.linalg.cholesky(schur))[:, 0]
-    except (np.linalg.LinAlgError, torch.linalg.LinAlgError) as error:
-        raise NotPositiveError(str(error)) from error
-    step = -gradient - border @ shared
-    return step.reshape(-1, unknowns)[:frames], shared
+
+    def __init__(self, equations: NormalEquations, damping: float) -> None:
+        self.frames, self.unknowns = equations.gradient.shape
+        blocks, couplings, self.border = _pairs(equations, damping)
+        try:
+            self.solved: Callable[[Tensor], Tensor] = (
+                partial(eliminated_by_halves, blocks, couplings) if blocks.is_cuda else Chain(blocks, couplings).solved)
+            self.by_shared = self.solved(self.border)
+            schur = equations.shared + damping * torch.diag(equations.shared.diagonal())
+            self.schur = torch.linalg.cholesky(schur - torch.einsum("pna,pnb->ab", self.border, self.by_shared))
+        except (np.linalg.LinAlgError, torch.linalg.LinAlgError) as error:
+            raise NotPositiveError(str(error)) from error
+
+    def step(self, gradient: Tensor, shared_gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """[T,D], [S] -> the step per frame [T,D] and of the shared unknowns [S]."""
+        own = gradient.new_zeros(len(self.border), 2 * self.unknowns, 1)
+        _frames_of(own, self.frames).copy_(gradient[..., None])
+        own = self.solved(own)
+        rest = torch.einsum("pna,pn->a", self.border, own[..., 0]) - shared_gradient
+        shared = torch.cholesky_solve(rest[:, None], self.schur)[:, 0]
+        step = -own[..., 0] - self.by_shared @ shared
+        return step.reshape(-1, self.unknowns)[:self.frames], shared
 
 
 def _frames_of(pairs: Tensor, frames: int) -> Tensor:
@@ -83,7 +95,7 @@ def _frames_of(pairs: Tensor, frames: int) -> Tensor:
 
 
 def eliminated_by_halves(blocks: Tensor, couplings: Tensor, sides: Tensor) -> Tensor:
-    """Solve a block tridiagonal system, see `_eliminated_in_order`, with every second block eliminated at once.
+    """Solve a block tridiagonal system, see `Chain`, with every second block eliminated at once.
 
     Cyclic reduction (Hockney 1965): some log2(P) rounds of batched operations instead of P small ones, and nearly three
     times the arithmetic, which a GPU does not notice.
@@ -111,39 +123,47 @@ def eliminated_by_halves(blocks: Tensor, couplings: Tensor, sides: Tensor) -> Te
     return result
 
 
-def _eliminated_in_order(blocks: Tensor, couplings: Tensor, sides: Tensor) -> Tensor:
-    """Solve A x = sides [P,N,C] for a symmetric A of blocks [P,N,N] and the blocks below them, couplings [P-1,N,N].
+class Chain:
+    """Solves A x = sides [P,N,C] for a symmetric A of blocks [P,N,N] and the blocks below them, couplings [P-1,N,N].
 
-    Cholesky's factor pair by pair: the least arithmetic, for a CPU.
+    Cholesky's factor pair by pair: the least arithmetic, for a CPU. Raises LinAlgError.
     """
-    factors: list[Doubles] = []
-    links: list[Doubles] = []
-    below, result = couplings.numpy(), sides.clone()
-    values = result.numpy()  # the same memory
-    for pair, block in enumerate(blocks.numpy()):
-        if pair:
-            link = solve_triangular(factors[-1], below[pair - 1].T, lower=True, check_finite=False).T
-            block = block - link @ link.T
-            values[pair] -= link @ values[pair - 1]
-            links.append(link)
-        factors.append(cholesky(block, lower=True))
-        values[pair] = solve_triangular(factors[-1], values[pair], lower=True, check_finite=False)
-    for pair in reversed(range(len(factors))):
-        if pair + 1 < len(factors):
-            values[pair] -= links[pair].T @ values[pair + 1]
-        values[pair] = solve_triangular(factors[pair], values[pair], lower=True, trans="T", check_finite=False)
-    return result
+
+    def __init__(self, blocks: Tensor, couplings: Tensor) -> None:
+        self.factors: list[Doubles] = []
+        self.links: list[Doubles] = []
+        below = couplings.numpy()
+        for pair, block in enumerate(blocks.numpy()):
+            if pair:
+                link = solve_triangular(self.factors[-1], below[pair - 1].T, lower=True, check_finite=False).T
+                block = block - link @ link.T
+                self.links.append(link)
+            self.factors.append(cholesky(block, lower=True))
+
+    def solved(self, sides: Tensor) -> Tensor:
+        """x [P,N,C]."""
+        result = sides.clone()
+        values, last = result.numpy(), len(self.factors) - 1  # the same memory
+        for pair, factor in enumerate(self.factors):
+            if pair:
+                values[pair] -= self.links[pair - 1] @ values[pair - 1]
+            values[pair] = solve_triangular(factor, values[pair], lower=True, check_finite=False)
+        for pair in range(last, -1, -1):
+            if pair < last:
+                values[pair] -= self.links[pair].T @ values[pair + 1]
+            values[pair] = solve_triangular(self.factors[pair], values[pair], lower=True, trans="T", check_finite=False)
+        return result
 
 
 def _pairs(equations: NormalEquations, damping: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Two frames a block: damped H [P,2D,2D], the blocks below the diagonal [P-1,2D,2D], [border, gradient] [P,2D,S+1].
+    """Two frames a block: damped H [P,2D,2D], the blocks below the diagonal [P-1,2D,2D], the border [P,2D,S].
 
     An odd clip gets a last frame without any information, whose block is the identity.
     """
     frames, n = equations.gradient.shape
     pairs, new = (frames + 1) // 2, equations.blocks.new_zeros
-    blocks, sides = new(pairs, 2 * n, 2 * n), new(pairs * 2, n, len(equations.shared_gradient) + 1)
-    sides[:frames, :, :-1], sides[:frames, :, -1] = equations.border, equations.gradient
+    blocks, border = new(pairs, 2 * n, 2 * n), new(pairs * 2, n, len(equations.shared_gradient))
+    border[:frames] = equations.border
     damped = equations.blocks * (1 + damping * torch.eye(n, dtype=blocks.dtype, device=blocks.device))
     blocks[:, :n, :n] = damped[::2]
     blocks[:, n:, n:].diagonal(dim1=1, dim2=2).fill_(1)
@@ -156,4 +176,4 @@ def _pairs(equations: NormalEquations, damping: float) -> tuple[Tensor, Tensor, 
     couplings[:, :n, n:].diagonal(dim1=1, dim2=2).copy_(equations.next[1:2 * len(couplings):2])
     whole = max(frames - 2, 0) // 2  # of the couplings, those to a pair with a second frame
     couplings[:whole, n:, n:].diagonal(dim1=1, dim2=2).copy_(equations.after_next[1:2 * whole:2])
-    return blocks, couplings, sides.reshape(pairs, 2 * n, -1)
+    return blocks, couplings, border.reshape(pairs, 2 * n, -1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,31 +14,34 @@ from torch import Tensor
 
 from flame import Head, pose_head
 from flame.rotations import matrix_to_6d
-from tracking.bundle import DataTerm, Progress, State, minimise
+from tracking.bundle import DataTerm, Progress, State, minimise, parts
 from tracking.landmark_fit import FitSettings, clip_of, fit_of, measured, single_rig, state_of
-from tracking.photometric_term import Images, PhotometricTerm, band_pass, face_points, parts
+from tracking.photometric_term import Images, PhotometricTerm, band_pass, face_points
 from tracking.records import Fit, Observations, Rig
 from tracking.surface import turns_of
 from utils.mesh_raster import nearest_surface, project
 from utils.parallel import in_order, ordered
 
 DEPTH_SLACK = 0.004  # metres; what lies further behind the nearest surface is hidden
+PASSES = 4           # of a camera's pictures in an iteration: two terms, each for its derivatives and its cost
 RASTER = 256         # side of the depth pictures that decide it
 
 
 @dataclass(frozen=True)
 class RefineSettings:
     """blurs: of the pictures, coarse to fine, in 1/512 of the crop's side: the mesh must be within about twice the
-    blur of its place, and the finer the blur the more exact the outcome. bakes: how often at each blur the mean
-    appearance is taken anew. iterations: after each, at most; tolerance: share of the cost, below which a step is the
-    last one. points: of the skin, at most about; weight: of each; landmark_weight: what the landmarks keep, which say
-    where features are but jitter. free_identity: solve for identity and focal length too. fit: priors, as in the fit.
+    blur of its place, and the finer the blur the more exact the outcome. With each, of how many points one is looked
+    at: what is blurred shows the same in neighbouring ones. bakes: how often at each blur the mean appearance is
+    taken anew. iterations: after each, at most; tolerance: share of the cost, below which a step is the last one.
+    points: of the skin, at most about; weight: of each where all are looked at; landmark_weight: what the landmarks
+    keep, which say where features are but jitter. free_identity: solve for identity and focal length too. fit: priors,
+    as in the fit.
     """
 
-    blurs: tuple[float, ...] = (3.0, 1.5, 0.8)
+    blurs: tuple[tuple[float, int], ...] = ((3.0, 3), (1.5, 2), (0.8, 1))
     bakes: int = 2
-    iterations: int = 4
-    tolerance: float = 1e-3
+    iterations: int = 8
+    tolerance: float = 1e-4
     weight: float = 0.2
     landmark_weight: float = 0.05
     points: int = 1700
@@ -83,25 +87,26 @@ def refine_views(
     clip.learn_offset(state)
     for landmarks in clip.landmarks:
         landmarks.weight *= settings.landmark_weight / settings.fit.landmark_weight
-    points, corners = face_points(head, len(state.shape), settings.points, device)
-    skins = [PhotometricTerm.empty(points, term.center, term.camera) for term in clip.landmarks]
-    terms: list[DataTerm] = [*clip.landmarks, *skins]
+    _, corners = face_points(head, len(state.shape), settings.points, device)
     count = len(fit) * len(views)
-    bake = settings.iterations * 2 * count
+    bake = PASSES * settings.iterations * count
     work = _Work(progress, count + len(settings.blurs) * (count + settings.bakes * bake))
-    facing = [_facing(head, state, corners, view, term, work) for view, term in zip(views, skins, strict=True)]
+    facing = [_facing(head, state, corners, view, term, work)
+              for view, term in zip(views, clip.landmarks, strict=True)]
     held = clip.problem.held_shared if settings.free_identity else torch.full_like(clip.problem.held_shared, True)
-    problem = replace(clip.problem, terms=terms, held_shared=held, passed=work.add)
-    for blur in settings.blurs:
+    for blur, every in settings.blurs:
+        points, _ = face_points(head, len(state.shape), settings.points, device, every)
+        skins = [PhotometricTerm.empty(points, term.center, term.camera) for term in clip.landmarks]
+        terms: list[DataTerm] = [*clip.landmarks, *skins]
+        problem = replace(clip.problem, terms=terms, held_shared=held, passed=work.add)
         for term, view, pictures in zip(skins, views, images, strict=True):
             passed = _band_passed(pictures, len(fit), blur * view.size / 512, work)
             term.pictures = torch.from_numpy(passed)[:, None].to(corners.device)
         for _ in range(settings.bakes):
-            planned = work.done + bake
             for term, cosine in zip(skins, facing, strict=True):
-                term.learn(state, cosine, settings.weight)
-            state = minimise(problem, state, settings.iterations, settings.tolerance, None)
-            work.add(planned - work.done)  # of iterations that were not needed
+                term.learn(state, cosine[:, ::every], every * settings.weight)
+            with work.within(bake):
+                state = minimise(problem, state, settings.iterations, settings.tolerance, None, settings.iterations)
     refined, rig = fit_of(head, state, views, settings.fit)
     return measured(head, refined, rig, views, device), rig
 
@@ -113,11 +118,20 @@ class _Work:
     progress: Progress | None
     total: int
     done: int = 0
+    limit: int | None = None
 
     def add(self, pictures: int) -> None:
-        self.done += pictures
+        self.done += pictures if self.limit is None else min(pictures, self.limit - self.done)
         if self.progress is not None:
             self.progress(self.done, self.total)
+
+    @contextmanager
+    def within(self, planned: int) -> Iterator[None]:
+        """What is done now counts as `planned` pictures, be it more or less."""
+        self.limit = self.done + planned
+        yield
+        self.add(planned)
+        self.limit = None
 
 
 def _band_passed(images: Images, count: int, sigma: float, work: _Work) -> NDArray[np.float16]:
@@ -130,7 +144,7 @@ def _band_passed(images: Images, count: int, sigma: float, work: _Work) -> NDArr
 
 
 def _facing(
-    head: Head, state: State, corners: Tensor, view: Observations, term: PhotometricTerm, work: _Work
+    head: Head, state: State, corners: Tensor, view: Observations, term: DataTerm, work: _Work
 ) -> Tensor:
     """Cosine [T,L] between each triangle's normal and a camera's view; 0 where the head itself hides its middle, and in
     frames in which that camera does not see the face.

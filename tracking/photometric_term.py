@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flame import Head
-from tracking.bundle import State, project
+from tracking.bundle import State, parts, project
 from tracking.surface import SurfacePoints, turns_of
 
 Images = Callable[[int], NDArray[np.uint8]]
@@ -85,14 +85,16 @@ class PhotometricTerm:
 
 
 def face_points(
-    head: Head, n_shape: int, limit: int, device: torch.device | str
+    head: Head, n_shape: int, limit: int, device: torch.device | str, every: int = 1
 ) -> tuple[SurfacePoints, Tensor]:
-    """Middles of triangles of the face's skin, about `limit` or all, and the triangles' vertex numbers [L,3]."""
+    """Middles of triangles of the face's skin, about `limit` or all, of these every second, third, ..., and the
+    triangles' vertex numbers [L,3].
+    """
     inside = torch.zeros(head.n_vertices, dtype=torch.bool)
     inside[head.regions["face"]] = True
     surface = head.faces[head.regions["surface_faces"]]
     chosen = head.regions["surface_faces"][inside[surface].all(1)]
-    chosen = chosen[:: max(1, round(len(chosen) / limit))]
+    chosen = chosen[:: max(1, round(len(chosen) / limit))][::every]
     third = np.full((len(chosen), 3), 1 / 3)
     return SurfacePoints(head, chosen.numpy(), third, n_shape, device), head.faces[chosen].to(device)
 
@@ -134,7 +136,3 @@ def sample(pictures: Tensor, pixels: Tensor) -> Tensor:
     """Bilinear values [C,L] of pictures [C,1,H,W] at pixels [C,L,2]; zero outside."""
     grid = 2 * pixels / pixels.new_tensor([pictures.shape[-1], pictures.shape[-2]]) - 1
     return F.grid_sample(pictures, grid[:, None], align_corners=False)[:, 0, 0]
-
-
-def parts(count: int, step: int = 32) -> list[slice]:
-    return [slice(start, min(start + step, count)) for start in range(0, count, step)]

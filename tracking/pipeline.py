@@ -45,9 +45,11 @@ class TooFewFramesError(ValueError):
 
 
 def track_video(
-    settings: TrackSettings, device: torch.device, detector: CloseDetector | None = None, finish: Finish | None = None
+    settings: TrackSettings, device: torch.device, detector: CloseDetector | None = None, finish: Finish | None = None,
+    later: bool = False,
 ) -> Outcome:
-    """Write the data set of one camera that `settings` ask for. detector: instead of MediaPipe's (tests).
+    """Write the data set of one camera that `settings` ask for. detector: instead of MediaPipe's (tests). later: what
+    training does not need is left to `Outcome.preview`.
 
     An interrupted run leaves its stage results beside the output for `--resume`; a run refused for its footage leaves
     nothing.
@@ -71,7 +73,7 @@ def track_video(
     with colours_meanwhile(run, rough, pictures, crop.size) as cutter:
         fit = refine_by_pictures(run, rough, observations, pictures)
         alpha = cut_out_head(run, fit, pictures, crop, track, cutter)
-    return write_all(run, workspace, finish, Found(track, crop, observations, fit, pictures, alpha))
+    return write_all(run, workspace, finish, Found(track, crop, observations, fit, pictures, alpha), later)
 
 
 def open_given(settings: TrackSettings) -> Footage:

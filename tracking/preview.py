@@ -19,7 +19,7 @@ MESH_COLOUR = np.array([90, 160, 235], np.float32)
 LANDMARK_COLOUR = (70, 255, 90)
 DOT = np.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)])  # the pixels of a landmark
 BEHIND = np.array([52, 150, 84], np.uint8)  # a green that no skin or hair has
-MAX_PANEL = 512  # pixels; a preview need not be larger
+MAX_PANEL = 384  # pixels; a preview need not be larger
 
 
 def preview_frame(drawing: Drawing, rgb: ByteImage, alpha: ByteImage, landmarks: Floats) -> ByteImage:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import platform
+import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from tracking.footage import ByteImage
+from flame import load_head
+from tracking.footage import ByteImage, Dropped
 from tracking.landmarks import Track
 from tracking.layout import write_data_set, write_rgba
 from tracking.matting import foreground_colours
@@ -20,49 +25,101 @@ from tracking.mesh_view import MeshView
 from tracking.outline import reach_out
 from tracking.preview import MAX_PANEL, preview_frame, write_error_plot
 from tracking.progress import counted
+from tracking.records import Fit, Floats
 from tracking.run import Finish, Found, Outcome, Run
 from tracking.verdict import Quality, Verdict, judge, measure
-from tracking.workspace import MARK, Workspace, plain, save_table
-from utils.parallel import ordered
+from tracking.workspace import MARK, PictureStore, Workspace, plain, save_table
+from utils.parallel import ordered, own_threads_only
 
 VERSION = 1      # of tracking.json
 PACKAGES = ("av", "mediapipe", "numpy", "opencv-python-headless", "scipy", "torch")
 
 
-def write_all(run: Run, workspace: Workspace, finish: Finish | None, found: Found) -> Outcome:
-    """Stage 6: data set, preview, plot and tracking.json; then all of it takes its place at once."""
+def write_all(run: Run, workspace: Workspace, finish: Finish | None, found: Found, later: bool) -> Outcome:
+    """Stage 6: data set, preview, plot and tracking.json; then all of it takes its place at once.
+
+    later: preview and plot are left to `Outcome.preview`.
+    """
     folder = workspace.data
     with run.stage("write"):
         write_data_set(folder, run.head, head_name(run.settings.head), found.fit, found.crop.size)
-        quality, verdict = write_camera(run, found, folder)
+        quality, verdict, preview = write_camera(run, found, folder, later)
         if finish is not None:
             finish(folder)
     save_table(folder / MARK, report(run, found, quality, verdict))
-    workspace.publish()
-    return Outcome(run.settings.output, len(found.fit), len(run.dropped), verdict, run.seconds)
+    workspace.publish(keep=later)
+    return Outcome(run.settings.output, len(found.fit), len(run.dropped), verdict, run.seconds,
+                   partial(preview.write, run.settings.output, workspace.folder) if later else None)
 
 
-def write_camera(run: Run, found: Found, folder: Path) -> tuple[Quality, Verdict]:
-    """Pictures of one camera, and its preview and plot into `folder`."""
-    from utils.video import write_video  # here, so that what comes before needs no PyAV
-
+def write_camera(run: Run, found: Found, folder: Path, later: bool = False) -> tuple[Quality, Verdict, Preview]:
+    """Pictures of one camera, and its preview and plot into `folder`; later: without those two."""
     track, fit = found.track, found.fit
     view = MeshView(run.head, fit, found.crop.size, min(found.crop.size, MAX_PANEL))
-    with write_video(folder / "preview.mp4", fps=_rate(track), crf=20, preset="veryfast") as show:
+    with _video(folder, _rate(track)) if not later else nullcontext() as show:
         matte = _write_images(run, found, view, show)
     quality = measure(track, fit, found.pictures.sharpness, matte)
     without_face = sum(1 for d in run.dropped if "face" in d.reason)
     verdict = judge(quality, track.blendshapes, found.crop.size, len(run.clock), without_face, run.notes)
     title = f"{run.footage.path.name}: {verdict.word}, {len(fit)} pictures"
-    write_error_plot(folder / "tracking_error.png", track.time, quality, run.dropped, title)
-    return quality, verdict
+    preview = Preview(run.settings.head, found.crop.size, fit, found.observations.landmarks, found.pictures.rgb,
+                      found.alpha, track.time, _rate(track), quality, run.dropped, title)
+    if not later:
+        preview.plot(folder)
+    return quality, verdict, preview
 
 
-def _write_images(run: Run, found: Found, view: MeshView, show: Callable[[ByteImage], None]) -> np.ndarray:
-    """images/, images.HQ/ and the preview; returns [T,4], see `verdict.measure`."""
+def _video(folder: Path, rate: float) -> AbstractContextManager[Callable[[ByteImage], None]]:
+    from utils.video import write_video  # here, so that what comes before needs no PyAV
+
+    return write_video(folder / "preview.mp4", fps=rate, crf=22, preset="ultrafast")
+
+
+@dataclass(frozen=True, eq=False)
+class Preview:
+    """What preview.mp4 and tracking_error.png of one camera show; goes from one process to another.
+
+    head: its name or file. size: of the pictures. landmarks [T,478,2], time [T] seconds; rate: pictures a second.
+    """
+
+    head: str
+    size: int
+    fit: Fit
+    landmarks: Floats
+    rgb: PictureStore
+    alpha: PictureStore
+    time: NDArray[np.floating]
+    rate: float
+    quality: Quality
+    dropped: list[Dropped]
+    title: str
+
+    def write(self, folder: Path, workspace: Path) -> None:
+        """Both files into the data set's folder. Then the workspace, which holds the pictures, is of no more use."""
+        view = MeshView(load_head(self.head), self.fit, self.size, min(self.size, MAX_PANEL))
+
+        def frame(index: int) -> ByteImage:
+            return preview_frame(view.draw(index), self.rgb.read(index), self.alpha.read(index), self.landmarks[index])
+
+        try:
+            with own_threads_only(), _video(folder, self.rate) as show:
+                for picture in ordered(frame, len(self.fit)):
+                    show(picture)
+            self.plot(folder)
+        finally:
+            shutil.rmtree(workspace, ignore_errors=True)
+
+    def plot(self, folder: Path) -> None:
+        write_error_plot(folder / "tracking_error.png", self.time, self.quality, self.dropped, self.title)
+
+
+def _write_images(
+    run: Run, found: Found, view: MeshView, show: Callable[[ByteImage], None] | None
+) -> np.ndarray:
+    """images/, images.HQ/ and the preview, if it is to be shown; returns [T,4], see `verdict.measure`."""
     pictures, alpha, observations = found.pictures, found.alpha, found.observations
 
-    def write(index: int) -> tuple[ByteImage, tuple[float, ...]]:
+    def write(index: int) -> tuple[ByteImage | None, tuple[float, ...]]:
         rgb, matte, drawing = pictures.rgb.read(index), alpha.read(index), view.draw(index)
         # The background that shows through hair is taken out of its colour; with given alpha that was done or was not.
         colours = (lambda image, _: image) if pictures.given is not None else foreground_colours
@@ -74,11 +131,13 @@ def _write_images(run: Run, found: Found, view: MeshView, show: Callable[[ByteIm
         opaque = cv2.resize(matte, (view.size, view.size), interpolation=cv2.INTER_AREA) >= 128
         on_head = opaque[drawing.head].mean() if drawing.head.any() else 0.0
         share = opaque.mean(), on_head, *reach_out(drawing, opaque)
-        return preview_frame(drawing, rgb, matte, observations.landmarks[index]), share
+        frame = None if show is None else preview_frame(drawing, rgb, matte, observations.landmarks[index])
+        return frame, share
 
     count, shares = len(view.fit), []
     for frame, share in counted(ordered(write, count), "Writing the pictures", count):
-        show(frame)
+        if show is not None and frame is not None:
+            show(frame)
         shares.append(share)
     return np.array(shares, np.float32)
 

@@ -20,6 +20,7 @@ from tracking.landmarks import Track
 from tracking.records import Fit, Observations
 from tracking.verdict import Verdict
 from tracking.workspace import PictureStore, Shelf
+from utils.parallel import own_threads_only
 
 Finish = Callable[[Path], None]
 """Called with the folder of the complete data set before it takes its place: writes more into it."""
@@ -27,13 +28,17 @@ Finish = Callable[[Path], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run, for the user: the folder, kept and left-out pictures, the verdict, seconds per stage."""
+    """What came of a run, for the user: the folder, kept and left-out pictures, the verdict, seconds per stage.
+
+    preview: writes preview and plot if they were left for later; can be called in another process.
+    """
 
     folder: Path
     frames: int
     dropped: int
     verdict: Verdict
     seconds: dict[str, float]
+    preview: Callable[[], None] | None = None
 
 
 @dataclass(eq=False)
@@ -61,9 +66,10 @@ class Run:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Take the time of a stage."""
+        """Take the time of a stage, which shares its pictures or frames out to threads itself."""
         begin = time.perf_counter()
-        yield
+        with own_threads_only():
+            yield
         self.seconds[name] = round(time.perf_counter() - begin, 2)
 
 

@@ -194,7 +194,7 @@ def _write(
     with first.stage("write"):
         for run, of in zip(runs, found, strict=True):
             write_records(run.workspace.data, of.fit, of.crop.size)
-            quality, verdict = write_camera(run, of, run.workspace.data)
+            quality, verdict, _ = write_camera(run, of, run.workspace.data)
             reports[run.workspace.data.name] = report(run, of, quality, verdict)
             verdicts.append(verdict)
         write_still(folder, first.head, head_name(first.settings.head), found[0].fit)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from tracking.footage import ByteImage
 from utils.atomic import write_bytes, write_json
@@ -58,14 +59,15 @@ class Workspace(Shelf):
         folder.mkdir(exist_ok=True)
         return Shelf(folder, data)
 
-    def publish(self) -> None:
-        """The complete data set takes its place, an older one goes, stage results are deleted."""
+    def publish(self, keep: bool = False) -> None:
+        """The complete data set takes its place, an older one goes, stage results are deleted unless kept."""
         old = self.output.with_name(f".{self.output.name}.{secrets.token_hex(4)}.old")
         if self.output.exists():
             os.replace(self.output, old)
         os.replace(self.data, self.output)
         shutil.rmtree(old, ignore_errors=True)
-        self.discard()
+        if not keep:
+            self.discard()
 
     def discard(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -75,7 +77,9 @@ class PictureStore:
     """Pictures 0 .. n-1 of a stage on disk; complete once `finish` was called, which survives an interruption.
 
     As plain arrays: each is written once and read several times, and to pack and unpack a PNG takes longer than all
-    that is done with it. They are gone when the data set is complete.
+    that is done with it. Not NumPy's files, whose headers are read by a parser of Python's that fails at times when
+    several threads use it (CPython 3.11: "AST constructor recursion depth mismatch"). They are gone when the data set
+    is complete.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -87,19 +91,19 @@ class PictureStore:
         return self._done.is_file()
 
     def path(self, index: int) -> Path:
-        return self.folder / f"{index:05d}.npy"
+        return self.folder / f"{index:05d}.safetensors"
 
     def write(self, index: int, image: ByteImage) -> None:
         # Not atomic, and so not flushed one by one: without the mark at the end the whole stage is done again.
         self.folder.mkdir(parents=True, exist_ok=True)
-        np.save(self.path(index), image)
+        save_file({"picture": np.ascontiguousarray(image)}, self.path(index))
 
     def finish(self) -> None:
         write_bytes(self._done, b"")
 
     def read(self, index: int) -> ByteImage:
         """As it was written: colours [H,W,3] or one channel [H,W]."""
-        return np.asarray(np.load(self.path(index)), np.uint8)
+        return np.asarray(load_file(self.path(index))["picture"], np.uint8)
 
 
 def save_table(path: Path, table: dict[str, Any]) -> None:

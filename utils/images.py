@@ -208,7 +208,8 @@ def encode_image(image: ByteImage, suffix: str, quality: int = 95) -> bytes:
         raise ValueError(f"{suffix!r}: no image format with this suffix")
     options = {
         ".jpg": [cv2.IMWRITE_JPEG_QUALITY, quality], ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, quality],
-        ".png": [cv2.IMWRITE_PNG_COMPRESSION, 1],  # a quarter of the default's time for some 10 % more bytes
+        # an eighth of the default's time for some 5 % more bytes: filters are not tried out row by row
+        ".png": [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP],
     }.get(suffix.lower(), [])
     _, data = cv2.imencode(suffix, ordered, options)
     return data.tobytes()

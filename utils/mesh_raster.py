@@ -69,36 +69,63 @@ def _drawn(
     pixels: Floats, depth: Floats, faces: NDArray[np.integer], width: int, height: int, cull_back: bool
 ) -> tuple[_Setup, NDArray[np.uint64]]:
     """All triangles, and for each pixel [H*W] the nearest one's number under the bits of its depth, or EMPTY."""
-    corners = np.asarray(pixels, dtype=np.float64)[faces]
-    inverse_depth = 1 / np.maximum(np.asarray(depth, dtype=np.float64)[faces], 1e-12)
-    edge1, edge2 = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
-    area = edge1[:, 0] * edge2[:, 1] - edge1[:, 1] * edge2[:, 0]
-    keep = (inverse_depth.max(axis=1) < 1 / NEAR) & np.isfinite(corners).all(axis=(1, 2)) & (area != 0)
-    if cull_back:
-        keep &= area < 0  # v points down, so counter-clockwise in the world is clockwise here
-    low = np.maximum(np.ceil(corners.min(axis=1) - 0.5), 0)
-    high = np.minimum(np.floor(corners.max(axis=1) - 0.5), (width - 1, height - 1))
-    keep &= (low <= high).all(axis=1)
-    ids = np.flatnonzero(keep)
-    whole = _Setup(corners[:, 0], edge1, edge2, area, inverse_depth)
+    x, y = np.asarray(pixels, np.float64).T
+    usable = (np.asarray(depth) > NEAR) & np.isfinite(x) & np.isfinite(y)
+    x, y, z = (np.where(usable, values, other) for values, other in ((x, 0.0), (y, 0.0), (depth, 1.0)))
+    whole = _Setup.of(x, y, 1 / z.astype(np.float64), faces.T)
+    keep = usable[faces[:, 0]] & usable[faces[:, 1]] & usable[faces[:, 2]]
+    keep &= whole.area < 0 if cull_back else whole.area != 0  # v points down: counter-clockwise in the world is
+    ids = np.flatnonzero(keep)                                # clockwise here
+    some = whole.of_triangles(ids)
+    low_x, high_x = _sampled(some.x, some.edge1_x, some.edge2_x, width)
+    low_y, high_y = _sampled(some.y, some.edge1_y, some.edge2_y, height)
+    hit = np.flatnonzero((low_x <= high_x) & (low_y <= high_y))
+    ids, some = ids[hit], some.of_triangles(hit)
+    low_x, high_x, low_y, high_y = low_x[hit], high_x[hit], low_y[hit], high_y[hit]
     key = np.full(width * height, EMPTY, dtype=np.uint64)
-    low, high = low[ids].astype(np.int64), high[ids].astype(np.int64)
-    for chunk in _chunks(high[:, 1] - low[:, 1] + 1):
-        some = ids[chunk]
-        setup = _Setup(corners[some, 0], edge1[some], edge2[some], area[some], inverse_depth[some])
-        _draw(_spans(setup, low[chunk], high[chunk]), some, width, key)
+    for chunk in _chunks(high_y - low_y + 1):
+        spans = _spans(some.of_triangles(chunk), low_x[chunk], high_x[chunk], low_y[chunk], high_y[chunk])
+        _draw(spans, ids[chunk], width, key)
     return whole, key
+
+
+def _sampled(first: Floats, edge1: Floats, edge2: Floats, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The first and last of `count` columns (or rows) whose middles triangles [F] reach."""
+    low = first + np.minimum(0, np.minimum(edge1, edge2))
+    high = first + np.maximum(0, np.maximum(edge1, edge2))
+    return (np.ceil(np.clip(low - 0.5, 0, count)).astype(np.int64),
+            np.floor(np.clip(high - 0.5, -1, count - 1)).astype(np.int64))
 
 
 @dataclass(frozen=True, eq=False)
 class _Setup:
-    """Per triangle: first corner [F,2], its edges [F,2], twice the signed area [F], 1 / depth of the corners [F,3]."""
+    """Per triangle, each [F]: first corner, its edges to the others, twice the signed area, 1 / depth of the corners.
 
-    origin: Floats
-    edge1: Floats
-    edge2: Floats
+    One array for each number, since NumPy gathers and compares those several times faster than rows of two or three.
+    """
+
+    x: Floats
+    y: Floats
+    edge1_x: Floats
+    edge1_y: Floats
+    edge2_x: Floats
+    edge2_y: Floats
     area: Floats
-    inverse_depth: Floats
+    inverse: Floats
+    inverse1: Floats
+    inverse2: Floats
+
+    @staticmethod
+    def of(x: Floats, y: Floats, inverse: Floats, corners: NDArray[np.integer]) -> _Setup:
+        """Of vertices [V], corners [3,F]."""
+        a, b, c = corners
+        xa, ya = x[a], y[a]
+        edge1_x, edge1_y, edge2_x, edge2_y = x[b] - xa, y[b] - ya, x[c] - xa, y[c] - ya
+        return _Setup(xa, ya, edge1_x, edge1_y, edge2_x, edge2_y, edge1_x * edge2_y - edge1_y * edge2_x,
+                      inverse[a], inverse[b], inverse[c])
+
+    def of_triangles(self, which: NDArray[np.int64] | slice) -> _Setup:
+        return _Setup(*(values[which] for values in vars(self).values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,54 +156,59 @@ def _chunks(counts: NDArray[np.int64]) -> Iterator[slice]:
 def _numbered(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(0 counts[0] times, 1 counts[1] times, ...), and each one's number among its equals."""
     owner = np.repeat(np.arange(len(counts)), counts)
-    return owner, np.arange(len(owner)) - (np.cumsum(counts) - counts)[owner]
+    return owner, np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
-def _spans(setup: _Setup, low: NDArray[np.int64], high: NDArray[np.int64]) -> _Spans:
+def _spans(
+    setup: _Setup, low_x: NDArray[np.int64], high_x: NDArray[np.int64], low_y: NDArray[np.int64],
+    high_y: NDArray[np.int64],
+) -> _Spans:
     """Where rows of samples cross triangles: all three barycentric coordinates, linear in x, are at least 0 there."""
-    owner, row = _numbered(high[:, 1] - low[:, 1] + 1)
-    row += low[owner, 1]
+    owner, row = _numbered(high_y - low_y + 1)
+    row += low_y[owner]
     scale = 1 / setup.area
-    slope1, slope2 = setup.edge2[:, 1] * scale, -setup.edge1[:, 1] * scale
-    x, y = -setup.origin[:, 0], row + 0.5 - setup.origin[owner, 1]  # of the row's left end, from the first corner
-    at1 = (x * slope1)[owner] - y * (setup.edge2[:, 0] * scale)[owner]
-    at2 = (x * slope2)[owner] + y * (setup.edge1[:, 0] * scale)[owner]
-    left, right = low[owner, 0] + 0.5, high[owner, 0] + 0.5
-    for at, slope in ((at1, slope1[owner]), (at2, slope2[owner]), (1 - at1 - at2, -(slope1 + slope2)[owner])):
+    slope1, slope2 = setup.edge2_y * scale, -setup.edge1_y * scale
+    fall1, fall2 = setup.edge2_x * scale, setup.edge1_x * scale
+    y = row + 0.5 - setup.y[owner]
+    at1 = (-setup.x * slope1)[owner] - y * fall1[owner]  # at the row's left end
+    at2 = (-setup.x * slope2)[owner] + y * fall2[owner]
+    left, right = (low_x + 0.5)[owner], (high_x + 0.5)[owner]
+    for at, slope in ((at1, slope1), (at2, slope2), (1 - at1 - at2, -(slope1 + slope2))):
+        steep = slope[owner]
         with np.errstate(divide="ignore", invalid="ignore"):
-            crossing = (-EDGE_SLACK - at) / slope  # a level edge has the row on one side: minus or plus infinity
-        left = np.where(slope > 0, np.maximum(left, crossing), left)
-        right = np.where(slope < 0, np.minimum(right, crossing), right)
-        right = np.where((slope == 0) & (at < -EDGE_SLACK), -np.inf, right)
+            crossing = (-EDGE_SLACK - at) / steep  # a level edge has the row on one side: minus or plus infinity
+        np.maximum(left, crossing, out=left, where=steep > 0)
+        np.minimum(right, crossing, out=right, where=steep < 0)
+        right[(steep == 0) & (at < -EDGE_SLACK)] = -np.inf
     first = np.ceil(left - 0.5)
     count = np.maximum(np.floor(right - 0.5) - first + 1, 0).astype(np.int64)
-    inverse = setup.inverse_depth
-    step1, step2 = inverse[:, 1] - inverse[:, 0], inverse[:, 2] - inverse[:, 0]
-    at_zero = inverse[owner, 0] + at1 * step1[owner] + at2 * step2[owner]
+    step1, step2 = setup.inverse1 - setup.inverse, setup.inverse2 - setup.inverse
+    at_zero = setup.inverse[owner] + at1 * step1[owner] + at2 * step2[owner]
     return _Spans(owner, row, first.astype(np.int64), count, at_zero, (slope1 * step1 + slope2 * step2)[owner])
 
 
 def _draw(spans: _Spans, ids: NDArray[np.int64], width: int, key: NDArray[np.uint64]) -> None:
     """Keep the nearest of each pixel's samples in `key` [H*W]: depth bits over triangle number."""
+    start = spans.at_zero + spans.slope * (spans.first + 0.5)  # 1 / depth of the first sample
+    place = spans.row * width + spans.first
+    number = ids[spans.triangle].astype(np.uint64)
     for chunk in _chunks(spans.count):
-        owner, column = _numbered(spans.count[chunk])
-        column += spans.first[chunk][owner]
-        depth = 1 / (spans.at_zero[chunk][owner] + spans.slope[chunk][owner] * (column + 0.5))
+        owner, step = _numbered(spans.count[chunk])
+        depth = 1 / (start[chunk][owner] + spans.slope[chunk][owner] * step)
         # The bits of positive floats are ordered as the floats are.
         bits = depth.astype(np.float32).view(np.uint32).astype(np.uint64)
-        triangle = ids[spans.triangle[chunk]].astype(np.uint64)
-        np.minimum.at(key, (spans.row[chunk] * width)[owner] + column, (bits << np.uint64(32)) | triangle[owner])
+        np.minimum.at(key, place[chunk][owner] + step, (bits << np.uint64(32)) | number[chunk][owner])
 
 
 def _resolve(key: NDArray[np.uint64], setup: _Setup, width: int, height: int) -> MeshBuffers:
     """Barycentric coordinates and depth of the winners."""
     covered = np.flatnonzero(key != EMPTY)
     winner = (key[covered] & np.uint64(0xFFFFFFFF)).astype(np.int64)
-    p = np.stack([covered % width + 0.5, covered // width + 0.5], axis=1) - setup.origin[winner]
-    e1, e2 = setup.edge1[winner], setup.edge2[winner]
-    w1 = (p[:, 0] * e2[:, 1] - p[:, 1] * e2[:, 0]) / setup.area[winner]
-    w2 = (e1[:, 0] * p[:, 1] - e1[:, 1] * p[:, 0]) / setup.area[winner]
-    weighted = np.stack([1 - w1 - w2, w1, w2], axis=1) * setup.inverse_depth[winner]
+    own = setup.of_triangles(winner)
+    x, y = covered % width + 0.5 - own.x, covered // width + 0.5 - own.y
+    w1 = (x * own.edge2_y - y * own.edge2_x) / own.area
+    w2 = (own.edge1_x * y - own.edge1_y * x) / own.area
+    weighted = np.stack([(1 - w1 - w2) * own.inverse, w1 * own.inverse1, w2 * own.inverse2], axis=1)
     total = weighted.sum(axis=1)
     triangle = np.full(width * height, -1, dtype=np.int32)
     triangle[covered] = winner

@@ -69,8 +69,9 @@ class _Encoder:
             self._open(image.shape)
         if image.shape != self.size:
             raise ValueError(f"video frame: expected {list(self.size or ())} like the first, got {list(image.shape)}")
-        even = np.pad(image, ((0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)), mode="edge")
-        rgb = VideoFrame.from_ndarray(even, format="rgb24")
+        odd = [side % 2 for side in image.shape[:2]]
+        even = np.pad(image, [(0, odd[0]), (0, odd[1]), (0, 0)], mode="edge") if any(odd) else image
+        rgb = VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
         frame = rgb.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
         for packet in self.stream.encode(frame):
             self.container.mux(packet)
