@@ -16,7 +16,9 @@ from training.losses import LossContext, picture_loss
 from training.refinement import Refinement
 from training.world import World
 
-RATES, WEIGHTS = RefinementSettings(), OptimizationSettings()  # those of training
+RATES = RefinementSettings()  # those of training
+# The alpha counts less than in training: an avatar is not drawn to a matte that is wrong in one frame, a pose is.
+WEIGHTS = OptimizationSettings(alpha_loss=3.0)
 
 
 def fit_tracking(world: World, avatar: Avatar, sh_degree: int, frames: Sequence[int], steps: int, batch: int,
