@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import av
@@ -46,13 +47,21 @@ def moving_face(count: int, **options: int) -> list[ByteImage]:
     return [picture(((80 + 4 * np.sin(i / 3), 60, 30),), seed=i, **options) for i in range(count)]
 
 
+@cache
+def landmarks_at_rest() -> np.ndarray:
+    """[478,3] of the open head. Read once, by the first detector: several threads must not read NumPy's files at the
+    same time (see `tracking.workspace.PictureStore`).
+    """
+    with np.load(OPEN_HEAD) as head:
+        return (head["v_template"][head["mp478_vertices"]] * head["mp478_bary"][..., None]).sum(axis=1)
+
+
 class PaintedFaceDetector:
     """Finds painted faces; see the module. jaw: what the scores say of the open mouth."""
 
     def __init__(self) -> None:
         self.calls = 0
-        with np.load(OPEN_HEAD) as head:
-            points = (head["v_template"][head["mp478_vertices"]] * head["mp478_bary"][..., None]).sum(axis=1)
+        points = landmarks_at_rest()
         # Face sizes from its middle; x to the right, y down, smaller z nearer.
         points = (points - (points.max(axis=0) + points.min(axis=0)) / 2) * (1, -1, -1)
         self.template = (points / np.linalg.norm(points[10] - points[152])).astype(np.float32)
