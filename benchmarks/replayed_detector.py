@@ -136,12 +136,14 @@ def without_pyav() -> bool:
     return importlib.util.find_spec("av") is None
 
 
+if without_pyav():  # here, not in main: the process that writes the preview imports this module, too
+    _module: Any = types.ModuleType("utils.video")
+    _module.write_video = written_by_opencv
+    sys.modules["utils.video"] = _module
+
+
 def main() -> None:
     file, seconds, *arguments = sys.argv[1:]
-    if without_pyav():
-        module: Any = types.ModuleType("utils.video")
-        module.write_video = written_by_opencv
-        sys.modules["utils.video"] = module
     import track
     from tracking import pipeline
 
