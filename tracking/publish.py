@@ -27,9 +27,10 @@ from tracking.preview import MAX_PANEL, preview_frame, write_error_plot
 from tracking.progress import counted
 from tracking.records import Fit, Floats
 from tracking.run import Finish, Found, Outcome, Run
+from tracking.threads import own_threads_only
 from tracking.verdict import Quality, Verdict, judge, measure
 from tracking.workspace import MARK, PictureStore, Workspace, plain, save_table
-from utils.parallel import ordered, own_threads_only
+from utils.parallel import ordered
 
 VERSION = 1      # of tracking.json
 PACKAGES = ("av", "mediapipe", "numpy", "opencv-python-headless", "scipy", "torch")

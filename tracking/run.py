@@ -18,9 +18,9 @@ from tracking.detector import CloseDetector
 from tracking.footage import Dropped, Footage, Kept
 from tracking.landmarks import Track
 from tracking.records import Fit, Observations
+from tracking.threads import own_threads_only
 from tracking.verdict import Verdict
 from tracking.workspace import PictureStore, Shelf
-from utils.parallel import own_threads_only
 
 Finish = Callable[[Path], None]
 """Called with the folder of the complete data set before it takes its place: writes more into it."""

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TypeVar
-
-import cv2
-import torch
-from threadpoolctl import threadpool_limits
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -50,19 +45,3 @@ def in_order(
 def usual_threads() -> int:
     """One thread for each core, `MOST` at most."""
     return min(os.cpu_count() or 1, MOST)
-
-
-@contextmanager
-def own_threads_only() -> Iterator[None]:
-    """Keep PyTorch, OpenCV and BLAS to the thread that calls them, while pictures are shared out to threads of ours:
-    theirs come on top of ours, and what one picture gives them is so little that they mostly wait for each other.
-    """
-    before = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    try:
-        with threadpool_limits(limits=1, user_api="blas"):
-            yield
-    finally:
-        torch.set_num_threads(before[0])
-        cv2.setNumThreads(before[1])
