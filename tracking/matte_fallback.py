@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tracking.matte_refine import ByteImage, HeadShape, Mask, Plate, disc, fill_holes, grow, shrink
+from tracking.matte_refine import ByteImage, HeadShape, Mask, Plate, disc, fill_holes, grow, linked, shrink
 from tracking.records import Floats
 
 WORK = 256             # pixels a side: where GrabCut works
@@ -133,11 +133,7 @@ def _shows(sample: Sample, plate: Plate) -> Mask:
 
 def _linked(mask: Mask, seeds: Mask) -> Mask:
     """The pieces of a mask [s,s] that hold one of the seeds."""
-    pieces = cv2.connectedComponents(mask.astype(np.uint8))[1]
-    keep = np.zeros(pieces.max() + 1, bool)
-    keep[np.unique(pieces[seeds])] = True
-    keep[0] = False
-    return np.asarray(keep[pieces])
+    return linked(cv2.connectedComponents(mask.astype(np.uint8))[1], seeds)
 
 
 def _hanging(like: Mask, below: Mask) -> Mask:

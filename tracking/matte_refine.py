@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from tracking.records import Floats
 
 ByteImage = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
+Pixel = TypeVar("Pixel", np.uint8, np.float32)
 
 # Lengths are shares of the head's unit: the square root of the area of the fitted head's silhouette.
 BAND_INSIDE, BAND_OUTSIDE = 0.035, 0.07  # how far hair stays uncertain on either side of the rough border
@@ -25,7 +27,7 @@ MISFIT = 20.0          # 8-bit levels off every mixture, at which a pixel's own 
 STRAND_GAP = 0.02      # a piece of hair this near to the rest is no island
 HOLE, LARGE_HOLE = 0.0005, 0.05  # of the silhouette's area: holes that are mistakes at any rate, or if unlike the wall
 COLOUR_REACH = (0.09, 0.012)  # shares of the picture's side: how far colours are gathered, coarsely and finely
-CACHED = 1 << 13       # pixels worked on at once, so that their numbers stay in a processor's cache
+CACHED = 1 << 11       # blocks of pixels worked on at once, so that their numbers stay in a processor's cache
 HAZE = 0.05            # alpha below it (above its complement) is noise of the colour sampling
 
 
@@ -54,9 +56,21 @@ class HeadShape:
         """The same where clothes [S,S] cover none of the neck."""
         return replace(self, mask=self.mask & ~clothes, firm=self.firm & ~clothes)
 
+    @cached_property
+    def halved(self) -> HeadShape:
+        """The same for a picture of half the size."""
+        return HeadShape(*(np.ascontiguousarray(m[::2, ::2]) for m in (self.mask, self.firm)), self.unit / 2,
+                         self.cut[::2] / 2)
+
+    @cached_property
+    def _depths(self) -> tuple[Floats, Floats]:
+        """How many pixels deep each lies in the firm part and in the whole [S,S]."""
+        return depth(self.firm), depth(self.mask)
+
     def core(self, margin: float) -> Mask:
         """What is head whatever the colours say [S,S]: `margin` units inside, at skull and ears LOOSE more."""
-        return shrink(self.firm, margin * self.unit) | shrink(self.mask, (margin + LOOSE) * self.unit)
+        firm, whole = self._depths
+        return (firm > margin * self.unit) | (whole > (margin + LOOSE) * self.unit)
 
 
 def _neck_line(mask: Mask) -> Floats:
@@ -82,9 +96,12 @@ def _neck_line(mask: Mask) -> Floats:
 def neck_ramp(shape: HeadShape) -> Floats:
     """[S,S]: 1 above the cut of the neck, 0 below it, a smooth step of NECK_SOFT units between."""
     height = max(3.0, NECK_SOFT * shape.unit)
-    x = (shape.cut[None] - (np.arange(len(shape.mask))[:, None] + 0.5)) / height
-    x = np.clip(x, 0, 1)
-    return (x * x * (3 - 2 * x)).astype(np.float32)
+    ramp = np.ones(shape.mask.shape, np.float32)
+    first = int(np.clip(shape.cut.min() - height, 0, len(ramp)))
+    rows = np.arange(first, len(ramp), dtype=np.float32)[:, None]
+    x = np.clip((shape.cut[None] - (rows + np.float32(0.5))) / np.float32(height), 0, 1)
+    ramp[first:] = x * x * (3 - 2 * x)
+    return ramp
 
 
 def disc(radius: float) -> ByteImage:
@@ -93,16 +110,19 @@ def disc(radius: float) -> ByteImage:
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (n, n)), np.uint8)
 
 
+def depth(mask: Mask) -> Floats:
+    """How many pixels it is from each pixel of a mask to the next one outside; the border of the picture is no edge."""
+    return np.asarray(cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3), np.float32)
+
+
 def grow(mask: Mask, radius: float) -> Mask:
     """Dilate by `radius` pixels."""
-    distance = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 3)
-    return np.asarray(distance <= radius)
+    return depth(~mask) <= radius
 
 
 def shrink(mask: Mask, radius: float) -> Mask:
-    """Erode by `radius` pixels; the border of the picture is no edge."""
-    distance = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
-    return np.asarray(distance > radius)
+    """Erode by `radius` pixels."""
+    return depth(mask) > radius
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,45 +135,57 @@ class Plate:
 
 
 def refine_alpha(image: ByteImage, rough: Floats, shape: HeadShape, plate: Plate | None) -> Floats:
-    """Alpha float32 [S,S] from a rough matte [S,S] in 0 .. 1 of head and hair.
+    """Alpha float32 [S,S] from a rough matte [S,S] in 0 .. 1 of head and hair; plate: of half the size.
 
     Deep inside it is 1, far outside 0; in the band between, each pixel is taken as the mixture of a foreground and a
-    background colour of its surroundings that explains it best: I = a F + (1 - a) B.
+    background colour of its surroundings that explains it best: I = a F + (1 - a) B. The band and the colours are those
+    of blocks of two by two pixels.
     """
-    unit, inside = shape.unit, rough >= 0.5
-    sure = shrink(inside, BAND_INSIDE * unit) | shape.core(CORE)
-    sure_not = ~grow(inside | shape.mask, BAND_OUTSIDE * unit)
+    size, head = len(rough), shape.halved
+    small = np.asarray(_resized(rough, len(head.mask)), np.float32)
+    inside = small >= 0.5
+    sure = shrink(inside, BAND_INSIDE * head.unit) | head.core(CORE)
+    sure_not = ~grow(inside | head.mask, BAND_OUTSIDE * head.unit)
     unknown = ~(sure | sure_not)
+    unknown[int(np.clip(np.ceil(head.cut.max()), 0, len(unknown))):] = False  # nothing is seen below the neck's cut
     if not (sure.any() and sure_not.any() and unknown.any()):
         return rough.astype(np.float32)
-    alpha = sure.astype(np.float32)
-    colours = cv2.GaussianBlur(image, (0, 0), 0.8).astype(np.float32)
-    wanted = np.flatnonzero(unknown)
-    front = _surroundings(colours, sure, wanted, unit)
-    back = _surroundings(colours, sure_not, wanted, unit)
+    colours, blocks = _resized(image, len(unknown)), np.flatnonzero(unknown)
+    front = _surroundings(colours, sure, blocks, head.unit)
+    back = _surroundings(colours, sure_not, blocks, head.unit)
     if plate is not None:
-        back = [*back, np.where(plate.known[unknown], _gathered(plate.colour, wanted), back[0])]
-    value, trust = _explain(_gathered(image, wanted), front, back)
-    prior = cv2.GaussianBlur(rough, (0, 0), max(1.0, 0.012 * unit))[unknown]
-    alpha[unknown] = trust * value + (1 - trust) * prior
+        back = [*back, np.where(plate.known.ravel()[blocks], _gathered(plate.colour, blocks), back[0])]
+    pixels = _pixels(blocks, size)
+    value, trust = _explain(_gathered(image, pixels), front, back)
+    prior = _resized(cv2.GaussianBlur(small, (0, 0), max(0.5, 0.012 * head.unit)), size).ravel()[pixels]
+    alpha = np.asarray(cv2.resize(sure.astype(np.float32), (size, size), interpolation=cv2.INTER_NEAREST), np.float32)
+    alpha.ravel()[pixels] = trust * value + (1 - trust) * prior
     grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
-    smooth = guided_filter(grey, alpha, max(2, round(0.012 * unit)), 4e-4)
-    alpha[unknown] = np.clip((smooth[unknown] - HAZE) / (1 - 2 * HAZE), 0, 1)
-    return np.asarray(alpha, np.float32)
+    smooth = guided_filter(grey, alpha, max(2, round(0.012 * shape.unit)), 4e-4)
+    alpha.ravel()[pixels] = np.clip((smooth.ravel()[pixels] - HAZE) / (1 - 2 * HAZE), 0, 1)
+    return alpha
 
 
-def _surroundings(colours: Floats, where: Mask, wanted: NDArray[np.intp], unit: float) -> list[Floats]:
+def _pixels(blocks: NDArray[np.intp], size: int) -> NDArray[np.intp]:
+    """The numbers [4,n] of the pixels of blocks [n] of two by two; a picture's odd last row or column stands twice."""
+    row, column = divmod(blocks, -(-size // 2))
+    rows, columns = ((at, np.minimum(at + 1, size - 1)) for at in (2 * row, 2 * column))
+    return np.stack([y * size + x for y in rows for x in columns])
+
+
+def _surroundings(colours: ByteImage, where: Mask, wanted: NDArray[np.intp], unit: float) -> list[Floats]:
     """Candidate colours [3,n] of one side for some pixels (their numbers [n]): the nearest one, and means of two
     sizes about it."""
     labels = cv2.distanceTransformWithLabels(
-        (~where).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)[1]
-    pixel_of = np.zeros(labels.max() + 1, np.intp)
-    pixel_of[labels[where]] = np.flatnonzero(where)
-    found = [_gathered(colours, pixel_of[labels.ravel()[wanted]])]
-    weighted = np.asarray(cv2.copyTo(cv2.cvtColor(colours, cv2.COLOR_RGB2RGBA), where.astype(np.uint8)), np.float32)
+        (~where).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)[1].ravel()
+    own = np.flatnonzero(where)
+    pixel_of = np.zeros(len(own) + 1, np.intp)
+    pixel_of[labels[own]] = own
+    found = [_gathered(colours, pixel_of[labels[wanted]])]
+    masked = cv2.copyTo(cv2.cvtColor(colours, cv2.COLOR_RGB2RGBA), where.astype(np.uint8)).astype(np.float32)
     for radius in (0.06 * unit, 0.2 * unit):
-        *mean, count = _wide_mean(weighted, 2 * round(radius) + 1, wanted)
-        found.append(np.where(count > 1e-3, np.stack(mean) / np.maximum(count, 1e-3), found[0]))
+        *mean, count = _wide_mean(masked, 2 * round(radius) + 1, wanted)
+        found.append(np.where(count > 0.255, np.stack(mean) / np.maximum(count, 0.255) * 255, found[0]))
     return found
 
 
@@ -168,32 +200,39 @@ def _wide_mean(values: Floats, side: int, wanted: NDArray[np.intp]) -> Floats:
 
 
 def _gathered(values: NDArray[Any], numbers: NDArray[np.intp]) -> Floats:
-    """[S,S,C] at the pixels of some numbers [n] -> [C,n]: sums over the channels are then sums of rows, several times
-    faster.
+    """[S,S,C] at the pixels of some numbers [...] -> [C,...]: sums over the channels are then sums of rows, several
+    times faster.
     """
     return np.stack([channel.ravel().take(numbers) for channel in cv2.split(values)]).astype(np.float32, copy=False)
 
 
 def _explain(pixel: Floats, front: list[Floats], back: list[Floats]) -> tuple[Floats, Floats]:
-    """Alpha [n] of the best pair of colours [3,n], and how far to trust it [n] in 0 .. 1 (contrast and fit)."""
-    best = np.full(pixel.shape[1], np.inf, np.float32)
+    """Alpha [k,n] of pixels [3,k,n] by the best pair of colours [3,n], and how far to trust it [k,n] in 0 .. 1
+    (contrast and fit)."""
+    best = np.full(pixel.shape[1:], np.inf, np.float32)
     alpha, contrast, misfit = np.zeros_like(best), np.zeros_like(best), np.zeros_like(best)
-    for start in range(0, len(best), CACHED):
-        part = slice(start, start + CACHED)
-        shown = pixel[:, part]
-        for f in front:
-            for b in back:
-                axis, above = f[:, part] - b[:, part], shown - b[:, part]
-                length = np.maximum(np.einsum("cn,cn->n", axis, axis), np.float32(1e-3))
-                a = np.clip(np.einsum("cn,cn->n", above, axis) / length, 0, 1)
-                above -= a * axis
-                square = np.einsum("cn,cn->n", above, above)
+    for start in range(0, best.shape[1], CACHED):
+        part = (slice(None), slice(start, start + CACHED))
+        for b in back:
+            above = pixel[:, *part] - b[:, None, part[1]]
+            apart = _dot(above, above)
+            for f in front:
+                axis = f[part] - b[part]
+                length = np.maximum(_dot(axis, axis), np.float32(1e-3))
+                along = _dot(above, axis[:, None])
+                a = np.clip(along / length, 0, 1)
+                square = np.maximum(apart - a * (2 * along - a * length), 0)
                 # a pair of nearly equal colours explains its own mixture well and says nothing of alpha
                 cost = np.sqrt(square) + np.float32(4 * CONTRAST) / np.sqrt(length + np.float32(16))
                 better = cost < best[part]
                 for kept, value in ((best, cost), (alpha, a), (contrast, length), (misfit, square)):
                     np.copyto(kept[part], value, where=better)
     return alpha, np.minimum(1, contrast / CONTRAST**2) * np.exp(-misfit / MISFIT**2)
+
+
+def _dot(first: Floats, second: Floats) -> Floats:
+    """Inner products of three channels [3,...]."""
+    return first[0] * second[0] + first[1] * second[1] + first[2] * second[2]
 
 
 def guided_filter(guide: ByteImage, source: Floats, radius: int, eps: float) -> Floats:
@@ -257,12 +296,12 @@ def _odd(side: float) -> int:
     return 2 * round((side - 1) / 2) + 1
 
 
-def _resized(values: Floats, size: int) -> Floats:
+def _resized(values: NDArray[Pixel], size: int) -> NDArray[Pixel]:
     """[S,S,C] or [S,S] -> [size,size,...]: means of areas, or straight lines between pixels."""
     if len(values) == size:
         return values
     return np.asarray(cv2.resize(values, (size, size), interpolation=(
-        cv2.INTER_AREA if size < len(values) else cv2.INTER_LINEAR)), np.float32)
+        cv2.INTER_AREA if size < len(values) else cv2.INTER_LINEAR)), values.dtype)
 
 
 def _window(mask: Mask, margin: int) -> tuple[slice, slice]:
@@ -278,18 +317,31 @@ def _mean(values: Floats, window: tuple[int, int]) -> Floats:
 
 def tidy(alpha: Floats, shape: HeadShape) -> Floats:
     """The fitted head is opaque, what hangs together with it nowhere goes, and the neck is cut softly."""
-    alpha = np.where(shape.core(CORE), np.float32(1), alpha)
+    alpha = np.where(_full_size(shape.halved.core(CORE), len(alpha)) > 0, np.float32(1), alpha)
     return _without_islands(alpha, shape) * neck_ramp(shape)
 
 
 def _without_islands(alpha: Floats, shape: HeadShape) -> Floats:
-    near = cv2.dilate((alpha > 0.1).astype(np.uint8), disc(STRAND_GAP * shape.unit / 2))
-    pieces = cv2.connectedComponents(near)[1]
-    keep = np.zeros(pieces.max() + 1, bool)
-    keep[np.unique(pieces[shape.mask])] = True
-    keep[0] = False
+    head = shape.halved
+    seen = cv2.resize((alpha > 0.1).astype(np.uint8) * 255, head.mask.shape, interpolation=cv2.INTER_AREA) > 0
+    pieces = cv2.connectedComponents(cv2.dilate(seen.astype(np.uint8), disc(STRAND_GAP * head.unit / 2)))[1]
     # what is fainter than the threshold belongs to the piece that it surrounds
-    return np.where(cv2.dilate(keep[pieces].astype(np.uint8), disc(0.02 * shape.unit)) > 0, alpha, np.float32(0))
+    kept = cv2.dilate(linked(pieces, head.mask).astype(np.uint8), disc(0.02 * head.unit)) > 0
+    return np.asarray(cv2.copyTo(alpha, _full_size(kept, len(alpha))), np.float32)
+
+
+def linked(pieces: NDArray[np.int32], seeds: Mask) -> Mask:
+    """The pieces [S,S] (0 = none) that hold one of the seeds [S,S]."""
+    keep = np.zeros(pieces.max() + 1, bool)
+    keep[pieces[seeds]] = True
+    keep[0] = False
+    return np.asarray(keep[pieces])
+
+
+def _full_size(mask: Mask, size: int) -> ByteImage:
+    """A mask of a picture of half the size [size,size]."""
+    large = cv2.resize(mask.astype(np.uint8), (size, size), interpolation=cv2.INTER_NEAREST)
+    return np.asarray(large, np.uint8)
 
 
 def fill_holes(rough: Mask, shape: HeadShape, like_background: Mask | None) -> Mask:

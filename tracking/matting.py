@@ -169,7 +169,7 @@ def steadied(found: Iterable[tuple[HeadShape | None, Floats, Floats]]) -> Iterat
 
 def _finished(steady: tuple[HeadShape | None, Floats]) -> ByteImage:
     shape, alpha = steady
-    return np.asarray(np.round((alpha if shape is None else tidy(alpha, shape)) * 255), np.uint8)
+    return np.asarray(cv2.convertScaleAbs(alpha if shape is None else tidy(alpha, shape), alpha=255), np.uint8)
 
 
 def _sharpened(share: Floats, image: ByteImage, shape: HeadShape) -> Floats:
@@ -196,7 +196,7 @@ class _GrabCut:
 
     def __init__(self, cutter: Cutter, size: int) -> None:
         self.cutter = cutter
-        self.plate = _resized(cutter.plate, size)
+        self.plate = _resized(cutter.plate, -(-size // 2))
 
     def alpha(self, image: ByteImage, silhouette: Floats, shape: HeadShape) -> tuple[Floats, HeadShape]:
         sample = working(image, silhouette)
