@@ -27,7 +27,7 @@ MISFIT = 20.0          # 8-bit levels off every mixture, at which a pixel's own 
 STRAND_GAP = 0.02      # a piece of hair this near to the rest is no island
 HOLE, LARGE_HOLE = 0.0005, 0.05  # of the silhouette's area: holes that are mistakes at any rate, or if unlike the wall
 COLOUR_REACH = (0.09, 0.012)  # shares of the picture's side: how far colours are gathered, coarsely and finely
-CACHED = 1 << 11       # blocks of pixels worked on at once, so that their numbers stay in a processor's cache
+CACHED = 1 << 13       # pixels worked on at once, so that their numbers stay in a processor's cache
 HAZE = 0.05            # alpha below it (above its complement) is noise of the colour sampling
 
 
@@ -138,11 +138,11 @@ def refine_alpha(image: ByteImage, rough: Floats, shape: HeadShape, plate: Plate
     """Alpha float32 [S,S] from a rough matte [S,S] in 0 .. 1 of head and hair; plate: of half the size.
 
     Deep inside it is 1, far outside 0; in the band between, each pixel is taken as the mixture of a foreground and a
-    background colour of its surroundings that explains it best: I = a F + (1 - a) B. The band and the colours are those
-    of blocks of two by two pixels.
+    background colour: I = a F + (1 - a) B. Of the colours of its surroundings that pair is taken that best explains its
+    block of two by two pixels.
     """
     size, head = len(rough), shape.halved
-    small = np.asarray(_resized(rough, len(head.mask)), np.float32)
+    half, small = (_resized(whole, len(head.mask)) for whole in (image, rough))
     inside = small >= 0.5
     sure = shrink(inside, BAND_INSIDE * head.unit) | head.core(CORE)
     sure_not = ~grow(inside | head.mask, BAND_OUTSIDE * head.unit)
@@ -150,19 +150,19 @@ def refine_alpha(image: ByteImage, rough: Floats, shape: HeadShape, plate: Plate
     unknown[int(np.clip(np.ceil(head.cut.max()), 0, len(unknown))):] = False  # nothing is seen below the neck's cut
     if not (sure.any() and sure_not.any() and unknown.any()):
         return rough.astype(np.float32)
-    colours, blocks = _resized(image, len(unknown)), np.flatnonzero(unknown)
-    front = _surroundings(colours, sure, blocks, head.unit)
-    back = _surroundings(colours, sure_not, blocks, head.unit)
+    blocks = np.flatnonzero(unknown)
+    front = _surroundings(half, sure, blocks, head.unit)
+    back = _surroundings(half, sure_not, blocks, head.unit)
     if plate is not None:
         back = [*back, np.where(plate.known.ravel()[blocks], _gathered(plate.colour, blocks), back[0])]
     pixels = _pixels(blocks, size)
-    value, trust = _explain(_gathered(image, pixels), front, back)
+    value, trust = _unmix(_gathered(image, pixels), *_best_pair(_gathered(half, blocks), front, back))
     prior = _resized(cv2.GaussianBlur(small, (0, 0), max(0.5, 0.012 * head.unit)), size).ravel()[pixels]
-    alpha = np.asarray(cv2.resize(sure.astype(np.float32), (size, size), interpolation=cv2.INTER_NEAREST), np.float32)
+    alpha = _full_size(sure, size).astype(np.float32)
     alpha.ravel()[pixels] = trust * value + (1 - trust) * prior
     grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
-    smooth = guided_filter(grey, alpha, max(2, round(0.012 * shape.unit)), 4e-4)
-    alpha.ravel()[pixels] = np.clip((smooth.ravel()[pixels] - HAZE) / (1 - 2 * HAZE), 0, 1)
+    smooth = guided_filter(grey, alpha, max(2, round(0.012 * shape.unit)), 4e-4).ravel()[pixels]
+    alpha.ravel()[pixels] = np.clip((smooth - HAZE) / (1 - 2 * HAZE), 0, 1)
     return alpha
 
 
@@ -206,28 +206,38 @@ def _gathered(values: NDArray[Any], numbers: NDArray[np.intp]) -> Floats:
     return np.stack([channel.ravel().take(numbers) for channel in cv2.split(values)]).astype(np.float32, copy=False)
 
 
-def _explain(pixel: Floats, front: list[Floats], back: list[Floats]) -> tuple[Floats, Floats]:
-    """Alpha [k,n] of pixels [3,k,n] by the best pair of colours [3,n], and how far to trust it [k,n] in 0 .. 1
-    (contrast and fit)."""
-    best = np.full(pixel.shape[1:], np.inf, np.float32)
-    alpha, contrast, misfit = np.zeros_like(best), np.zeros_like(best), np.zeros_like(best)
-    for start in range(0, best.shape[1], CACHED):
-        part = (slice(None), slice(start, start + CACHED))
-        for b in back:
-            above = pixel[:, *part] - b[:, None, part[1]]
+def _best_pair(pixel: Floats, front: list[Floats], back: list[Floats]) -> tuple[Floats, Floats]:
+    """The pair of colours [3,n], one of each side, whose mixtures come nearest to the pixels [3,n]."""
+    best = np.full(pixel.shape[1], np.inf, np.float32)
+    chosen = np.zeros((2, len(best)), np.uint8)
+    for start in range(0, len(best), CACHED):
+        part = slice(start, start + CACHED)
+        for j, b in enumerate(back):
+            above = pixel[:, part] - b[:, part]
             apart = _dot(above, above)
-            for f in front:
-                axis = f[part] - b[part]
+            for i, f in enumerate(front):
+                axis = f[:, part] - b[:, part]
                 length = np.maximum(_dot(axis, axis), np.float32(1e-3))
-                along = _dot(above, axis[:, None])
+                along = _dot(above, axis)
                 a = np.clip(along / length, 0, 1)
                 square = np.maximum(apart - a * (2 * along - a * length), 0)
                 # a pair of nearly equal colours explains its own mixture well and says nothing of alpha
                 cost = np.sqrt(square) + np.float32(4 * CONTRAST) / np.sqrt(length + np.float32(16))
                 better = cost < best[part]
-                for kept, value in ((best, cost), (alpha, a), (contrast, length), (misfit, square)):
-                    np.copyto(kept[part], value, where=better)
-    return alpha, np.minimum(1, contrast / CONTRAST**2) * np.exp(-misfit / MISFIT**2)
+                np.copyto(best[part], cost, where=better)
+                np.copyto(chosen[0, part], i, where=better)
+                np.copyto(chosen[1, part], j, where=better)
+    return np.choose(chosen[0], front), np.choose(chosen[1], back)
+
+
+def _unmix(pixels: Floats, front: Floats, back: Floats) -> tuple[Floats, Floats]:
+    """Alpha [k,n] of pixels [3,k,n] as mixtures of two colours [3,n], and how far to trust it [k,n] in 0 .. 1
+    (contrast and fit)."""
+    axis, above = (front - back)[:, None], pixels - back[:, None]
+    length = np.maximum(_dot(axis, axis), np.float32(1e-3))
+    alpha = np.clip(_dot(above, axis) / length, 0, 1)
+    above -= alpha * axis
+    return alpha, np.minimum(1, length / CONTRAST**2) * np.exp(-_dot(above, above) / MISFIT**2)
 
 
 def _dot(first: Floats, second: Floats) -> Floats:
@@ -236,16 +246,20 @@ def _dot(first: Floats, second: Floats) -> Floats:
 
 
 def guided_filter(guide: ByteImage, source: Floats, radius: int, eps: float) -> Floats:
-    """Smooth `source` [S,S] along the edges of the grey `guide` [S,S] (He et al., Guided Image Filtering, 2010)."""
-    window = (2 * radius + 1, 2 * radius + 1)
+    """Smooth `source` [S,S] along the edges of the grey `guide` [S,S] (He et al., Guided Image Filtering, 2010). Their
+    relation in windows of `radius` pixels changes slowly: it is worked out for every second row and column.
+    """
+    size = len(guide)
+    window = (_odd((2 * radius + 1) / 2),) * 2
 
     def mean(x: Floats) -> Floats:
-        return _mean(x, window)
+        return _mean(_resized(x, -(-size // 2)), window)
 
     g = guide.astype(np.float32) / np.float32(255)
     g_mean, s_mean = mean(g), mean(source)
     slope = (mean(g * source) - g_mean * s_mean) / (mean(g * g) - g_mean**2 + np.float32(eps))
-    return np.asarray(np.clip(mean(slope) * g + mean(s_mean - slope * g_mean), 0, 1), np.float32)
+    slope, level = (_resized(_mean(x, window), size) for x in (slope, s_mean - slope * g_mean))
+    return np.clip(slope * g + level, 0, 1)
 
 
 def foreground_colours(image: ByteImage, alpha: ByteImage) -> ByteImage:

@@ -220,6 +220,9 @@ def staying(before: ByteImage, image: ByteImage) -> Floats:
     """How far the alpha of a picture leans on the one before [S,S], so that it does not flicker where the picture
     stands still: MEMORY where colours agree. Hair that moved has other colours and takes nothing from before.
     """
-    old, new = (cv2.GaussianBlur(picture, (0, 0), 1.0) for picture in (before, image))
+    half = tuple(-(-side // 2) for side in image.shape[1::-1])
+    old, new = (cv2.GaussianBlur(cv2.resize(picture, half, interpolation=cv2.INTER_AREA), (3, 3), 0.5)
+                for picture in (before, image))
     change = np.maximum.reduce(cv2.split(cv2.absdiff(old, new))).astype(np.float32) / np.float32(SAME)
-    return np.asarray(np.float32(MEMORY) * np.exp(-change * change), np.float32)
+    stays = np.float32(MEMORY) * np.exp(-change * change)
+    return np.asarray(cv2.resize(stays, image.shape[1::-1], interpolation=cv2.INTER_LINEAR), np.float32)
