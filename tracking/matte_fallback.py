@@ -28,7 +28,7 @@ LOW, COLLAR = 0.35, 0.25  # units above the neck's cut: how high a shirt of hair
 SEED = 0.04            # units inside the fitted head, where GrabCut need not look
 THIN = 0.02            # units: thinner things beside the head are taken out of the rough mask
 NO_RECTANGLE = (0, 0, 1, 1)  # GrabCut asks for one even where a mask replaces it
-ROUNDS = 3             # of GrabCut while it learns
+ROUNDS = 3             # of GrabCut for the first guess
 
 Models = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -63,10 +63,10 @@ class Cutter:
         self.still = still_surroundings(samples)
         self.plate: Plate | None = self.still
         self.clothes: Clothes | None = None
-        _, labels = _learn(samples, [self._seeds(s, self.clothing(s)) for s in samples])
-        self.plate = _both_plates(self.still, estimate_plate(samples, labels))
-        self.clothes = clothing_colours(samples, labels)
-        self.models, _ = _learn(samples, [self._seeds(s, self.clothing(s)) for s in samples])
+        rough, heads = _first_guess(samples, [self._seeds(s, self.clothing(s)) for s in samples])
+        self.plate = _both_plates(self.still, estimate_plate(samples, heads))
+        self.clothes = clothing_colours(samples, heads)
+        self.models = _better(rough, samples, [self._seeds(s, self.clothing(s)) for s in samples])
 
     def cut(self, sample: Sample, clothes: Mask) -> Mask:
         """Rough mask [s,s] of head, hair and neck. clothes: see `clothing`."""
@@ -111,19 +111,20 @@ class Cutter:
             return np.zeros_like(shape.mask)
         bins, rows = _bins(sample.image), np.arange(len(sample.image))[:, None]
         below = rows >= np.minimum(shape.cut, len(rows) - 1)
-        own = _hanging(self.clothes.own[bins], below) & (_neck(shape) | ~grow(shape.mask, 0.02 * shape.unit))
+        beside = ~grow(shape.mask, 0.02 * shape.unit)
+        own = _hanging(self.clothes.own[bins], below) & (_neck(shape) | beside)
         # Hair, skin and shirt of one colour: what stays low beside the neck is the shirt.
         wall = self._wall(sample)
         free = ~shape.mask if wall is None else ~shape.mask & ~wall
         piece = _hanging(self.clothes.shared[bins] & free, below)
         low = ~_linked(piece, piece & (rows < shape.cut - LOW * shape.unit))
-        return own | (piece & low & ~grow(shape.mask, 0.02 * shape.unit))
+        return own | (piece & low & beside)
 
 
 def _unlike(sample: Sample, plate: Plate) -> Floats:
     """Distance of colours [s,s] from those of the background, 8-bit levels."""
     apart = sample.image - plate.colour
-    return np.asarray(np.sqrt(np.einsum("ijc,ijc->ij", apart, apart)), np.float32)
+    return np.asarray(np.sqrt(cv2.transform(apart * apart, np.ones((1, 3)))), np.float32)
 
 
 def _shows(sample: Sample, plate: Plate) -> Mask:
@@ -169,16 +170,29 @@ def _reach(mask: Mask) -> Floats:
     return (REACH_TOP + (REACH_BOTTOM - REACH_TOP) * down)[:, None]
 
 
-def _learn(samples: Sequence[Sample], seeds: Sequence[ByteImage]) -> tuple[Models, list[Mask]]:
-    """Colour models of background and head over all samples at once, and the samples' masks."""
-    image = np.concatenate([s.image[:s.rows] for s in samples])
-    labels = np.concatenate(list(seeds))
+def _first_guess(samples: Sequence[Sample], seeds: Sequence[ByteImage]) -> tuple[Models, list[Mask]]:
+    """Colour models of background and head over all samples at once, and the samples' masks; both from pictures of half
+    the size."""
+    halves = [(part.shape[1] // 2, len(part) // 2) for part in seeds]
+    image = np.concatenate([cv2.resize(s.image[:s.rows], half, interpolation=cv2.INTER_AREA)
+                            for s, half in zip(samples, halves, strict=True)])
+    labels = np.concatenate([cv2.resize(part, half, interpolation=cv2.INTER_NEAREST)
+                             for part, half in zip(seeds, halves, strict=True)])
     back, front = np.zeros((1, 65)), np.zeros((1, 65))
     if _both(labels):
         cv2.setRNGSeed(0)  # the models start by k-means; runs must agree
         cv2.grabCut(image, labels, NO_RECTANGLE, back, front, ROUNDS, cv2.GC_INIT_WITH_MASK)
-    ends = np.cumsum([s.rows for s in samples])[:-1]
-    return (back, front), [_is_front(part) for part in np.split(labels, ends)]
+    found = np.split(_is_front(labels).astype(np.uint8), np.cumsum([half[1] for half in halves])[:-1])
+    return (back, front), [cv2.resize(part, whole.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
+                           for part, whole in zip(found, seeds, strict=True)]
+
+
+def _better(models: Models, samples: Sequence[Sample], seeds: Sequence[ByteImage]) -> Models:
+    """The colour models after one more round, of the pictures as they are."""
+    labels = np.concatenate(list(seeds))
+    if _both(labels):
+        cv2.grabCut(np.concatenate([s.image[:s.rows] for s in samples]), labels, NO_RECTANGLE, *models, 1, cv2.GC_EVAL)
+    return models
 
 
 def estimate_plate(samples: Sequence[Sample], heads: Sequence[Mask]) -> Plate | None:
@@ -275,10 +289,10 @@ def _middle(mask: Mask) -> float:
     return float(np.flatnonzero(mask.any(axis=1))[[0, -1]].mean())
 
 
-def _bins(image: ByteImage) -> NDArray[np.intp]:
+def _bins(image: ByteImage) -> NDArray[np.uint16]:
     """The histogram bin of each pixel [s,s]."""
-    b = image.astype(np.intp) * BINS // 256
-    return (b[..., 0] * BINS + b[..., 1]) * BINS + b[..., 2]
+    red, green, blue = (channel.astype(np.uint16) * BINS // 256 for channel in cv2.split(image))
+    return (red * BINS + green) * BINS + blue
 
 
 def survey(
