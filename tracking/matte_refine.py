@@ -27,7 +27,6 @@ MISFIT = 20.0          # 8-bit levels off every mixture, at which a pixel's own 
 STRAND_GAP = 0.02      # a piece of hair this near to the rest is no island
 HOLE, LARGE_HOLE = 0.0005, 0.05  # of the silhouette's area: holes that are mistakes at any rate, or if unlike the wall
 COLOUR_REACH = (0.09, 0.012)  # shares of the picture's side: how far colours are gathered, coarsely and finely
-CACHED = 1 << 13       # pixels worked on at once, so that their numbers stay in a processor's cache
 HAZE = 0.05            # alpha below it (above its complement) is noise of the colour sampling
 
 
@@ -54,6 +53,8 @@ class HeadShape:
 
     def without(self, clothes: Mask) -> HeadShape:
         """The same where clothes [S,S] cover none of the neck."""
+        if not clothes.any():
+            return self
         return replace(self, mask=self.mask & ~clothes, firm=self.firm & ~clothes)
 
     @cached_property
@@ -209,25 +210,22 @@ def _gathered(values: NDArray[Any], numbers: NDArray[np.intp]) -> Floats:
 def _best_pair(pixel: Floats, front: list[Floats], back: list[Floats]) -> tuple[Floats, Floats]:
     """The pair of colours [3,n], one of each side, whose mixtures come nearest to the pixels [3,n]."""
     best = np.full(pixel.shape[1], np.inf, np.float32)
-    chosen = np.zeros((2, len(best)), np.uint8)
-    for start in range(0, len(best), CACHED):
-        part = slice(start, start + CACHED)
-        for j, b in enumerate(back):
-            above = pixel[:, part] - b[:, part]
-            apart = _dot(above, above)
-            for i, f in enumerate(front):
-                axis = f[:, part] - b[:, part]
-                length = np.maximum(_dot(axis, axis), np.float32(1e-3))
-                along = _dot(above, axis)
-                a = np.clip(along / length, 0, 1)
-                square = np.maximum(apart - a * (2 * along - a * length), 0)
-                # a pair of nearly equal colours explains its own mixture well and says nothing of alpha
-                cost = np.sqrt(square) + np.float32(4 * CONTRAST) / np.sqrt(length + np.float32(16))
-                better = cost < best[part]
-                np.copyto(best[part], cost, where=better)
-                np.copyto(chosen[0, part], i, where=better)
-                np.copyto(chosen[1, part], j, where=better)
-    return np.choose(chosen[0], front), np.choose(chosen[1], back)
+    first, second = (np.zeros(len(best), np.uint8) for _ in range(2))
+    for j, b in enumerate(back):
+        above = pixel - b
+        apart = _dot(above, above)
+        for i, f in enumerate(front):
+            axis = f - b
+            length = np.maximum(_dot(axis, axis), np.float32(1e-3))
+            along = _dot(above, axis)
+            share = np.clip(along / length, 0, 1)
+            square = np.maximum(apart - share * (2 * along - share * length), 0)
+            # a pair of nearly equal colours explains its own mixture well and says nothing of alpha
+            cost = np.sqrt(square) + np.float32(4 * CONTRAST) / np.sqrt(length + np.float32(16))
+            better = cost < best
+            for kept, value in ((best, cost), (first, i), (second, j)):
+                np.copyto(kept, value, where=better)
+    return np.choose(first, front), np.choose(second, back)
 
 
 def _unmix(pixels: Floats, front: Floats, back: Floats) -> tuple[Floats, Floats]:
