@@ -25,7 +25,7 @@ from tracking.landmark_fit import FitSettings, fit_clip
 from tracking.landmarks import NoFaceError, Track, follow_face, look_for_faces
 from tracking.lens import Straight, read_lens, straight
 from tracking.matting import Cutter, MatteSettings, clip_colours, matte_clip, method_note
-from tracking.mesh_view import MeshView
+from tracking.mesh_view import LARGEST, MeshView
 from tracking.photometric_fit import refine_clip
 from tracking.progress import counted, progress_bar
 from tracking.publish import VERSION, write_all
@@ -226,7 +226,7 @@ def colours_meanwhile(
     if pictures.given is not None or alpha_store(run).complete:
         yield lambda: None
         return
-    view = MeshView(run.head, fit, size)
+    view = MeshView(run.head, fit, size, min(size, LARGEST))
     with ThreadPoolExecutor(1) as pool:
         yield pool.submit(clip_colours, pictures.rgb.read, len(fit), view.silhouette, matte_settings(run)).result
 
@@ -254,7 +254,7 @@ def cut_out_head(
             run.notes.append("the footage has its own alpha channel, which was kept" if run.settings.alpha is None else
                              f"the mattes are those of {run.settings.alpha.name}")
         else:
-            view = MeshView(run.head, fit, crop.size)
+            view = MeshView.of_stages(run.head, fit, crop.size, run.workspace.folder)
             mattes = matte_clip(pictures.rgb.read, len(fit), view.silhouette, matte_settings(run), None, cutter())
             run.notes.append(method_note(run.settings.matting_model))
         for index, matte in enumerate(mattes):

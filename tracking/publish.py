@@ -23,7 +23,7 @@ from tracking.layout import write_data_set, write_rgba
 from tracking.matting import foreground_colours
 from tracking.mesh_view import MeshView
 from tracking.outline import reach_out
-from tracking.preview import MAX_PANEL, preview_frame, write_error_plot
+from tracking.preview import preview_frame, write_error_plot
 from tracking.progress import counted
 from tracking.records import Fit, Floats
 from tracking.run import Finish, Found, Outcome, Run
@@ -56,7 +56,7 @@ def write_all(run: Run, workspace: Workspace, finish: Finish | None, found: Foun
 def write_camera(run: Run, found: Found, folder: Path, later: bool = False) -> tuple[Quality, Verdict, Preview]:
     """Pictures of one camera, and its preview and plot into `folder`; later: without those two."""
     track, fit = found.track, found.fit
-    view = MeshView(run.head, fit, found.crop.size, min(found.crop.size, MAX_PANEL))
+    view = MeshView.of_stages(run.head, fit, found.crop.size, run.workspace.folder)
     with _video(folder, _rate(track)) if not later else nullcontext() as show:
         matte = _write_images(run, found, view, show)
     quality = measure(track, fit, found.pictures.sharpness, matte)
@@ -97,7 +97,7 @@ class Preview:
 
     def write(self, folder: Path, workspace: Path) -> None:
         """Both files into the data set's folder. Then the workspace, which holds the pictures, is of no more use."""
-        view = MeshView(load_head(self.head), self.fit, self.size, min(self.size, MAX_PANEL))
+        view = MeshView.of_stages(load_head(self.head), self.fit, self.size, workspace)
 
         def frame(index: int) -> ByteImage:
             return preview_frame(view.draw(index), self.rgb.read(index), self.alpha.read(index), self.landmarks[index])
