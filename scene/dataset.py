@@ -18,7 +18,7 @@ from scene.picture_facts import PictureFacts, picture_facts
 from scene.readers.source import Source
 from scene.recording import IndexArray, Recording
 from scene.split import Split
-from utils.images import ByteImage, Size, read_mask, read_rgb, read_rgba, resize_area, resize_rgba
+from utils.images import ByteImage, Size, read_mask, read_rgb, read_rgba, resize_area, resize_rgba, with_alpha
 from utils.parallel import ordered
 from utils.processes import local_count
 
@@ -184,7 +184,11 @@ class Dataset:
         if frame.mask_path is None:
             rgba = read_rgba(frame.image_path)
         else:
-            rgba = np.dstack([read_rgb(frame.image_path), read_mask(frame.mask_path)])
+            rgb, mask = read_rgb(frame.image_path), read_mask(frame.mask_path)
+            if mask.shape != rgb.shape[:2]:
+                raise ValueError(f"{frame.mask_path}: {rgb.shape[1]} x {rgb.shape[0]} pixels like "
+                                 f"{frame.image_path.name} expected, got {mask.shape[1]} x {mask.shape[0]}")
+            rgba = with_alpha(rgb, mask)
         _check_size(rgba, frame)
         if rgba.shape[1::-1] == size:
             return rgba

@@ -38,7 +38,7 @@ class Drawing:
     def packed(self) -> ByteImage:
         """As a picture [S,S,2]: the brightness, and all else as bits."""
         bits = self.covered.astype(np.uint8) | self.head.astype(np.uint8) << 1 | self.part << 2
-        return np.dstack([self.brightness, bits])
+        return np.asarray(cv2.merge((self.brightness, bits)), np.uint8)
 
     @staticmethod
     def unpacked(picture: ByteImage) -> Drawing:
