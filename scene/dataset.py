@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -182,14 +183,10 @@ class Dataset:
     def _decode(self, index: int) -> ByteImage:
         frame, size = self.frames[index], self.size(index)
         if frame.mask_path is None:
-            rgba = read_rgba(frame.image_path)
+            rgba = _of_size(read_rgba(frame.image_path), frame.image_path, frame.camera)
         else:
-            rgb, mask = read_rgb(frame.image_path), read_mask(frame.mask_path)
-            if mask.shape != rgb.shape[:2]:
-                raise ValueError(f"{frame.mask_path}: {rgb.shape[1]} x {rgb.shape[0]} pixels like "
-                                 f"{frame.image_path.name} expected, got {mask.shape[1]} x {mask.shape[0]}")
-            rgba = with_alpha(rgb, mask)
-        _check_size(rgba, frame)
+            rgba = with_alpha(_of_size(read_rgb(frame.image_path), frame.image_path, frame.camera),
+                              _of_size(read_mask(frame.mask_path), frame.mask_path, frame.camera))
         if rgba.shape[1::-1] == size:
             return rgba
         # Where the target is the whole photograph, colour outside the mask counts: it is not weighted by alpha.
@@ -223,11 +220,12 @@ def _camera_after_camera(frames: Sequence[Frame]) -> tuple[Frame, ...]:
     return tuple(frame if frame.index == index else replace(frame, index=index) for index, frame in enumerate(ordered))
 
 
-def _check_size(rgba: ByteImage, frame: Frame) -> None:
-    wanted = (frame.camera.height, frame.camera.width)
-    if rgba.shape[:2] != wanted:  # the file changed since its header was read
-        raise ValueError(f"{frame.image_path}: {wanted[1]} x {wanted[0]} pixels expected, "
-                         f"got {rgba.shape[1]} x {rgba.shape[0]}")
+def _of_size(image: ByteImage, path: Path, camera: Camera) -> ByteImage:
+    """The image, if the file has not changed since its header was read."""
+    if image.shape[:2] != (camera.height, camera.width):
+        raise ValueError(f"{path}: {camera.width} x {camera.height} pixels expected, "
+                         f"got {image.shape[1]} x {image.shape[0]}")
+    return image
 
 
 def _stacked(records: Sequence[object], name: str) -> Tensor:
