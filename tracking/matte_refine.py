@@ -277,9 +277,20 @@ def _mean(values: Floats, window: tuple[int, int]) -> Floats:
 
 
 def tidy(alpha: Floats, shape: HeadShape) -> Floats:
-    """The fitted head is opaque, what hangs together with it nowhere goes, and the neck is cut softly."""
+    """The fitted head is opaque, and what hangs together with it nowhere goes."""
     alpha = np.where(shape.core(CORE), np.float32(1), alpha)
-    return _without_islands(alpha, shape) * neck_ramp(shape)
+    return _without_islands(alpha, shape)
+
+
+def cut_at_neck(alpha: ByteImage, head: Mask) -> ByteImage:
+    """Alpha uint8 [S,S] cut softly at the lower end of the fitted head [s,s], drawn smaller or as large; 0 where it is
+    not in the picture.
+    """
+    shape = HeadShape.of(head.astype(np.float32))
+    if shape is None:
+        return np.zeros_like(alpha)
+    ramp = cv2.resize(neck_ramp(shape), alpha.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.multiply(alpha, ramp, dtype=cv2.CV_8U), np.uint8)
 
 
 def _without_islands(alpha: Floats, shape: HeadShape) -> Floats:
