@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
+import os
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from flame import load_head
 from tests.test_track_verdict import still_fit
 from tracking import matte_process
-from tracking.matte_process import MatteJob, MatteProcess
+from tracking.matte_process import JobProcess, MatteJob
 from tracking.matting import MatteSettings, cut_at_neck, matte_clip
 from tracking.mesh_view import MeshView
 from tracking.workspace import PictureStore
@@ -38,14 +39,10 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> MatteJob:
     return MatteJob("open", fit, rgb, PictureStore(folder / "alpha"), inside, MatteSettings())
 
 
-@pytest.fixture(scope="module")
-def process() -> Iterator[MatteProcess]:
-    with MatteProcess() as process:
-        yield process
-
-
-def test_a_process_cuts_out_what_this_one_would(job: MatteJob, process: MatteProcess) -> None:
-    process.start(job).result(timeout=120)
+def test_a_process_cuts_out_what_this_one_would(job: MatteJob) -> None:
+    with JobProcess() as process:
+        process.start(job)
+        assert process.done(120)
     assert job.alpha.complete
     view = MeshView(load_head("open"), job.fit, SIZE)
     here = matte_clip(job.rgb.read, FRAMES, view.silhouette, job.settings, cut_neck=False)
@@ -61,17 +58,34 @@ def test_a_process_cuts_out_what_this_one_would(job: MatteJob, process: MattePro
         assert cut[rows[-1] + 2:].max(initial=0) == 0 < found.max()
 
 
-def test_its_errors_come_back(job: MatteJob, process: MatteProcess, tmp_path: Path) -> None:
+def test_its_errors_come_back(job: MatteJob, tmp_path: Path) -> None:
     lost = replace(job, rgb=PictureStore(tmp_path / "gone"), alpha=PictureStore(tmp_path / "alpha"))
-    with pytest.raises(FileNotFoundError, match="00000"):
-        process.start(lost).result(timeout=120)
+    with JobProcess() as process, pytest.raises(FileNotFoundError, match="00000"):
+        process.start(lost)
+        process.done(120)
     assert not lost.alpha.complete
 
 
-def test_it_stops_when_it_is_given_up(job: MatteJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given_up = threading.Event()
-    given_up.set()
-    monkeypatch.setattr(matte_process, "_given_up", given_up)
+def test_its_sudden_end_is_told() -> None:
+    with JobProcess() as process, pytest.raises(RuntimeError, match=r"ended before its time \(exit code 7\)"):
+        process.start(partial(os._exit, 7))
+        process.done(120)
+
+
+def test_it_ends_with_the_context_whatever_it_does() -> None:
+    begin = time.monotonic()
+    with JobProcess() as process:
+        process.start(partial(time.sleep, 300))
+        assert not process.done(0.1)
+    assert not process._process.is_alive() and time.monotonic() - begin < 100
+
+
+def test_a_job_ends_when_its_program_is_killed(job: MatteJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed:
+        def is_alive(self) -> bool:
+            return False
+
+    monkeypatch.setattr(matte_process, "parent_process", Killed)
     left = replace(job, alpha=PictureStore(tmp_path / "alpha"))
     left()
     assert not left.alpha.complete and not left.alpha.path(0).exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +31,12 @@ class Beside:
     def __exit__(self, *error: object) -> None:
         self.pool.shutdown()
 
-    def start(self, job: Callable[[], None]) -> Future[None]:
-        return self.pool.submit(job)
+    def start(self, job: Callable[[], None]) -> None:
+        self.job = self.pool.submit(job)
+
+    def done(self, seconds: float) -> bool:
+        self.job.result()
+        return True
 
 
 def test_mattes_are_made_while_the_fit_is_refined(

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.synchronize import Event
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection
 from types import TracebackType
 
 import numpy as np
@@ -23,7 +22,7 @@ from tracking.records import Fit
 from tracking.threads import own_threads_only
 from tracking.workspace import PictureStore
 
-_given_up: Event | None = None  # of the process's own, set when nobody waits for it any more
+FOR_THE_USER = (ValueError, OSError, RuntimeError)  # errors whose message says what to do
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,42 +40,63 @@ class MatteJob:
     settings: MatteSettings
 
     def __call__(self) -> None:
-        size = len(self.inside)
+        size, parent = len(self.inside), parent_process()
         view = MeshView(load_head(self.head), self.fit, size, min(size, LARGEST))
         with own_threads_only():
             mattes = matte_clip(self.rgb.read, len(self.fit), view.silhouette, self.settings, cut_neck=False)
             for index, matte in enumerate(mattes):
-                if _given_up is not None and _given_up.is_set():
+                if parent is not None and not parent.is_alive():  # killed, so that it could not end this process
                     return
                 self.alpha.write(index, np.minimum(matte, self.inside))
         self.alpha.finish()
 
 
-class MatteProcess:
-    """A context with a process that does one job beside this one, and is given up at the end."""
+class JobProcess:
+    """A context with a process that does one job beside this one; it starts at once, and ends with the context."""
 
-    def __enter__(self) -> MatteProcess:
+    def __enter__(self) -> JobProcess:
         context = get_context("spawn")
-        self._given_up = context.Event()
-        self._pool = ProcessPoolExecutor(1, context, _begin, (self._given_up,))
-        self._pool.submit(_nothing)  # it starts now, and imports what it needs
+        self._ours, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._given_up.set()
-        self._pool.shutdown(cancel_futures=True)
+        self._process.terminate()
+        self._process.join()
+        self._ours.close()
 
-    def start(self, job: Callable[[], None]) -> Future[None]:
-        return self._pool.submit(job)
+    def start(self, job: Callable[[], None]) -> None:
+        """Begin with what can be pickled."""
+        self._ours.send(job)
+
+    def done(self, seconds: float) -> bool:
+        """Whether it has ended, after so many seconds at most. Raises its error for the user, or RuntimeError if the
+        process ended without one.
+        """
+        if not self._ours.poll(seconds):
+            return False
+        try:
+            error = self._ours.recv()
+        except EOFError:
+            self._process.join()
+            raise RuntimeError(
+                f"the process that cuts out the head ended before its time (exit code {self._process.exitcode}); "
+                "is there enough memory?") from None
+        if error is not None:
+            raise error
+        return True
 
 
-def _begin(given_up: Event) -> None:
-    global _given_up  # a process's initialiser has no other way to leave something for its jobs
-    _given_up = given_up
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the other one decides
-
-
-def _nothing() -> None:
-    pass
+def _work(theirs: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both processes; the other one decides
+    try:
+        theirs.recv()()
+        theirs.send(None)
+    except EOFError:  # nobody is there any more
+        pass
+    except FOR_THE_USER as error:
+        theirs.send(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from itertools import islice
@@ -24,7 +24,7 @@ from tracking.given_alpha import WithAlpha
 from tracking.landmark_fit import FitSettings, fit_clip
 from tracking.landmarks import NoFaceError, Track, follow_face, look_for_faces
 from tracking.lens import Straight, read_lens, straight
-from tracking.matte_process import MatteJob, MatteProcess
+from tracking.matte_process import JobProcess, MatteJob
 from tracking.matting import Cutter, MatteSettings, clip_colours, matte_clip, method_note
 from tracking.mesh_view import LARGEST, MeshView
 from tracking.photometric_fit import refine_clip
@@ -218,14 +218,14 @@ def refine_by_pictures(run: Run, fit: Fit, observations: Observations, pictures:
     return load_record(path, Fit)
 
 
-def process_beside(device: torch.device) -> AbstractContextManager[MatteProcess | None]:
+def process_beside(device: torch.device) -> AbstractContextManager[JobProcess | None]:
     """A process for the mattes where a GPU refines and leaves the cores idle."""
-    return MatteProcess() if device.type == "cuda" else nullcontext()
+    return JobProcess() if device.type == "cuda" else nullcontext()
 
 
 @contextmanager
 def mattes_meanwhile(
-    run: Run, process: MatteProcess | None, rough: Fit, pictures: Pictures, crop: Crop, track: Track
+    run: Run, process: JobProcess | None, rough: Fit, pictures: Pictures, crop: Crop, track: Track
 ) -> Iterator[Callable[[Fit], PictureStore]]:
     """Yields what cuts out the head, given the refined fit, and begins with it: the landmarks' fit is good enough for
     all but the cut at the neck. `process` makes the mattes; without one, another thread learns the clip's colours.
@@ -239,19 +239,17 @@ def mattes_meanwhile(
             cutter = pool.submit(clip_colours, pictures.rgb.read, len(rough), view.silhouette, settings)
             yield lambda fit: cut_out_head(run, fit, pictures, crop, track, cutter.result())
     else:
-        done = process.start(MatteJob(run.settings.head, rough, pictures.rgb, store,
-                                      crop.inside(track.width, track.height), settings))
-        yield lambda fit: wait_for_mattes(run, store, len(fit), done)
+        inside = crop.inside(track.width, track.height)
+        process.start(MatteJob(run.settings.head, rough, pictures.rgb, store, inside, settings))
+        yield lambda fit: wait_for_mattes(run, store, len(fit), process)
 
 
-def wait_for_mattes(run: Run, store: PictureStore, count: int, done: Future[None]) -> PictureStore:
+def wait_for_mattes(run: Run, store: PictureStore, count: int, process: JobProcess) -> PictureStore:
     """Stage 5, where another process does it."""
     with run.stage("matte"), progress_bar("Cutting out the head", count) as bar:
-        while not done.done():
+        while not process.done(0.1):
             while bar.n < count and store.path(bar.n).is_file():
                 bar.update()
-            wait([done], timeout=0.1)
-        done.result()
         bar.update(count - bar.n)
     run.notes.append(method_note(run.settings.matting_model))
     return store
