@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from scene.picture_facts import PictureFacts, picture_facts
 from scene.readers.source import Source
 from scene.recording import IndexArray, Recording
 from scene.split import Split
-from utils.images import ByteImage, Size, read_mask, read_rgb, read_rgba, resize_area, resize_rgba
+from utils.images import ByteImage, Size, read_mask, read_rgb, read_rgba, resize_area, resize_rgba, with_alpha
 from utils.parallel import ordered
 from utils.processes import local_count
 
@@ -182,10 +183,10 @@ class Dataset:
     def _decode(self, index: int) -> ByteImage:
         frame, size = self.frames[index], self.size(index)
         if frame.mask_path is None:
-            rgba = read_rgba(frame.image_path)
+            rgba = _of_size(read_rgba(frame.image_path), frame.image_path, frame.camera)
         else:
-            rgba = np.dstack([read_rgb(frame.image_path), read_mask(frame.mask_path)])
-        _check_size(rgba, frame)
+            rgba = with_alpha(_of_size(read_rgb(frame.image_path), frame.image_path, frame.camera),
+                              _of_size(read_mask(frame.mask_path), frame.mask_path, frame.camera))
         if rgba.shape[1::-1] == size:
             return rgba
         # Where the target is the whole photograph, colour outside the mask counts: it is not weighted by alpha.
@@ -219,11 +220,12 @@ def _camera_after_camera(frames: Sequence[Frame]) -> tuple[Frame, ...]:
     return tuple(frame if frame.index == index else replace(frame, index=index) for index, frame in enumerate(ordered))
 
 
-def _check_size(rgba: ByteImage, frame: Frame) -> None:
-    wanted = (frame.camera.height, frame.camera.width)
-    if rgba.shape[:2] != wanted:  # the file changed since its header was read
-        raise ValueError(f"{frame.image_path}: {wanted[1]} x {wanted[0]} pixels expected, "
-                         f"got {rgba.shape[1]} x {rgba.shape[0]}")
+def _of_size(image: ByteImage, path: Path, camera: Camera) -> ByteImage:
+    """The image, if the file has not changed since its header was read."""
+    if image.shape[:2] != (camera.height, camera.width):
+        raise ValueError(f"{path}: {camera.width} x {camera.height} pixels expected, "
+                         f"got {image.shape[1]} x {image.shape[0]}")
+    return image
 
 
 def _stacked(records: Sequence[object], name: str) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -180,6 +181,17 @@ def test_whole_photograph_mode_takes_alpha_from_the_mask(tmp_path: Path) -> None
     np.testing.assert_array_equal(data.rgba(1), image(1))
     assert data.background is not None
     assert data.background.shape == (HEIGHT, WIDTH, 3)
+
+
+def test_a_mask_that_changed_its_size_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scene.dataset._physical_memory", lambda: 0.0)  # images are read when they are needed
+    data = make(write_folder(tmp_path / "data", mode="nerfbs"), "nerfbs")
+    mask = data.frames[1].mask_path
+    assert mask is not None
+    write_png(mask, np.zeros((HEIGHT // 2, WIDTH, 3), np.uint8))
+    said = rf"{re.escape(str(mask))}: {WIDTH} x {HEIGHT} pixels expected, got {WIDTH} x {HEIGHT // 2}"
+    with pytest.raises(ValueError, match=said):
+        data.rgba(1)
 
 
 def test_whole_photograph_mode_keeps_colour_outside_the_mask_when_resized(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ CPU = torch.device("cpu")
 
 
 def box_matte(
-    images: Callable[[int], ByteImage], count: int, head_masks: Callable[[int], np.ndarray], *rest: object
+    images: Callable[[int], ByteImage], count: int, head_masks: Callable[[int], np.ndarray], *_: object, **__: object
 ) -> Iterator[ByteImage]:
     """Instead of the real matte, which has its own tests and takes its time: the fitted head itself."""
     for index in range(count):

@@ -22,7 +22,7 @@ from tests.track_clips import Truth, make_truth, observe
 from tests.track_videos import PaintedFaceDetector, moving_face, picture, write_clip
 from tests.tracked_head import write_tracked_head
 from tracking import pipeline, several
-from tracking.bundle import POSE, gradient, normal_equations, total_cost
+from tracking.bundle import POSE, cost_and_gradient, normal_equations, total_cost
 from tracking.footage import FootageError
 from tracking.landmark_fit import FitSettings, clip_of, fit_views
 from tracking.lens import CalibrationError
@@ -126,7 +126,9 @@ def test_gradient_of_all_unknowns_is_that_of_the_cost(head: Head, views: list[Ob
     state, problem = clip.start, clip.problem
     equations = normal_equations(problem, state)
     frames, unknowns = equations.gradient.shape
-    for found, wanted in zip(gradient(problem, state), (equations.gradient, equations.shared_gradient), strict=True):
+    cost, *gradient = cost_and_gradient(problem, state)
+    assert cost == pytest.approx(total_cost(problem, state), rel=1e-6)  # sums in float64 of float32 terms
+    for found, wanted in zip(gradient, (equations.gradient, equations.shared_gradient), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=0.003 * largest(wanted))  # bending is linearised
     for index, want in enumerate(equations.shared_gradient.tolist()):
         step = torch.zeros(state.shared)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -13,7 +13,16 @@ from torch import Tensor
 
 from flame.rotations import matrix_from_axis_angle, matrix_to_axis_angle, skew
 from tracking.normal_equations import NormalEquations, NotPositiveError, Solver
-from tracking.surface import EYE_ANGLES, JAW_ANGLES, LIDS, Codes, SurfacePoints, turns_of
+from tracking.surface import (
+    EYE_ANGLES,
+    JAW_ANGLES,
+    LIDS,
+    Codes,
+    SurfacePoints,
+    camera_by_pose,
+    pixel_by_camera,
+    turns_of,
+)
 from utils.parallel import in_order, usual_threads
 
 POSE = 6
@@ -145,27 +154,28 @@ def minimise(
     """Levenberg-Marquardt with bounds until the cost falls by less than `tolerance` of itself, or `iterations`.
 
     lasting: for how many steps second derivatives, and what they say is at its bound, are used. Steps after the first
-    need the gradient alone, a fifth of the work (Shamanskii 1967), and get nearly as far.
+    need the gradient alone, a fifth of the work (Shamanskii 1967), and get nearly as far; it comes with the cost of the
+    step before.
     """
     damping, cost = 1e-4, total_cost(problem, state)
+    slope: tuple[Tensor, Tensor] | None = None
     for iteration in range(iterations):
-        before, fresh = cost, iteration % lasting == 0
-        if fresh:
+        before, fresh = cost, slope is None
+        if slope is None:
             equations = normal_equations(problem, state)
             held = _held(problem, state, equations.gradient)
             equations, solver = equations.holding(held, problem.held_shared), None
             slope = equations.gradient, equations.shared_gradient
-        else:
-            by_frame, shared = gradient(problem, state)
-            slope = by_frame.masked_fill(held, 0), shared.masked_fill(problem.held_shared, 0)
         while damping < 1e6:
             solver = solver or _solver(equations, damping)
-            trial = None if solver is None else _stepped(problem, state, solver.step(*slope))
-            trial_cost = total_cost(problem, trial) if trial is not None else float("inf")
-            if trial is not None and trial_cost <= cost:
-                state, cost = trial, trial_cost
-                damping = max(damping / 10, 1e-9)
-                break
+            if solver is not None:
+                trial = _stepped(problem, state, solver.step(*slope))
+                last = (iteration + 1) % lasting == 0
+                trial_cost, trial_slope = _looked_at(problem, trial, None if last else held)
+                if trial_cost <= cost:
+                    state, cost, slope = trial, trial_cost, trial_slope
+                    damping = max(damping / 10, 1e-9)
+                    break
             if not fresh:
                 break
             solver, damping = None, damping * 6
@@ -193,22 +203,25 @@ def total_cost(problem: Problem, state: State) -> float:
     return sum(costs) + float(_prior_cost(problem.prior, state))
 
 
-def gradient(problem: Problem, state: State) -> tuple[Tensor, Tensor]:
-    """That of `normal_equations`, [T,D] and [S], by backpropagation."""
+def cost_and_gradient(problem: Problem, state: State) -> tuple[float, Tensor, Tensor]:
+    """`total_cost`, and the gradient of `normal_equations`, [T,D] and [S], by backpropagation."""
     still = state.codes.new_zeros(len(state.t), POSE + state.codes.shape[1], requires_grad=True)
     shared_still = state.shape.new_zeros(state.shared, requires_grad=True)
     moved = vars(state.moved(still, shared_still, problem.low, problem.high)).values()
     leaves = [value.detach().requires_grad_() for value in moved]
     at = State(*leaves)
 
-    def of(cost: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(cost, leaves, allow_unused=True, materialize_grads=True)
+    def of(cost: Tensor) -> tuple[float, tuple[Tensor, ...]]:
+        return float(cost.detach()), torch.autograd.grad(cost, leaves, allow_unused=True, materialize_grads=True)
 
-    total = of(_prior_cost(problem.prior, at))
-    for part in _by_parts(lambda term, frames: of(_data_cost(term, at, frames)), problem, state):
+    whole, total = of(_prior_cost(problem.prior, at))
+    for cost, part in _by_parts(lambda term, frames: of(_data_cost(term, at, frames)), problem, state):
+        whole += cost
         total = tuple(a + b for a, b in zip(total, part, strict=True))
-    by_frame, shared = torch.autograd.grad(list(moved), [still, shared_still], total)
-    return by_frame.double(), shared.double()
+    # A sum, since PyTorch imports SymPy, a second of work, where it is given gradients to pull back.
+    pulled = torch.stack([(value * by).sum() for value, by in zip(moved, total, strict=True)]).sum()
+    by_frame, shared = torch.autograd.grad(pulled, [still, shared_still])
+    return whole, by_frame.double(), shared.double()
 
 
 def _data_cost(term: DataTerm, state: State, frames: slice) -> Tensor:
@@ -270,13 +283,13 @@ def _derivatives(
     # iteratively reweighted least squares: Cauchy's weight
     weight = (precision / (1 + (residual**2).sum(-1) / term.cutoff**2)).sqrt()[..., None]
     by_pixel = weight[..., None] * (torch.eye(2, device=pixels.device) if slope is None else slope)
-    by_camera = by_pixel @ _pixel_by_camera(camera, float(state.log_focal[term.camera].exp()))
+    by_camera = by_pixel @ pixel_by_camera(camera, float(state.log_focal[term.camera].exp()))
     by_first = by_camera @ state.rig_R[term.camera] if term.camera else by_camera
     own, free = POSE + state.codes.shape[1], not bool(problem.held_shared.all())
     shape = (*by_camera.shape[:3], own + (state.shared if free else 0))
     fits = memory.numel() >= np.prod(shape)
     columns = memory.flatten()[:int(np.prod(shape))].view(shape) if fits else camera.new_empty(shape)
-    columns[..., :POSE] = by_first @ _camera_by_pose(first, state.t[frames])
+    columns[..., :POSE] = by_first @ camera_by_pose(first, state.t[frames])
     moving = columns[..., POSE:own + (len(state.shape) if free else 0)]
     term.points.derivative(by_first @ state.R[frames, None], state.shape, codes, turns, moving)
     if free:
@@ -308,21 +321,6 @@ def _add_data(equations: NormalEquations, columns: Tensor, value: Tensor, frames
 def _eyes_like(points: Tensor) -> Tensor:
     """[...,3] -> [...,3,3]: unit matrices."""
     return torch.eye(3, device=points.device).expand(*points.shape, 3)
-
-
-def _pixel_by_camera(camera: Tensor, focal: float) -> Tensor:
-    """Derivative of the projection by camera coordinates: [...,3] -> [...,2,3]."""
-    x, y, z = camera.unbind(-1)
-    inverse, zero = focal / z.clamp_min(1e-3), torch.zeros_like(z)
-    rows = [inverse, zero, -inverse * x / z.clamp_min(1e-3), zero, inverse, -inverse * y / z.clamp_min(1e-3)]
-    return torch.stack(rows, -1).reshape(*z.shape, 2, 3)
-
-
-def _camera_by_pose(camera: Tensor, t: Tensor) -> Tensor:
-    """Derivative of camera coordinates [C,L,3] by a frame's first `POSE` unknowns: [C,L,3,6]."""
-    sideways = torch.diag_embed(t[:, 2:].expand(-1, 3))[..., :2]
-    by_bearing = torch.cat([sideways, t[..., None]], -1)[:, None]
-    return torch.cat([-skew(camera - t[:, None]), by_bearing.expand(-1, camera.shape[1], -1, -1)], -1)
 
 
 def _second_differences(state: State) -> Tensor:
@@ -381,15 +379,16 @@ def _solver(equations: NormalEquations, damping: float) -> Solver | None:
         return None
 
 
+def _looked_at(
+    problem: Problem, trial: State, held: Tensor | None
+) -> tuple[float, tuple[Tensor, Tensor] | None]:
+    """Its cost, and the gradient without what is held; None for `held`: no gradient."""
+    if held is None:
+        return total_cost(problem, trial), None
+    cost, by_frame, shared = cost_and_gradient(problem, trial)
+    return cost, (by_frame.masked_fill(held, 0), shared.masked_fill(problem.held_shared, 0))
+
+
 def _stepped(problem: Problem, state: State, step: tuple[Tensor, Tensor]) -> State:
     by_frame, shared = step
     return state.moved(by_frame.float(), shared.float(), problem.low, problem.high)
-
-
-def orthonormal(state: State) -> State:
-    """The same state with its rotations cleaned of the rounding that many small turns leave."""
-    def clean(rotations: Tensor) -> Tensor:
-        u, _, vh = torch.linalg.svd(rotations.double())
-        return (u @ vh).to(rotations)
-
-    return replace(state, R=clean(state.R), rig_R=clean(state.rig_R))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flame import JOINT_NAMES, Head
 from flame.rotations import matrix_from_6d, matrix_to_6d, matrix_to_axis_angle
-from tracking.bundle import POSE, Prior, Problem, Progress, State, minimise, orthonormal
+from tracking.bundle import POSE, Prior, Problem, Progress, State, minimise
 from tracking.landmark_embedding import IRISES, LOOSE_SPREAD, landmark_embedding
 from tracking.landmark_term import (
     DETECTOR_NOISE,
@@ -286,7 +286,7 @@ def measured(
 
 def fit_of(head: Head, state: State, views: Sequence[Observations], settings: FitSettings) -> tuple[Fit, Rig]:
     """The records of a solved state, landmark errors not yet measured."""
-    state = orthonormal(state)
+    state = _orthonormal(state)
     codes = state.split()
     turns = turns_of(codes).rotation
     expression, lids = codes.expression.clone(), codes.lids
@@ -368,3 +368,12 @@ def _steady(source_index: NDArray[np.int64]) -> Tensor:
 
 def _part(progress: Progress | None, done: int, total: int) -> Progress | None:
     return None if progress is None else lambda step, _: progress(done + step, total)
+
+
+def _orthonormal(state: State) -> State:
+    """The same state with its rotations cleaned of the rounding that many small turns leave."""
+    def clean(rotations: Tensor) -> Tensor:
+        u, _, vh = torch.linalg.svd(rotations.double())
+        return (u @ vh).to(rotations)
+
+    return replace(state, R=clean(state.R), rig_R=clean(state.rig_R))

@@ -13,7 +13,7 @@ from flame.landmarks import LandmarkEmbedding
 from tracking.bundle import State, project
 from tracking.landmark_embedding import IRIS_CENTRES, IRISES
 from tracking.records import BLENDSHAPE_NAMES, Observations
-from tracking.surface import SurfacePoints, turns_of
+from tracking.surface import SurfacePoints, pixel_by_camera, turns_of
 
 DETECTOR_NOISE = 1.0 / 512  # of the crop's side, per axis: MediaPipe's jitter on a sharp face of ordinary size
 CUTOFF = 3.0                # errors beyond three times the expected one are outliers
@@ -104,14 +104,10 @@ def _offset_system(term: LandmarkTerm, state: State) -> tuple[Tensor, Tensor]:
     codes = state.split()
     points = term.points.place(state.shape, codes, turns_of(codes))
     pixels, camera, _ = project(state, points, term)
-    focal = state.log_focal[term.camera].exp()
-    x, y, z = camera.unbind(-1)
-    zero = torch.zeros_like(z)
-    by_camera = torch.stack([focal / z, zero, -focal * x / z**2, zero, focal / z, -focal * y / z**2], -1)
     turn = (state.rig_R[term.camera] @ state.R)[:, None]
-    slope = by_camera.reshape(*z.shape, 2, 3) @ turn / term.sigma[:, None, None]
+    slope = pixel_by_camera(camera, float(state.log_focal[term.camera].exp())) @ turn / term.sigma[:, None, None]
     value = (term.observed - pixels) / term.sigma[:, None]
-    seen = (term.weight > 0).to(z)
+    seen = (term.weight > 0).to(value)
     weight = seen / (1 + (value - (slope @ term.offset[..., None]).squeeze(-1)).square().sum(-1) / CUTOFF**2)
     return (torch.einsum("tl,tlka,tlkb->lab", weight, slope, slope),
             torch.einsum("tl,tlka,tlk->la", weight, slope, value))

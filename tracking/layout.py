@@ -20,7 +20,7 @@ from flame import Head, pose_head
 from flame.rotations import matrix_from_axis_angle, matrix_to_6d
 from tracking.footage import ByteImage
 from tracking.records import Fit
-from utils.images import encode_image
+from utils.images import encode_image, with_alpha
 from utils.tracker_files import obj_text, tracker_record
 
 CANONICAL_JAW = np.radians(12.0)  # trackers open the jaw of canonical.obj by 12 degrees
@@ -53,8 +53,7 @@ def write_still(folder: Path, head: Head, head_name: str, fit: Fit) -> None:
 def write_rgba(folder: Path, index: int, rgb: ByteImage, alpha: ByteImage) -> None:
     """images/%05d.png or images.HQ/%05d.png: colour as filmed, not multiplied by alpha."""
     folder.mkdir(exist_ok=True)
-    rgba = np.dstack([rgb, alpha])
-    (folder / f"{index:05d}.png").write_bytes(encode_image(rgba, ".png"))
+    (folder / f"{index:05d}.png").write_bytes(encode_image(with_alpha(rgb, alpha), ".png"))
 
 
 def _canonical(head: Head, fit: Fit) -> str:

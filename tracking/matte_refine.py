@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +14,6 @@ from tracking.records import Floats
 
 ByteImage = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
-Pixel = TypeVar("Pixel", np.uint8, np.float32)
 
 # Lengths are shares of the head's unit: the square root of the area of the fitted head's silhouette.
 BAND_INSIDE, BAND_OUTSIDE = 0.035, 0.07  # how far hair stays uncertain on either side of the rough border
@@ -60,8 +59,7 @@ class HeadShape:
     @cached_property
     def halved(self) -> HeadShape:
         """The same for a picture of half the size."""
-        return HeadShape(*(np.ascontiguousarray(m[::2, ::2]) for m in (self.mask, self.firm)), self.unit / 2,
-                         self.cut[::2] / 2)
+        return HeadShape(self.mask[::2, ::2], self.firm[::2, ::2], self.unit / 2, self.cut[::2] / np.float32(2))
 
     @cached_property
     def _depths(self) -> tuple[Floats, Floats]:
@@ -148,7 +146,6 @@ def refine_alpha(image: ByteImage, rough: Floats, shape: HeadShape, plate: Plate
     sure = shrink(inside, BAND_INSIDE * head.unit) | head.core(CORE)
     sure_not = ~grow(inside | head.mask, BAND_OUTSIDE * head.unit)
     unknown = ~(sure | sure_not)
-    unknown[int(np.clip(np.ceil(head.cut.max()), 0, len(unknown))):] = False  # nothing is seen below the neck's cut
     if not (sure.any() and sure_not.any() and unknown.any()):
         return rough.astype(np.float32)
     blocks = np.flatnonzero(unknown)
@@ -308,12 +305,12 @@ def _odd(side: float) -> int:
     return 2 * round((side - 1) / 2) + 1
 
 
-def _resized(values: NDArray[Pixel], size: int) -> NDArray[Pixel]:
-    """[S,S,C] or [S,S] -> [size,size,...]: means of areas, or straight lines between pixels."""
+def _resized(values: NDArray[Any], size: int) -> NDArray[Any]:
+    """[S,S,C] or [S,S] -> [size,size,...] of the same type: means of areas, or straight lines between pixels."""
     if len(values) == size:
         return values
-    return np.asarray(cv2.resize(values, (size, size), interpolation=(
-        cv2.INTER_AREA if size < len(values) else cv2.INTER_LINEAR)), values.dtype)
+    return cv2.resize(values, (size, size), interpolation=(
+        cv2.INTER_AREA if size < len(values) else cv2.INTER_LINEAR))
 
 
 def _window(mask: Mask, margin: int) -> tuple[slice, slice]:
@@ -328,9 +325,20 @@ def _mean(values: Floats, window: tuple[int, int]) -> Floats:
 
 
 def tidy(alpha: Floats, shape: HeadShape) -> Floats:
-    """The fitted head is opaque, what hangs together with it nowhere goes, and the neck is cut softly."""
+    """The fitted head is opaque, and what hangs together with it nowhere goes."""
     alpha = np.where(_full_size(shape.halved.core(CORE), len(alpha)) > 0, np.float32(1), alpha)
-    return _without_islands(alpha, shape) * neck_ramp(shape)
+    return _without_islands(alpha, shape)
+
+
+def cut_at_neck(alpha: ByteImage, head: Mask) -> ByteImage:
+    """Alpha uint8 [S,S] cut softly at the lower end of the fitted head [s,s], drawn smaller or as large; 0 where it is
+    not in the picture.
+    """
+    shape = HeadShape.of(head.astype(np.float32))
+    if shape is None:
+        return np.zeros_like(alpha)
+    ramp = cv2.resize(neck_ramp(shape), alpha.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.multiply(alpha, ramp, dtype=cv2.CV_8U), np.uint8)
 
 
 def _without_islands(alpha: Floats, shape: HeadShape) -> Floats:
@@ -342,7 +350,7 @@ def _without_islands(alpha: Floats, shape: HeadShape) -> Floats:
     return np.asarray(cv2.copyTo(alpha, _full_size(kept, len(alpha))), np.float32)
 
 
-def linked(pieces: NDArray[np.int32], seeds: Mask) -> Mask:
+def linked(pieces: NDArray[Any], seeds: Mask) -> Mask:
     """The pieces [S,S] (0 = none) that hold one of the seeds [S,S]."""
     keep = np.zeros(pieces.max() + 1, bool)
     keep[pieces[seeds]] = True

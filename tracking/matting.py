@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -13,11 +14,21 @@ import numpy as np
 
 from tracking.matte_fallback import Cutter, survey, working
 from tracking.matte_model import MatteNetwork, Parsing, default_model, method_note, open_matting
-from tracking.matte_refine import ByteImage, HeadShape, Plate, foreground_colours, guided_filter, refine_alpha, tidy
+from tracking.matte_refine import (
+    ByteImage,
+    HeadShape,
+    Plate,
+    cut_at_neck,
+    foreground_colours,
+    guided_filter,
+    neck_ramp,
+    refine_alpha,
+    tidy,
+)
 from tracking.records import Floats
 from utils.parallel import in_order, ordered
 
-__all__ = ["Cutter", "MatteSettings", "clip_colours", "foreground_colours", "matte_clip", "method_note"]
+__all__ = ["Cutter", "MatteSettings", "clip_colours", "cut_at_neck", "foreground_colours", "matte_clip", "method_note"]
 
 SAME = 8.0      # 8-bit levels: a pixel that changed less shows what it showed in the picture before
 MEMORY = 0.8    # share of the alpha before in such a pixel
@@ -36,7 +47,7 @@ class MatteSettings:
 def matte_clip(
     images: Callable[[int], ByteImage], count: int, head_masks: Callable[[int], Floats],
     settings: MatteSettings | None = None, progress: Callable[[int, int], None] | None = None,
-    cutter: Cutter | None = None,
+    cutter: Cutter | None = None, cut_neck: bool = True,
 ) -> Iterator[ByteImage]:
     """Alpha of every picture of a clip, in order: uint8 [S,S], 255 = head, hair or neck.
 
@@ -47,6 +58,7 @@ def matte_clip(
             Where it is empty, so is the matte.
         progress: called with (pictures done, count).
         cutter: what `clip_colours` returned; None: it is called now.
+        cut_neck: False leaves the cut to those who know the head better by then, see `cut_at_neck`.
 
     Raises:
         ValueError: a count below 1, or a picture or silhouette of wrong kind or size; the message names it.
@@ -62,7 +74,7 @@ def matte_clip(
     source = _Checked(images, head_masks, count)
     if source.shape[2] == 4:
         return _told((source.image(i)[..., 3] for i in range(count)), count, progress)
-    return _told(_estimated(source, network, parsing, cutter), count, progress)
+    return _told(_estimated(source, network, parsing, cutter, cut_neck), count, progress)
 
 
 def clip_colours(
@@ -131,7 +143,7 @@ class _Method(Protocol):
 
 
 def _estimated(
-    source: _Checked, network: MatteNetwork | None, parsing: Parsing | None, cutter: Cutter | None
+    source: _Checked, network: MatteNetwork | None, parsing: Parsing | None, cutter: Cutter | None, cut_neck: bool
 ) -> Iterator[ByteImage]:
     method: _Method = _GrabCut(cutter or _learned(source), source.size) if network is None else _Network(network)
     with ExitStack() as stack:
@@ -153,7 +165,7 @@ def _estimated(
         # Networks take one picture after the other: some keep what they saw before.
         by_threads = network is None and parsing is None
         found = ordered(rough, source.count) if by_threads else map(rough, range(source.count))
-        yield from in_order(_finished, steadied(found))
+        yield from in_order(partial(_finished, cut_neck), steadied(found))
 
 
 def steadied(found: Iterable[tuple[HeadShape | None, Floats, Floats]]) -> Iterator[tuple[HeadShape | None, Floats]]:
@@ -167,9 +179,11 @@ def steadied(found: Iterable[tuple[HeadShape | None, Floats, Floats]]) -> Iterat
         yield shape, alpha
 
 
-def _finished(steady: tuple[HeadShape | None, Floats]) -> ByteImage:
+def _finished(cut_neck: bool, steady: tuple[HeadShape | None, Floats]) -> ByteImage:
     shape, alpha = steady
-    return np.asarray(cv2.convertScaleAbs(alpha if shape is None else tidy(alpha, shape), alpha=255), np.uint8)
+    if shape is not None:
+        alpha = tidy(alpha, shape) * (neck_ramp(shape) if cut_neck else 1)
+    return np.asarray(cv2.convertScaleAbs(alpha, alpha=255), np.uint8)
 
 
 def _sharpened(share: Floats, image: ByteImage, shape: HeadShape) -> Floats:

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg.lapack import dpotrf, dtrtrs
 from torch import Tensor
 
 Doubles = NDArray[np.float64]
@@ -126,7 +126,8 @@ def eliminated_by_halves(blocks: Tensor, couplings: Tensor, sides: Tensor) -> Te
 class Chain:
     """Solves A x = sides [P,N,C] for a symmetric A of blocks [P,N,N] and the blocks below them, couplings [P-1,N,N].
 
-    Cholesky's factor pair by pair: the least arithmetic, for a CPU. Raises LinAlgError.
+    Cholesky's factor pair by pair: the least arithmetic, for a CPU. By LAPACK itself, since SciPy's functions about it
+    take as long as these small systems. Raises LinAlgError.
     """
 
     def __init__(self, blocks: Tensor, couplings: Tensor) -> None:
@@ -135,10 +136,13 @@ class Chain:
         below = couplings.numpy()
         for pair, block in enumerate(blocks.numpy()):
             if pair:
-                link = solve_triangular(self.factors[-1], below[pair - 1].T, lower=True, check_finite=False).T
+                link = _triangular(self.factors[-1], below[pair - 1].T).T
                 block = block - link @ link.T
                 self.links.append(link)
-            self.factors.append(cholesky(block, lower=True))
+            factor, failed = dpotrf(block, lower=1, clean=1)
+            if failed:
+                raise np.linalg.LinAlgError(f"pair {pair} of frames: not positive definite")
+            self.factors.append(factor)
 
     def solved(self, sides: Tensor) -> Tensor:
         """x [P,N,C]."""
@@ -147,12 +151,20 @@ class Chain:
         for pair, factor in enumerate(self.factors):
             if pair:
                 values[pair] -= self.links[pair - 1] @ values[pair - 1]
-            values[pair] = solve_triangular(factor, values[pair], lower=True, check_finite=False)
+            values[pair] = _triangular(factor, values[pair])
         for pair in range(last, -1, -1):
             if pair < last:
                 values[pair] -= self.links[pair].T @ values[pair + 1]
-            values[pair] = solve_triangular(self.factors[pair], values[pair], lower=True, trans="T", check_finite=False)
+            values[pair] = _triangular(self.factors[pair], values[pair], transposed=True)
         return result
+
+
+def _triangular(factor: Doubles, sides: Doubles, transposed: bool = False) -> Doubles:
+    """x [N,C] of factor x = sides, with a lower triangular factor [N,N] or its transpose."""
+    solution, failed = dtrtrs(factor, sides, lower=1, trans=int(transposed))
+    if failed:
+        raise np.linalg.LinAlgError("a singular triangle")
+    return np.asarray(solution)
 
 
 def _pairs(equations: NormalEquations, damping: float) -> tuple[Tensor, Tensor, Tensor]:

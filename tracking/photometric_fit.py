@@ -23,7 +23,7 @@ from utils.mesh_raster import nearest_surface, project
 from utils.parallel import in_order, ordered
 
 DEPTH_SLACK = 0.004  # metres; what lies further behind the nearest surface is hidden
-PASSES = 4           # of a camera's pictures in an iteration: two terms, each for its derivatives and its cost
+PASSES = 2           # of a camera's pictures in an iteration: two terms
 RASTER = 256         # side of the depth pictures that decide it
 
 
@@ -100,8 +100,7 @@ def refine_views(
         terms: list[DataTerm] = [*clip.landmarks, *skins]
         problem = replace(clip.problem, terms=terms, held_shared=held, passed=work.add)
         for term, view, pictures in zip(skins, views, images, strict=True):
-            passed = _band_passed(pictures, len(fit), blur * view.size / 512, work)
-            term.pictures = torch.from_numpy(passed)[:, None].to(corners.device)
+            term.pictures = _band_passed(pictures, len(fit), blur * view.size / 512, work).to(corners.device)
         for _ in range(settings.bakes):
             for term, cosine in zip(skins, facing, strict=True):
                 term.learn(state, cosine[:, ::every], every * settings.weight)
@@ -134,13 +133,13 @@ class _Work:
         self.limit = None
 
 
-def _band_passed(images: Images, count: int, sigma: float, work: _Work) -> NDArray[np.float16]:
-    """The brightness of all frames [T,S,S] in a band of spatial frequencies, see `band_pass`."""
+def _band_passed(images: Images, count: int, sigma: float, work: _Work) -> Tensor:
+    """The brightness of all frames, float16 [T,1,S,S], in a band of spatial frequencies, see `band_pass`."""
     passed = []
     for picture in ordered(lambda index: band_pass(images(index), sigma), count):
         passed.append(picture)
         work.add(1)
-    return np.stack(passed)
+    return torch.stack(passed)[:, None]
 
 
 def _facing(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
@@ -24,8 +24,9 @@ from tracking.given_alpha import WithAlpha
 from tracking.landmark_fit import FitSettings, fit_clip
 from tracking.landmarks import NoFaceError, Track, follow_face, look_for_faces
 from tracking.lens import Straight, read_lens, straight
+from tracking.matte_process import JobProcess, MatteJob
 from tracking.matting import Cutter, MatteSettings, clip_colours, matte_clip, method_note
-from tracking.mesh_view import MeshView
+from tracking.mesh_view import LARGEST, MeshView
 from tracking.photometric_fit import refine_clip
 from tracking.progress import counted, progress_bar
 from tracking.publish import VERSION, write_all
@@ -61,18 +62,19 @@ def track_video(
     head = load_head(settings.head)
     workspace = Workspace(settings.output, job_of(settings), settings.resume, settings.overwrite)
     run = Run(settings, device, footage, head, workspace, detector)
-    try:
-        track = find_face(run)
-    except Exception:  # nothing worth resuming yet; an interruption by the user is no Exception
-        workspace.discard()
-        raise
-    crop = choose_crop(track, settings.size)
-    observations = observe(track, crop, lens_of(run, crop))
-    pictures = cut_pictures(run, track, crop)
-    rough = fit_landmarks(run, observations)
-    with colours_meanwhile(run, rough, pictures, crop.size) as cutter:
-        fit = refine_by_pictures(run, rough, observations, pictures)
-        alpha = cut_out_head(run, fit, pictures, crop, track, cutter)
+    with process_beside(device) as process:
+        try:
+            track = find_face(run)
+        except Exception:  # nothing worth resuming yet; an interruption by the user is no Exception
+            workspace.discard()
+            raise
+        crop = choose_crop(track, settings.size)
+        observations = observe(track, crop, lens_of(run, crop))
+        pictures = cut_pictures(run, track, crop)
+        rough = fit_landmarks(run, observations)
+        with mattes_meanwhile(run, process, rough, pictures, crop, track) as cut_out:
+            fit = refine_by_pictures(run, rough, observations, pictures)
+            alpha = cut_out(fit)
     return write_all(run, workspace, finish, Found(track, crop, observations, fit, pictures, alpha), later)
 
 
@@ -216,19 +218,41 @@ def refine_by_pictures(run: Run, fit: Fit, observations: Observations, pictures:
     return load_record(path, Fit)
 
 
+def process_beside(device: torch.device) -> AbstractContextManager[JobProcess | None]:
+    """A process for the mattes where a GPU refines and leaves the cores idle."""
+    return JobProcess() if device.type == "cuda" else nullcontext()
+
+
 @contextmanager
-def colours_meanwhile(
-    run: Run, fit: Fit, pictures: Pictures, size: int
-) -> Iterator[Callable[[], Cutter | None]]:
-    """Learn the clip's colours for the matte in another thread: the landmarks' fit is good enough for that, and the
-    refinement leaves cores idle. Yields what waits for the result, None where the matte needs none.
+def mattes_meanwhile(
+    run: Run, process: JobProcess | None, rough: Fit, pictures: Pictures, crop: Crop, track: Track
+) -> Iterator[Callable[[Fit], PictureStore]]:
+    """Yields what cuts out the head, given the refined fit, and begins with it: the landmarks' fit is good enough for
+    all but the cut at the neck. `process` makes the mattes; without one, another thread learns the clip's colours.
     """
-    if pictures.given is not None or alpha_store(run).complete:
-        yield lambda: None
-        return
-    view = MeshView(run.head, fit, size)
-    with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(clip_colours, pictures.rgb.read, len(fit), view.silhouette, matte_settings(run)).result
+    store, settings = alpha_store(run), matte_settings(run)
+    if pictures.given is not None or store.complete:
+        yield lambda fit: cut_out_head(run, fit, pictures, crop, track)
+    elif process is None:
+        view = MeshView(run.head, rough, crop.size, min(crop.size, LARGEST))
+        with ThreadPoolExecutor(1) as pool:
+            cutter = pool.submit(clip_colours, pictures.rgb.read, len(rough), view.silhouette, settings)
+            yield lambda fit: cut_out_head(run, fit, pictures, crop, track, cutter.result())
+    else:
+        inside = crop.inside(track.width, track.height)
+        process.start(MatteJob(run.settings.head, rough, pictures.rgb, store, inside, settings))
+        yield lambda fit: wait_for_mattes(run, store, len(fit), process)
+
+
+def wait_for_mattes(run: Run, store: PictureStore, count: int, process: JobProcess) -> PictureStore:
+    """Stage 5, where another process does it."""
+    with run.stage("matte"), progress_bar("Cutting out the head", count) as bar:
+        while not process.done(0.1):
+            while bar.n < count and store.path(bar.n).is_file():
+                bar.update()
+        bar.update(count - bar.n)
+    run.notes.append(method_note(run.settings.matting_model))
+    return store
 
 
 def alpha_store(run: Run) -> PictureStore:
@@ -240,10 +264,11 @@ def matte_settings(run: Run) -> MatteSettings:
 
 
 def cut_out_head(
-    run: Run, fit: Fit, pictures: Pictures, crop: Crop, track: Track,
-    cutter: Callable[[], Cutter | None] = lambda: None,
+    run: Run, fit: Fit, pictures: Pictures, crop: Crop, track: Track, cutter: Cutter | None = None
 ) -> PictureStore:
-    """Stage 5: the alpha of head and neck; footage that has alpha keeps it. cutter: see `colours_meanwhile`."""
+    """Stage 5: the alpha of head and whole neck, which is cut when it is written; footage that has alpha keeps it.
+    cutter: the clip's colours, if they are known.
+    """
     store = alpha_store(run)
     if store.complete:
         return store
@@ -254,8 +279,8 @@ def cut_out_head(
             run.notes.append("the footage has its own alpha channel, which was kept" if run.settings.alpha is None else
                              f"the mattes are those of {run.settings.alpha.name}")
         else:
-            view = MeshView(run.head, fit, crop.size)
-            mattes = matte_clip(pictures.rgb.read, len(fit), view.silhouette, matte_settings(run), None, cutter())
+            view = MeshView.of_stages(run.head, fit, crop.size, run.workspace.folder)
+            mattes = matte_clip(pictures.rgb.read, len(fit), view.silhouette, matte_settings(run), None, cutter, False)
             run.notes.append(method_note(run.settings.matting_model))
         for index, matte in enumerate(mattes):
             store.write(index, np.minimum(matte, inside))

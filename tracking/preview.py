@@ -13,13 +13,12 @@ from tracking.mesh_view import Drawing
 from tracking.records import Floats
 from tracking.verdict import BLURRED, Quality
 from utils.atomic import write_with
-from utils.images import resize_area
 
-MESH_COLOUR = np.array([90, 160, 235], np.float32)
+# Colours of the mesh by its brightness. Squared: relief shows better than under true light.
+SHADES = np.rint((0.15 + 0.85 * (np.arange(256)[None, :, None] / 255) ** 2) * (90, 160, 235)).astype(np.uint8)
 LANDMARK_COLOUR = (70, 255, 90)
 DOT = np.array([(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)])  # the pixels of a landmark
 BEHIND = np.array([52, 150, 84], np.uint8)  # a green that no skin or hair has
-MAX_PANEL = 384  # pixels; a preview need not be larger
 
 
 def preview_frame(drawing: Drawing, rgb: ByteImage, alpha: ByteImage, landmarks: Floats) -> ByteImage:
@@ -29,17 +28,17 @@ def preview_frame(drawing: Drawing, rgb: ByteImage, alpha: ByteImage, landmarks:
     Returns uint8 [S,3S,3].
     """
     size, scale = len(drawing.covered), len(drawing.covered) / len(rgb)
-    footage = rgb if scale == 1 else resize_area(rgb, size, size)
-    matte = (alpha if scale == 1 else resize_area(alpha, size, size)).astype(np.float32) / np.float32(255)
+    how = cv2.INTER_LINEAR if scale > 0.5 else cv2.INTER_AREA  # several times faster, and here as good
+    footage, matte = (np.asarray(cv2.resize(image, (size, size), interpolation=how), np.uint8)
+                      for image in (rgb, alpha))
+    share = matte.astype(np.float32) / np.float32(255)
     dotted = footage.copy()
     dots = np.rint(landmarks[np.isfinite(landmarks).all(axis=1)] * scale - 0.5).astype(int)
     column, row = (dots[:, None] + DOT).clip(0, size - 1).reshape(-1, 2).T
     dotted[row, column] = LANDMARK_COLOUR
-    mixed, covered = footage.copy(), drawing.covered
-    # Squared: relief shows better than under true light.
-    shaded = (0.15 + 0.85 * drawing.brightness[covered][:, None] ** 2) * MESH_COLOUR
-    mixed[covered] = _bytes(np.float32(0.4) * footage[covered] + np.float32(0.6) * shaded)
-    cut_out = cv2.blendLinear(footage, np.broadcast_to(BEHIND, footage.shape).copy(), matte, 1 - matte)
+    mixed = cv2.addWeighted(footage, 0.4, cv2.LUT(cv2.merge((drawing.brightness,) * 3), SHADES), 0.6, 0)
+    mixed = cv2.copyTo(mixed, drawing.covered.astype(np.uint8), footage.copy())
+    cut_out = cv2.blendLinear(footage, np.full_like(footage, BEHIND), share, 1 - share)
     return np.concatenate([dotted, mixed, cut_out], axis=1)
 
 
@@ -72,7 +71,3 @@ def write_error_plot(
     axes[0].set_title(title)
     FigureCanvasAgg(figure)
     write_with(path, lambda temporary: figure.savefig(temporary))
-
-
-def _bytes(image: NDArray[np.floating]) -> ByteImage:
-    return np.rint(np.clip(image, 0, 255)).astype(np.uint8)

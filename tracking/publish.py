@@ -20,16 +20,17 @@ from flame import load_head
 from tracking.footage import ByteImage, Dropped
 from tracking.landmarks import Track
 from tracking.layout import write_data_set, write_rgba
-from tracking.matting import foreground_colours
+from tracking.matting import cut_at_neck, foreground_colours
 from tracking.mesh_view import MeshView
 from tracking.outline import reach_out
-from tracking.preview import MAX_PANEL, preview_frame, write_error_plot
+from tracking.preview import preview_frame, write_error_plot
 from tracking.progress import counted
 from tracking.records import Fit, Floats
 from tracking.run import Finish, Found, Outcome, Run
 from tracking.threads import own_threads_only
 from tracking.verdict import Quality, Verdict, judge, measure
 from tracking.workspace import MARK, PictureStore, Workspace, plain, save_table
+from utils.images import read_rgba
 from utils.parallel import ordered
 
 VERSION = 1      # of tracking.json
@@ -56,7 +57,7 @@ def write_all(run: Run, workspace: Workspace, finish: Finish | None, found: Foun
 def write_camera(run: Run, found: Found, folder: Path, later: bool = False) -> tuple[Quality, Verdict, Preview]:
     """Pictures of one camera, and its preview and plot into `folder`; later: without those two."""
     track, fit = found.track, found.fit
-    view = MeshView(run.head, fit, found.crop.size, min(found.crop.size, MAX_PANEL))
+    view = MeshView.of_stages(run.head, fit, found.crop.size, run.workspace.folder)
     with _video(folder, _rate(track)) if not later else nullcontext() as show:
         matte = _write_images(run, found, view, show)
     quality = measure(track, fit, found.pictures.sharpness, matte)
@@ -64,7 +65,7 @@ def write_camera(run: Run, found: Found, folder: Path, later: bool = False) -> t
     verdict = judge(quality, track.blendshapes, found.crop.size, len(run.clock), without_face, run.notes)
     title = f"{run.footage.path.name}: {verdict.word}, {len(fit)} pictures"
     preview = Preview(run.settings.head, found.crop.size, fit, found.observations.landmarks, found.pictures.rgb,
-                      found.alpha, track.time, _rate(track), quality, run.dropped, title)
+                      track.time, _rate(track), quality, run.dropped, title)
     if not later:
         preview.plot(folder)
     return quality, verdict, preview
@@ -88,7 +89,6 @@ class Preview:
     fit: Fit
     landmarks: Floats
     rgb: PictureStore
-    alpha: PictureStore
     time: NDArray[np.floating]
     rate: float
     quality: Quality
@@ -97,10 +97,11 @@ class Preview:
 
     def write(self, folder: Path, workspace: Path) -> None:
         """Both files into the data set's folder. Then the workspace, which holds the pictures, is of no more use."""
-        view = MeshView(load_head(self.head), self.fit, self.size, min(self.size, MAX_PANEL))
+        view = MeshView.of_stages(load_head(self.head), self.fit, self.size, workspace)
 
         def frame(index: int) -> ByteImage:
-            return preview_frame(view.draw(index), self.rgb.read(index), self.alpha.read(index), self.landmarks[index])
+            matte = read_rgba(folder / "images" / f"{index:05d}.png")[..., 3]
+            return preview_frame(view.draw(index), self.rgb.read(index), matte, self.landmarks[index])
 
         try:
             with own_threads_only(), _video(folder, self.rate) as show:
@@ -121,14 +122,23 @@ def _write_images(
     pictures, alpha, observations = found.pictures, found.alpha, found.observations
 
     def write(index: int) -> tuple[ByteImage | None, tuple[float, ...]]:
-        rgb, matte, drawing = pictures.rgb.read(index), alpha.read(index), view.draw(index)
-        # The background that shows through hair is taken out of its colour; with given alpha that was done or was not.
-        colours = (lambda image, _: image) if pictures.given is not None else foreground_colours
-        write_rgba(run.workspace.data / "images", index, colours(rgb, matte), matte)
+        rgb, whole, drawing = pictures.rgb.read(index), alpha.read(index), view.draw(index)
+
+        def written(folder: str, image: ByteImage, whole: ByteImage) -> ByteImage:
+            """Its matte. Of given alpha nobody knows what was done to its border: it stays as it is. Else the
+            background that shows through hair is taken out of its colour, and the neck is cut.
+            """
+            own = pictures.given is None
+            matte = cut_at_neck(whole, drawing.head) if own else whole
+            colours = foreground_colours(image, whole) if own else image
+            write_rgba(run.workspace.data / folder, index, colours, matte)
+            return matte
+
+        matte = written("images", rgb, whole)
         if pictures.full is not None:
             full = pictures.full.read(index)
-            large = np.asarray(cv2.resize(matte, full.shape[1::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
-            write_rgba(run.workspace.data / "images.HQ", index, colours(full, large), large)
+            large = np.asarray(cv2.resize(whole, full.shape[1::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
+            written("images.HQ", full, large)
         opaque = cv2.resize(matte, (view.size, view.size), interpolation=cv2.INTER_AREA) >= 128
         on_head = opaque[drawing.head].mean() if drawing.head.any() else 0.0
         share = opaque.mean(), on_head, *reach_out(drawing, opaque)

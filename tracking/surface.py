@@ -159,6 +159,21 @@ class SurfacePoints:
         return lever.rest + lever.shape @ shape + torch.einsum("tk,lck->tlc", code, lever.code)
 
 
+def pixel_by_camera(camera: Tensor, focal: float) -> Tensor:
+    """Derivative of the projection by camera coordinates: [...,3] -> [...,2,3]."""
+    x, y, z = camera.unbind(-1)
+    inverse, zero = focal / z.clamp_min(1e-3), torch.zeros_like(z)
+    rows = [inverse, zero, -inverse * x / z.clamp_min(1e-3), zero, inverse, -inverse * y / z.clamp_min(1e-3)]
+    return torch.stack(rows, -1).reshape(*z.shape, 2, 3)
+
+
+def camera_by_pose(camera: Tensor, t: Tensor) -> Tensor:
+    """Derivative of camera coordinates [C,L,3] by a frame's first `bundle.POSE` unknowns: [C,L,3,6]."""
+    sideways = torch.diag_embed(t[:, 2:].expand(-1, 3))[..., :2]
+    by_bearing = torch.cat([sideways, t[..., None]], -1)[:, None]
+    return torch.cat([-skew(camera - t[:, None]), by_bearing.expand(-1, camera.shape[1], -1, -1)], -1)
+
+
 def turns_of(codes: Codes) -> Turns:
     """Rotations of jaw and eyes and their exact derivatives."""
     jaw = matrix_from_axis_angle(codes.jaw)

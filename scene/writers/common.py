@@ -14,7 +14,7 @@ from scene.frame import Frame
 from scene.readers.files import HEAD_FILE
 from scene.readers.source import Source
 from utils.atomic import write_json
-from utils.images import ByteImage, encode_image, read_mask, read_rgb, read_rgba
+from utils.images import ByteImage, encode_image, read_mask, read_rgb, read_rgba, with_alpha
 from utils.parallel import ordered
 
 _log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def write_pictures(frames: Sequence[Frame], image: Callable[[Frame], Path],
         rgb, alpha = picture_of(frames[number])
         path = image(frames[number])
         if mask is None:
-            path.write_bytes(encode_image(np.dstack([rgb, alpha]), ".png"))
+            path.write_bytes(encode_image(with_alpha(rgb, alpha), ".png"))
         else:
             path.write_bytes(encode_image(rgb, ".png"))
             mask(frames[number]).write_bytes(encode_image(alpha, ".png"))
