@@ -68,13 +68,13 @@ OPAQUE = 128
 
 @dataclass(frozen=True, eq=False)
 class Tracked:
-    """What the stages of track.py found in a film; alpha: their mattes, or None."""
+    """What the stages of track.py found in a film; cut_out: their RGBA, or None."""
 
     head: Head
     track: Track
     crop: Crop
     fit: Fit
-    alpha: PictureStore | None
+    cut_out: PictureStore | None
 
 
 def track(video: Path, folder: Path, size: int, face_model: Path | None, matte: bool = False) -> Tracked:
@@ -276,11 +276,11 @@ def _compare(
 
 def _add_mattes(results: Results, setting: str, tracked: Tracked, alpha: list[ByteImage]) -> None:
     """Our mattes without a network beside the data set's, above the cut of the neck."""
-    assert tracked.alpha is not None
+    assert tracked.cut_out is not None
     view = MeshView(tracked.head, tracked.fit, tracked.crop.size)
     difference, both, either = [], 0, 0
     for index, matte in enumerate(alpha):
-        ours, wanted = tracked.alpha.read(index), tracked.crop.cut(matte)
+        ours, wanted = tracked.cut_out.read(index)[..., 3], tracked.crop.cut(matte)
         rows = np.flatnonzero((view.silhouette(index) >= 0.5).any(axis=1))
         above = slice(0, int(rows[-1] - 0.1 * len(rows)))  # the cut is a matter of taste
         difference.append(np.abs(ours[above].astype(float) - wanted[above]).mean() / 255)

@@ -23,7 +23,7 @@ from tracking.landmark_fit import FitSettings
 from tracking.landmarks import Track
 from tracking.layout import write_records, write_rgba, write_still
 from tracking.matte_fallback import Cutter
-from tracking.matting import MatteSettings, clip_colours, foreground_colours, matte_clip
+from tracking.matting import MatteSettings, clip_colours, cut_out, matte_clip
 from tracking.mesh_view import MeshView
 from tracking.records import Fit, Observations
 
@@ -86,9 +86,9 @@ class GrowingData:
         if not self.kept:
             self._colours = clip_colours(rgb.__getitem__, len(rgb), view.silhouette, how)
         mattes = matte_clip(rgb.__getitem__, len(rgb), view.silhouette, how, cutter=self._colours)
-        colours = [(np.minimum(matte, inside), picture) for matte, picture in zip(mattes, rgb, strict=True)]
+        found = list(cut_out(rgb.__getitem__, mattes, inside))
         with self._lock:
-            self._write([(foreground_colours(picture, matte), matte) for matte, picture in colours])
+            self._write(found)
         self.kept += [kept.number for kept in pictures]
 
     def _fitted(self, observations: Observations) -> Fit:
@@ -97,12 +97,12 @@ class GrowingData:
             return self._fit.fit
         return self._fit.more(observations)
 
-    def _write(self, pictures: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    def _write(self, pictures: list[np.ndarray]) -> None:
         assert self._fit is not None and self._crop is not None
         folder, first, fit = self._settings.folder, len(self.kept), self._fit.fit
         folder.mkdir(parents=True, exist_ok=True)
-        for index, (rgb, matte) in enumerate(pictures, start=first):
-            write_rgba(folder / "images", index, rgb, matte)
+        for index, rgba in enumerate(pictures, start=first):
+            write_rgba(folder / "images", index, rgba)
         write_records(folder, fit, self._crop.size, first)
         if first == 0:
             write_still(folder, self._head, HEAD, fit)

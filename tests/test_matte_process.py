@@ -15,7 +15,7 @@ from flame import load_head
 from tests.test_track_verdict import still_fit
 from tracking import matte_process
 from tracking.matte_process import JobProcess, MatteJob
-from tracking.matting import MatteSettings, cut_at_neck, matte_clip
+from tracking.matting import MatteSettings, cut_at_neck, foreground_colours, matte_clip
 from tracking.mesh_view import MeshView
 from tracking.workspace import PictureStore
 
@@ -43,12 +43,14 @@ def test_a_process_cuts_out_what_this_one_would(job: MatteJob) -> None:
     with JobProcess() as process:
         process.start(job)
         assert process.done(120)
-    assert job.alpha.complete
+    assert job.found.complete
     view = MeshView(load_head("open"), job.fit, SIZE)
     here = matte_clip(job.rgb.read, FRAMES, view.silhouette, job.settings, cut_neck=False)
     for index, wanted in enumerate(here):
-        found = job.alpha.read(index)
+        colours, found = np.split(job.found.read(index), [3], axis=2)
+        found = found[..., 0]
         np.testing.assert_array_equal(found, np.minimum(wanted, job.inside))
+        np.testing.assert_array_equal(colours, foreground_colours(job.rgb.read(index), found))
         head = view.draw(index).head
         cut = cut_at_neck(found, head)
         assert (cut <= found).all()
@@ -59,11 +61,11 @@ def test_a_process_cuts_out_what_this_one_would(job: MatteJob) -> None:
 
 
 def test_its_errors_come_back(job: MatteJob, tmp_path: Path) -> None:
-    lost = replace(job, rgb=PictureStore(tmp_path / "gone"), alpha=PictureStore(tmp_path / "alpha"))
+    lost = replace(job, rgb=PictureStore(tmp_path / "gone"), found=PictureStore(tmp_path / "found"))
     with JobProcess() as process, pytest.raises(FileNotFoundError, match="00000"):
         process.start(lost)
         process.done(120)
-    assert not lost.alpha.complete
+    assert not lost.found.complete
 
 
 def test_its_sudden_end_is_told() -> None:
@@ -86,9 +88,9 @@ def test_a_job_ends_when_its_program_is_killed(job: MatteJob, tmp_path: Path, mo
             return False
 
     monkeypatch.setattr(matte_process, "parent_process", Killed)
-    left = replace(job, alpha=PictureStore(tmp_path / "alpha"))
+    left = replace(job, found=PictureStore(tmp_path / "found"))
     left()
-    assert not left.alpha.complete and not left.alpha.path(0).exists()
+    assert not left.found.complete and not left.found.path(0).exists()
 
 
 def test_nothing_is_cut_where_no_head_is_seen() -> None:

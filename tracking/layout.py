@@ -20,7 +20,7 @@ from flame import Head, pose_head
 from flame.rotations import matrix_from_axis_angle, matrix_to_6d
 from tracking.footage import ByteImage
 from tracking.records import Fit
-from utils.images import encode_image, with_alpha
+from utils.images import encode_image
 from utils.tracker_files import obj_text, tracker_record
 
 CANONICAL_JAW = np.radians(12.0)  # trackers open the jaw of canonical.obj by 12 degrees
@@ -50,10 +50,10 @@ def write_still(folder: Path, head: Head, head_name: str, fit: Fit) -> None:
     (folder / "head.json").write_text(json.dumps({"head": head_name}) + "\n", encoding="utf-8")
 
 
-def write_rgba(folder: Path, index: int, rgb: ByteImage, alpha: ByteImage) -> None:
-    """images/%05d.png or images.HQ/%05d.png: colour as filmed, not multiplied by alpha."""
+def write_rgba(folder: Path, index: int, rgba: ByteImage) -> None:
+    """images/%05d.png or images.HQ/%05d.png [S,S,4]: colour as filmed, not multiplied by alpha."""
     folder.mkdir(exist_ok=True)
-    (folder / f"{index:05d}.png").write_bytes(encode_image(with_alpha(rgb, alpha), ".png"))
+    (folder / f"{index:05d}.png").write_bytes(encode_image(rgba, ".png"))
 
 
 def _canonical(head: Head, fit: Fit) -> str:

@@ -12,11 +12,9 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from types import TracebackType
 
-import numpy as np
-
 from flame import load_head
 from tracking.footage import ByteImage
-from tracking.matting import MatteSettings, matte_clip
+from tracking.matting import MatteSettings, cut_out, matte_clip
 from tracking.mesh_view import LARGEST, MeshView
 from tracking.records import Fit
 from tracking.threads import own_threads_only
@@ -27,7 +25,7 @@ FOR_THE_USER = (ValueError, OSError, RuntimeError)  # errors whose message says 
 
 @dataclass(frozen=True, eq=False)
 class MatteJob:
-    """Cut out the head in the pictures `rgb` [S,S,3] into `alpha` [S,S], the neck whole: see `cut_at_neck`.
+    """Cut out the head in the pictures `rgb` [S,S,3] into `found` [S,S,4], the neck whole: see `cut_at_neck`.
 
     head: its name or file. fit: a rough one will do. inside [S,S]: 255 where the footage reaches.
     """
@@ -35,7 +33,7 @@ class MatteJob:
     head: str
     fit: Fit
     rgb: PictureStore
-    alpha: PictureStore
+    found: PictureStore
     inside: ByteImage
     settings: MatteSettings
 
@@ -44,11 +42,11 @@ class MatteJob:
         view = MeshView(load_head(self.head), self.fit, size, min(size, LARGEST))
         with own_threads_only():
             mattes = matte_clip(self.rgb.read, len(self.fit), view.silhouette, self.settings, cut_neck=False)
-            for index, matte in enumerate(mattes):
+            for index, picture in enumerate(cut_out(self.rgb.read, mattes, self.inside)):
                 if parent is not None and not parent.is_alive():  # killed, so that it could not end this process
                     return
-                self.alpha.write(index, np.minimum(matte, self.inside))
-        self.alpha.finish()
+                self.found.write(index, picture)
+        self.found.finish()
 
 
 class JobProcess:

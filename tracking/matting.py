@@ -26,9 +26,11 @@ from tracking.matte_refine import (
     tidy,
 )
 from tracking.records import Floats
+from utils.images import with_alpha
 from utils.parallel import in_order, ordered
 
-__all__ = ["Cutter", "MatteSettings", "clip_colours", "cut_at_neck", "foreground_colours", "matte_clip", "method_note"]
+__all__ = ["Cutter", "MatteSettings", "clip_colours", "cut_at_neck", "cut_out", "foreground_colours", "matte_clip",
+           "method_note"]
 
 SAME = 8.0      # 8-bit levels: a pixel that changed less shows what it showed in the picture before
 MEMORY = 0.8    # share of the alpha before in such a pixel
@@ -75,6 +77,20 @@ def matte_clip(
     if source.shape[2] == 4:
         return _told((source.image(i)[..., 3] for i in range(count)), count, progress)
     return _told(_estimated(source, network, parsing, cutter, cut_neck), count, progress)
+
+
+def cut_out(
+    images: Callable[[int], ByteImage], mattes: Iterable[ByteImage], inside: ByteImage
+) -> Iterator[ByteImage]:
+    """RGBA uint8 [S,S,4] of each picture: its matte, 0 where `inside` [S,S] is, and the colours of head and hair
+    without the background that shows through. images: picture i, uint8 RGB [S,S,3], asked for by several threads.
+    """
+    def one(numbered: tuple[int, ByteImage]) -> ByteImage:
+        index, matte = numbered
+        matte = np.minimum(matte, inside)
+        return with_alpha(foreground_colours(images(index), matte), matte)
+
+    return in_order(one, enumerate(mattes))
 
 
 def clip_colours(

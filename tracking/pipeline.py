@@ -25,7 +25,7 @@ from tracking.landmark_fit import FitSettings, fit_clip
 from tracking.landmarks import NoFaceError, Track, follow_face, look_for_faces
 from tracking.lens import Straight, read_lens, straight
 from tracking.matte_process import JobProcess, MatteJob
-from tracking.matting import Cutter, MatteSettings, clip_colours, matte_clip, method_note
+from tracking.matting import Cutter, MatteSettings, clip_colours, cut_out, matte_clip, method_note
 from tracking.mesh_view import LARGEST, MeshView
 from tracking.photometric_fit import refine_clip
 from tracking.progress import counted, progress_bar
@@ -35,6 +35,7 @@ from tracking.run import Finish, Found, Outcome, Pictures, Run
 from tracking.verdict import sharpness
 from tracking.video import open_footage
 from tracking.workspace import MARK, PictureStore, Workspace, load_table, plain, save_table
+from utils.images import with_alpha
 from utils.parallel import in_order
 
 MIN_FRAMES = 10  # fewer tell nothing about a person's expressions, nor about the focal length
@@ -72,10 +73,10 @@ def track_video(
         observations = observe(track, crop, lens_of(run, crop))
         pictures = cut_pictures(run, track, crop)
         rough = fit_landmarks(run, observations)
-        with mattes_meanwhile(run, process, rough, pictures, crop, track) as cut_out:
+        with mattes_meanwhile(run, process, rough, pictures, crop, track) as cut:
             fit = refine_by_pictures(run, rough, observations, pictures)
-            alpha = cut_out(fit)
-    return write_all(run, workspace, finish, Found(track, crop, observations, fit, pictures, alpha), later)
+            found = cut(fit)
+    return write_all(run, workspace, finish, Found(track, crop, observations, fit, pictures, found), later)
 
 
 def open_given(settings: TrackSettings) -> Footage:
@@ -230,7 +231,7 @@ def mattes_meanwhile(
     """Yields what cuts out the head, given the refined fit, and begins with it: the landmarks' fit is good enough for
     all but the cut at the neck. `process` makes the mattes; without one, another thread learns the clip's colours.
     """
-    store, settings = alpha_store(run), matte_settings(run)
+    store, settings = cut_out_store(run), matte_settings(run)
     if pictures.given is not None or store.complete:
         yield lambda fit: cut_out_head(run, fit, pictures, crop, track)
     elif process is None:
@@ -255,8 +256,8 @@ def wait_for_mattes(run: Run, store: PictureStore, count: int, process: JobProce
     return store
 
 
-def alpha_store(run: Run) -> PictureStore:
-    return PictureStore(run.workspace.file("alpha"))
+def cut_out_store(run: Run) -> PictureStore:
+    return PictureStore(run.workspace.file("cut_out"))
 
 
 def matte_settings(run: Run) -> MatteSettings:
@@ -266,24 +267,28 @@ def matte_settings(run: Run) -> MatteSettings:
 def cut_out_head(
     run: Run, fit: Fit, pictures: Pictures, crop: Crop, track: Track, cutter: Cutter | None = None
 ) -> PictureStore:
-    """Stage 5: the alpha of head and whole neck, which is cut when it is written; footage that has alpha keeps it.
-    cutter: the clip's colours, if they are known.
+    """Stage 5: RGBA of head and whole neck, which is cut when it is written; footage that has alpha keeps it. cutter:
+    the clip's colours, if they are known.
     """
-    store = alpha_store(run)
+    store = cut_out_store(run)
     if store.complete:
         return store
     inside = crop.inside(track.width, track.height)
     with run.stage("matte"), progress_bar("Cutting out the head", len(fit)) as bar:
         if pictures.given is not None:
-            mattes: Iterator[ByteImage] = map(pictures.given.read, range(len(fit)))
+            given = pictures.given
+            found: Iterator[ByteImage] = (
+                with_alpha(pictures.rgb.read(index), np.minimum(given.read(index), inside))
+                for index in range(len(fit)))
             run.notes.append("the footage has its own alpha channel, which was kept" if run.settings.alpha is None else
                              f"the mattes are those of {run.settings.alpha.name}")
         else:
             view = MeshView.of_stages(run.head, fit, crop.size, run.workspace.folder)
             mattes = matte_clip(pictures.rgb.read, len(fit), view.silhouette, matte_settings(run), None, cutter, False)
+            found = cut_out(pictures.rgb.read, mattes, inside)
             run.notes.append(method_note(run.settings.matting_model))
-        for index, matte in enumerate(mattes):
-            store.write(index, np.minimum(matte, inside))
+        for index, picture in enumerate(found):
+            store.write(index, picture)
             bar.update()
     store.finish()
     return store

@@ -30,7 +30,7 @@ from tracking.run import Finish, Found, Outcome, Run
 from tracking.threads import own_threads_only
 from tracking.verdict import Quality, Verdict, judge, measure
 from tracking.workspace import MARK, PictureStore, Workspace, plain, save_table
-from utils.images import read_rgba
+from utils.images import read_rgba, with_alpha
 from utils.parallel import ordered
 
 VERSION = 1      # of tracking.json
@@ -119,30 +119,25 @@ def _write_images(
     run: Run, found: Found, view: MeshView, show: Callable[[ByteImage], None] | None
 ) -> np.ndarray:
     """images/, images.HQ/ and the preview, if it is to be shown; returns [T,4], see `verdict.measure`."""
-    pictures, alpha, observations = found.pictures, found.alpha, found.observations
+    pictures = found.pictures
 
     def write(index: int) -> tuple[ByteImage | None, tuple[float, ...]]:
-        rgb, whole, drawing = pictures.rgb.read(index), alpha.read(index), view.draw(index)
-
-        def written(folder: str, image: ByteImage, whole: ByteImage) -> ByteImage:
-            """Its matte. Of given alpha nobody knows what was done to its border: it stays as it is. Else the
-            background that shows through hair is taken out of its colour, and the neck is cut.
-            """
-            own = pictures.given is None
-            matte = cut_at_neck(whole, drawing.head) if own else whole
-            colours = foreground_colours(image, whole) if own else image
-            write_rgba(run.workspace.data / folder, index, colours, matte)
-            return matte
-
-        matte = written("images", rgb, whole)
+        rgba, drawing = found.cut_out.read(index), view.draw(index)
+        # Of given alpha nobody knows what was done to its border: it stays as it is.
+        cut = (lambda alpha, _: alpha) if pictures.given is not None else cut_at_neck
+        matte = cut(rgba[..., 3], drawing.head)
+        write_rgba(run.workspace.data / "images", index, with_alpha(rgba[..., :3], matte))
         if pictures.full is not None:
             full = pictures.full.read(index)
-            large = np.asarray(cv2.resize(whole, full.shape[1::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
-            written("images.HQ", full, large)
+            large = np.asarray(cv2.resize(rgba[..., 3], full.shape[1::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
+            colours = full if pictures.given is not None else foreground_colours(full, large)
+            write_rgba(run.workspace.data / "images.HQ", index, with_alpha(colours, cut(large, drawing.head)))
         opaque = cv2.resize(matte, (view.size, view.size), interpolation=cv2.INTER_AREA) >= 128
         on_head = opaque[drawing.head].mean() if drawing.head.any() else 0.0
         share = opaque.mean(), on_head, *reach_out(drawing, opaque)
-        frame = None if show is None else preview_frame(drawing, rgb, matte, observations.landmarks[index])
+        frame = None
+        if show is not None:
+            frame = preview_frame(drawing, pictures.rgb.read(index), matte, found.observations.landmarks[index])
         return frame, share
 
     count, shares = len(view.fit), []

@@ -85,11 +85,12 @@ class Pictures:
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What all stages but the last found out about the pictures of one camera."""
+    """What all stages but the last found out about the pictures of one camera. cut_out: RGBA [S,S,4], the neck whole.
+    """
 
     track: Track
     crop: Crop
     observations: Observations
     fit: Fit
     pictures: Pictures
-    alpha: PictureStore
+    cut_out: PictureStore

@@ -77,8 +77,8 @@ def track_cameras(
     found = []
     for camera, run in enumerate(runs):
         own = fit.seen_by(rig, camera)
-        alpha = cut_out_head(run, own, pictures[camera], crops[camera], tracks[camera])
-        found.append(Found(tracks[camera], crops[camera], views[camera], own, pictures[camera], alpha))
+        cut_out = cut_out_head(run, own, pictures[camera], crops[camera], tracks[camera])
+        found.append(Found(tracks[camera], crops[camera], views[camera], own, pictures[camera], cut_out))
     return _write(runs, workspace, finish, found, rig)
 
 
