@@ -49,6 +49,16 @@ def test_still_background(still, still_matte):
     assert overlap(still_matte[seen], still.alpha[seen]) > 0.95
 
 
+def test_a_picture_of_odd_size_is_matted_to_its_last_row_and_column(still):
+    """Blocks of two by two pixels do not divide it; hair leaves it on the right."""
+    clip = matte_scene.Clip(still.rgb[:, :109, 2:111], still.alpha[:, :109, 2:111], still.head[:, :109, 2:111])
+    matte = clip.play(matte_clip)
+    edge = clip.alpha[:, :, -1] > 0.95
+    assert edge.sum() > 100
+    assert matte[:, :, -1][edge].mean() > 0.9
+    assert overlap(matte, clip.alpha) > 0.95
+
+
 def test_hair_outside_of_the_mesh_is_kept(still, still_matte):
     hair = (still.alpha > 0.95) & (still.head < 0.05) & above_cut(still)
     assert hair.sum() > 500 * len(hair)
