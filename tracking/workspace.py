@@ -94,9 +94,13 @@ class PictureStore:
         return self.folder / f"{index:05d}.safetensors"
 
     def write(self, index: int, image: ByteImage) -> None:
-        # Not atomic, and so not flushed one by one: without the mark at the end the whole stage is done again.
+        # Whole or not there, should the program be killed. Not flushed one by one, as `utils.atomic` does: without the
+        # mark at the end the whole stage is done again.
         self.folder.mkdir(parents=True, exist_ok=True)
-        save_file({"picture": np.ascontiguousarray(image)}, self.path(index))
+        path = self.path(index)
+        part = path.with_suffix(".part")
+        save_file({"picture": np.ascontiguousarray(image)}, part)
+        os.replace(part, path)
 
     def finish(self) -> None:
         write_bytes(self._done, b"")
