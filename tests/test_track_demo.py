@@ -167,6 +167,6 @@ def test_refinement_comes_nearer(tracked: Tracked) -> None:
     assert after.pixels < 0.97 * before.pixels      # measured 0.938 to 0.946
     assert after.rotation < 0.98 * before.rotation  # measured 0.954
     # Measured 1.01 to 1.03 with the instruction sets of several processors: a coarse film tells little of depth.
-    assert after.depth < 1.07 * before.depth
+    assert after.depth < 1.06 * before.depth
     assert after.expression < 1.04 * before.expression  # measured 1.009
     assert after.correlation > before.correlation   # measured 0.49 after 0.40

@@ -121,9 +121,8 @@ def test_scores_and_report_of_a_run(trained: Path, tmp_path: Path) -> None:
 def test_stopping_and_resuming_changes_nothing(subjects: dict[str, Path], trained: Path, tmp_path: Path) -> None:
     """kill -9 after the first checkpoint, then --resume: the same numbers as the whole run.
 
-    Nearly always to the last bit; about one run of thirty, resumed or not, is off by 1e-5 somewhere in its 60 steps
-    (docs/experiments.md), so a hundredth of a tensor's largest entry is allowed. What a checkpoint forgets costs more:
-    moments of Adam, the order of the frames, statistics of densification.
+    Nearly always to the last bit; of 33 such runs one was off by up to 1.1e-5 (docs/experiments.md, not explained), so
+    ten times that is allowed, and a hundredth of a tensor's largest entry where that is less, as of Adam's moments.
     """
     out = tmp_path / "killed"
     command = ["train.py", "--source_path", str(subjects["insta"]), "--model_path", str(out), *SMALL,
@@ -149,10 +148,11 @@ def test_stopping_and_resuming_changes_nothing(subjects: dict[str, Path], traine
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Equal; floats to a hundredth of the largest."""
-    if not one.is_floating_point():
+    """Equal; floats as `test_stopping_and_resuming_changes_nothing` says."""
+    if not one.is_floating_point() or torch.equal(one, other):
         return torch.equal(one, other)
-    return one.shape == other.shape and bool((one - other).abs().max() <= 0.01 * one.abs().max())
+    allowed = min(1e-4, 0.01 * float(one.abs().max()))
+    return one.shape == other.shape and float((one - other).abs().max()) <= allowed
 
 
 def test_a_polite_stop_saves_and_resume_without_a_checkpoint_starts_anew(
