@@ -235,9 +235,10 @@ HEAD_SUMS = {  # of the vectors of version 0.1, so that a changed file is notice
 }
 
 
-@pytest.mark.parametrize("name", ["alex", "vgg"])
-def test_lpips_is_its_published_formula(name: str, weights: Path) -> None:
-    prediction, target = pair(height=70, width=64)
+# AlexNet's first layer steps by 4 pixels: heights of every remainder.
+@pytest.mark.parametrize(("name", "height"), [("alex", 64), ("alex", 65), ("alex", 66), ("alex", 67), ("vgg", 70)])
+def test_lpips_is_its_published_formula(name: str, height: int, weights: Path) -> None:
+    prediction, target = pair(height=height, width=66)
     ours = lpips.load_lpips(name, weights)
     assert [float(head.sum()) for head in ours.heads] == pytest.approx(HEAD_SUMS[name], abs=1e-4)
     file, build = BACKBONES[name]
@@ -253,8 +254,24 @@ def test_lpips_is_its_published_formula(name: str, weights: Path) -> None:
             a, b = layer(a), layer(b)
             if i - 1 in taps:  # after the ReLU of a convolution that LPIPS looks behind
                 unit_a, unit_b = (torch.nn.functional.normalize(features, dim=1) for features in (a, b))
-                expected += ((unit_a - unit_b).square() * ours.heads[taps.index(i - 1)]).sum(dim=1).mean(dim=(1, 2))
+                shares = ours.heads[taps.index(i - 1)][:, None, None]
+                expected += ((unit_a - unit_b).square() * shares).sum(dim=1).mean(dim=(1, 2))
     assert torch.allclose(ours(prediction, target), expected, rtol=1e-4)
+
+
+def test_lpips_for_training_hardly_differs(weights: Path) -> None:
+    """bfloat16 keeps 8 bits of a number. The gradient is one of differences of nearly equal features: measured .08."""
+    prediction, target = pair(height=65, width=66)
+    found = []
+    for model in (lpips.load_lpips("alex", weights), lpips.load_lpips("alex", weights).in_bfloat16()):
+        image = prediction.clone().requires_grad_()
+        value = model(image, target)
+        value.sum().backward()
+        assert value.dtype == torch.float32 and image.grad is not None
+        found.append((value.detach(), image.grad))
+    (value, slope), (half_value, half_slope) = found
+    assert torch.allclose(half_value, value, rtol=0.02)
+    assert float((half_slope - slope).norm()) < 0.15 * float(slope.norm())
 
 
 def test_lpips_needs_no_other_package(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:

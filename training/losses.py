@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from blendshape_ops import MEANS, Drive, Posed, image_loss, target_image
 from torch import Tensor
 
@@ -67,8 +66,7 @@ def lpips(context: LossContext) -> Tensor:
         raise ValueError("--lpips_loss: has a weight, but no network was loaded")
     image = context.output.image[::LPIPS_EVERY]
     target, _ = target_image(context.rgba[::LPIPS_EVERY], context.background, not context.whole, image.dtype)
-    with torch.autocast(image.device.type, torch.bfloat16, enabled=image.is_cuda):
-        return context.perceptual(image, target).mean()
+    return context.perceptual(image, target).mean()
 
 
 def isotropy(context: LossContext) -> Tensor:

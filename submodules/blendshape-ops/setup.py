@@ -10,5 +10,6 @@ from build_native import setup_package
 setup_package(
     "blendshape_ops",
     cpu_sources=["src/blend_cpu.cpp", "src/adam_cpu.cpp", "src/image_loss_cpu.cpp", "src/play_cpu.cpp"],
-    cuda_sources=["src/blend_cuda.cu", "src/adam_cuda.cu", "src/image_loss_cuda.cu", "src/play_cuda.cu"],
+    cuda_sources=["src/blend_cuda.cu", "src/adam_cuda.cu", "src/image_loss_cuda.cu", "src/play_cuda.cu",
+                  "src/feature_distance_cuda.cu"],
 )

@@ -3,6 +3,7 @@
 from .adam import FactoredAdam
 from .blend import blend_pose_color
 from .codes import CODE_SLACK, limit_codes
+from .feature_distance import feature_distance
 from .half import HalfDifferences, blend_pose_color_half
 from .image_loss import image_loss, ssim_map, target_image
 from .play import DriveTables, FrameCodes, drive_frames, to_bytes
@@ -57,6 +58,7 @@ __all__ = [
     "blend_pose_color_half",
     "drive_frames",
     "evaluate_sh",
+    "feature_distance",
     "gaussians_of_pairs",
     "image_loss",
     "limit_codes",
