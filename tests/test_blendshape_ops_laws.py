@@ -167,6 +167,22 @@ def test_from_mask_keeps_positive_entries_sorted():
     assert differences.num_expressions_used == 3
 
 
+def test_indices_that_are_written_to_are_read_anew():
+    """What was read of them once is kept, and would let native code follow what came later out of its tables."""
+    scene = make_scene()
+    used, pieces = scene.differences.num_expressions_used, scene.binding.triangle_pieces
+    blend_pose_color(scene.neutral, scene.differences, scene.binding, scene.drive, 3)
+    scene.differences.expression[0] = 10_000
+    with pytest.raises(ValueError, match=r"beta: wanted .*10001"):
+        blend_pose_color(scene.neutral, scene.differences, scene.binding, scene.drive, 3)
+    assert (used, scene.differences.num_expressions_used) == (scene.drive.beta.shape[1], 10_001)
+    again = make_scene().binding
+    again.triangle.copy_(scene.binding.triangle.flip(0))
+    scene.binding.triangle.copy_(again.triangle)
+    assert not torch.equal(scene.binding.triangle_pieces[0], pieces[0])
+    assert torch.equal(scene.binding.triangle_pieces[0], again.triangle_pieces[0])
+
+
 def test_select_follows_gaussians():
     scene = make_scene()
     index = torch.tensor([4, 0, 4, 22, 1])

@@ -6,8 +6,9 @@ float4): means 0:3, quats 3:7 (w, x, y, z), log_scales 7:10, opacity logit 10:11
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -55,7 +56,19 @@ def require(tensor: Tensor, name: str, shape: tuple[int | None, ...], dtype: tor
         raise TypeError(f"{name}: wanted {dtype}, got {tensor.dtype}")
 
 
-_index_ranges: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+Found = TypeVar("Found")
+_ranges: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_pieces: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def _kept(cache: WeakTensorKeyDictionary, tensor: Tensor, found_in: Callable[[Tensor], Found]) -> Found:
+    """What `found_in` says of a tensor, kept while it lives and is not written to."""
+    version, found = cache.get(tensor, (None, None))
+    now = None if tensor.is_inference() else tensor._version
+    if now is None or version != now:
+        found = found_in(tensor)
+        cache[tensor] = (now, found)
+    return found
 
 
 def index_range(indices: Tensor) -> tuple[int, int]:
@@ -63,14 +76,13 @@ def index_range(indices: Tensor) -> tuple[int, int]:
 
     Kept while the tensor lives and is not written to, because reading them waits for the device.
     """
-    version, found = _index_ranges.get(indices, (None, (0, -1)))
-    now = None if indices.is_inference() else indices._version
-    if now is None or version != now:
-        if indices.numel():
-            low, high = torch.stack(indices.aminmax()).tolist()
-            found = (low, high)
-        _index_ranges[indices] = (now, found)
-    return found
+    def read(indices: Tensor) -> tuple[int, int]:
+        if not indices.numel():
+            return 0, -1
+        low, high = torch.stack(indices.aminmax()).tolist()
+        return low, high
+
+    return _kept(_ranges, indices, read)
 
 
 def require_offsets(offsets: Tensor, name: str, count: int) -> None:
@@ -129,10 +141,10 @@ class Differences:
     def num_gaussians(self) -> int:
         return self.offsets.numel() - 1
 
-    @cached_property
+    @property
     def num_expressions_used(self) -> int:
-        """1 + the largest expression index (0 without pairs); read once, because it waits for the device."""
-        return int(self.expression.max()) + 1 if self.expression.numel() else 0
+        """1 + the largest expression index (0 without pairs)."""
+        return index_range(self.expression)[1] + 1
 
     @staticmethod
     def from_mask(mask: Tensor) -> Differences:
@@ -203,6 +215,15 @@ class Differences:
         )
 
 
+def _pieces_of(triangle: Tensor) -> tuple[Tensor, Tensor]:
+    """See `Binding.triangle_pieces`."""
+    ordered, index = torch.sort(triangle, stable=True)
+    triangles = torch.arange(index_range(triangle)[1] + 2, dtype=torch.int32, device=ordered.device)
+    begins = torch.searchsorted(ordered, triangles)
+    cuts = torch.arange(0, len(ordered), PIECE, device=ordered.device).maximum(begins[:1])
+    return index.int(), torch.cat((begins, cuts)).sort().values.int()
+
+
 @dataclass(frozen=True, eq=False)
 class Binding:
     """How each Gaussian hangs on the head; constants whose rows densification copies."""
@@ -221,23 +242,19 @@ class Binding:
         if count and int(self.triangle.min()) < -1:
             raise ValueError("triangle: wanted indices from 0 or -1 for none, got a smaller one")
 
-    @cached_property
+    @property
     def num_triangles_used(self) -> int:
-        """1 + the largest triangle index (0 when none is bound); read once, because it waits for the device."""
-        return int(self.triangle.max()) + 1 if self.triangle.numel() else 0
+        """1 + the largest triangle index (0 when none is bound)."""
+        return index_range(self.triangle)[1] + 1
 
-    @cached_property
+    @property
     def triangle_pieces(self) -> tuple[Tensor, Tensor]:
         """Gaussians in the order of their triangles, int32 [N], and bounds of pieces of that order, int32 [M + 1].
 
         A piece holds at most PIECE Gaussians, all of one triangle; some are empty. Unbound Gaussians come first and
         belong to no piece.
         """
-        ordered, index = torch.sort(self.triangle, stable=True)
-        triangles = torch.arange(self.num_triangles_used + 1, dtype=torch.int32, device=ordered.device)
-        begins = torch.searchsorted(ordered, triangles)
-        cuts = torch.arange(0, len(ordered), PIECE, device=ordered.device).maximum(begins[:1])
-        return index.int(), torch.cat((begins, cuts)).sort().values.int()
+        return _kept(_pieces, self.triangle, _pieces_of)
 
     def select(self, index: Tensor) -> Binding:
         """The binding of the Gaussians `index` [N'] (int64, repeats allowed)."""
