@@ -204,7 +204,10 @@ def _run(data: bytes | memoryview, permitted: Mapping[str, Any], limits: Limits,
 def _next(machine: Machine, path: Path, strict: bool) -> Any:
     try:
         value = machine.run()
-    except UnsafePickleError:
+    except UnsafePickleError as error:
+        # An archive begins like a pickle that asks for an object from elsewhere.
+        if machine.storage is None and (hint := what_else(path)):
+            raise DamagedFileError(f"{path}: not a pickle{hint}") from error
         raise
     except Exception as error:  # a broken pickle can raise nearly anything
         said = str(error)[:200] if isinstance(error, DamagedFileError) else f"{type(error).__name__}: {error!s:.200}"
