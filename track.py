@@ -9,11 +9,10 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from types import FrameType, ModuleType
 
@@ -28,9 +27,11 @@ from scene.writers import WRITERS
 from tracking.pipeline import is_complete, track_video
 from tracking.run import Outcome
 from tracking.several import track_cameras
+from tracking.workers import Workers
 from utils.devices import resolve_device
 
 log = logging.getLogger("track")
+WORKERS = 4  # processes, whose threads share the cores; within one of them Python's lock keeps more waiting
 
 
 def report(outcome: Outcome, trains: bool) -> None:
@@ -119,35 +120,49 @@ def training_program() -> ModuleType:
     return train
 
 
-@contextmanager
-def beside(work: Callable[[], None] | None) -> Iterator[None]:
-    """Do `work`, if there is any, in a process of its own, which a training in this one does not wait for."""
-    if work is None:
-        yield
-        return
-    with ProcessPoolExecutor(1, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-        done = pool.submit(work)
-        yield
-    done.result()
+def workers_for(settings: TrackSettings, device: torch.device) -> AbstractContextManager[Workers | None]:
+    """Processes for the pictures, where a GPU leaves the cores idle; one for the preview, where training follows."""
+    if settings.camera or (device.type != "cuda" and settings.train is None):
+        return nullcontext()
+    return Workers(WORKERS if device.type == "cuda" else 1)
+
+
+def track(settings: TrackSettings, device: torch.device, trains: bool, workers: Workers | None) -> Outcome:
+    """The tracking, and a report of it."""
+    with ThreadPoolExecutor(1) as meanwhile:
+        warm = meanwhile.submit(warm_up, device, trains)
+        cutters = workers if device.type == "cuda" else None
+        follow = track_cameras if settings.camera else partial(track_video, later=trains, workers=cutters)
+        outcome = follow(settings, device, finish=lambda folder: write_others(folder, settings.write))
+        warm.result()
+    report(outcome, trains)
+    return outcome
 
 
 def track_and_train(settings: TrackSettings, training: TrainSettings | None) -> None:
     """The whole command. Raises what tracking and training raise, for the user."""
-    begin, device, preview = time.perf_counter(), resolve_device(settings.device), None
+    begin, device = time.perf_counter(), resolve_device(settings.device)
     if training is not None and settings.resume and is_complete(settings):
         log.info("%s is complete; the training goes on", settings.output)
+        training_program().train(training)
     else:
-        with ThreadPoolExecutor(1) as meanwhile:
-            warm = meanwhile.submit(warm_up, device, training is not None)
-            follow = track_cameras if settings.camera else partial(track_video, later=training is not None)
-            outcome = follow(settings, device, finish=lambda folder: write_others(folder, settings.write))
-            warm.result()
-        report(outcome, training is not None)
-        preview = outcome.preview
+        with workers_for(settings, device) as workers:
+            outcome = track(settings, device, training is not None, workers)
+            if training is not None:
+                train_beside(training, outcome.preview, workers)
     if training is not None:
-        with beside(preview):
-            training_program().train(training)
         log.info("From the video to the avatar: %.0f s", time.perf_counter() - begin)
+
+
+def train_beside(training: TrainSettings, preview: Callable[[], None] | None, workers: Workers | None) -> None:
+    """Train while a process writes the preview, which is waited for even where training fails: it cleans up."""
+    if preview is not None and workers is not None:
+        workers.start([preview])
+    try:
+        training_program().train(training)
+    finally:
+        while workers is not None and not workers.done(1):
+            pass
 
 
 class Stopped(KeyboardInterrupt):

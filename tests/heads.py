@@ -17,6 +17,7 @@ from scipy.sparse import csc_matrix
 from flame import Head, MouthPlacement
 from flame.load import FLAME_IDENTITIES
 from flame.rotations import matrix_from_axis_angle, matrix_to_6d
+from tracking.records import Fit
 
 FLAME_EXPRESSIONS = 100
 
@@ -170,3 +171,16 @@ def random_codes(head: Head, frames: int, dtype: torch.dtype = torch.float64, se
         "eyelids": torch.rand(frames, 2, generator=draw, dtype=torch.float64).to(dtype),
         "neck": turns(1),
     }
+
+
+def still_fit(head: Head, frames: int, size: int) -> Fit:
+    """The head at rest before a camera, frame after frame."""
+    six = np.tile(np.array([1, 0, 0, 0, 1, 0], np.float32), (frames, 1))
+    return Fit(
+        shape=np.zeros(head.n_shape, np.float32), expression=np.zeros((frames, head.n_expression), np.float32),
+        jaw=six, eyes=np.tile(six, (1, 2)), eyelids=np.zeros((frames, 2), np.float32),
+        R=np.tile(np.diag([1, -1, -1]).astype(np.float32), (frames, 1, 1)),
+        t=np.tile(np.array([0, 0, 0.7], np.float32), (frames, 1)),
+        K=np.array([[1.8 * size, 0, size / 2], [0, 1.8 * size, size / 2], [0, 0, 1]], np.float32),
+        landmark_error=np.ones(frames, np.float32),
+    )

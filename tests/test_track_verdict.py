@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from flame import Head, load_head
+from tests.heads import still_fit
 from tests.track_videos import picture
 from tracking import mesh_view
 from tracking.footage import Dropped
 from tracking.mesh_view import EARS, SKULL, MeshView
 from tracking.outline import reach_out
 from tracking.preview import preview_frame, write_error_plot
-from tracking.records import BLENDSHAPE_NAMES, Fit
+from tracking.records import BLENDSHAPE_NAMES
 from tracking.verdict import Quality, head_yaw, judge, sharpness
 
 FRAMES = 300
@@ -111,18 +112,6 @@ def test_yaw_of_known_turns() -> None:
 @pytest.fixture(scope="module")
 def head() -> Head:
     return load_head("open")
-
-
-def still_fit(head: Head, frames: int, size: int) -> Fit:
-    six = np.tile(np.array([1, 0, 0, 0, 1, 0], np.float32), (frames, 1))
-    return Fit(
-        shape=np.zeros(head.n_shape, np.float32), expression=np.zeros((frames, head.n_expression), np.float32),
-        jaw=six, eyes=np.tile(six, (1, 2)), eyelids=np.zeros((frames, 2), np.float32),
-        R=np.tile(np.diag([1, -1, -1]).astype(np.float32), (frames, 1, 1)),
-        t=np.tile(np.array([0, 0, 0.7], np.float32), (frames, 1)),
-        K=np.array([[1.8 * size, 0, size / 2], [0, 1.8 * size, size / 2], [0, 0, 1]], np.float32),
-        landmark_error=np.ones(frames, np.float32),
-    )
 
 
 def test_mesh_lies_where_the_camera_puts_it(head: Head) -> None:

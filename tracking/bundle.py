@@ -31,10 +31,10 @@ POSE = 6
 Focal length and distance trade along f / z = constant: a straight line in the logarithms, which steps can follow.
 """
 
-CHUNK_BYTES = {"cpu": 24 * 2**20, "cuda": 96 * 2**20}
+CHUNK_BYTES = {"cpu": 24 * 2**20, "cuda": 512 * 2**20}
 """Bounds the derivatives of grey values that are formed at once, on a CPU by each thread."""
 
-CHUNK_FRAMES = 64  # worked on at once at most
+CHUNK_FRAMES = {"cpu": 64, "cuda": 512}  # worked on at once at most; on a GPU each piece costs its launches
 
 Part = TypeVar("Part")
 
@@ -256,9 +256,10 @@ def _by_parts(
     """work(term, frames) of all terms, some frames at a time, in order: on a CPU by several threads. columns: that are
     formed for every row.
     """
-    limit = CHUNK_BYTES[state.t.device.type] // 4
+    kind = state.t.device.type
+    limit, most = CHUNK_BYTES[kind] // 4, CHUNK_FRAMES[kind]
     jobs = [(term, frames) for term in problem.terms
-            for frames in parts(len(state.t), max(1, min(CHUNK_FRAMES, limit // (max(columns, 1) * len(term.points)))))]
+            for frames in parts(len(state.t), max(1, min(most, limit // (max(columns, 1) * len(term.points)))))]
     threads = 1 if state.t.is_cuda else usual_threads()
     for (_, frames), part in zip(jobs, in_order(lambda job: work(*job), jobs, threads), strict=True):
         problem.passed(frames.stop - frames.start)

@@ -29,8 +29,8 @@ from tracking.records import Floats
 from utils.images import with_alpha
 from utils.parallel import in_order, ordered
 
-__all__ = ["Cutter", "MatteSettings", "clip_colours", "cut_at_neck", "cut_out", "foreground_colours", "matte_clip",
-           "method_note"]
+__all__ = ["Cutter", "MatteSettings", "by_colours", "clip_colours", "cut_at_neck", "cut_out", "foreground_colours",
+           "matte_clip", "method_note"]
 
 SAME = 8.0      # 8-bit levels: a pixel that changed less shows what it showed in the picture before
 MEMORY = 0.8    # share of the alpha before in such a pixel
@@ -91,6 +91,11 @@ def cut_out(
         return with_alpha(foreground_colours(images(index), matte), matte)
 
     return in_order(one, enumerate(mattes))
+
+
+def by_colours(settings: MatteSettings) -> bool:
+    """Whether no network takes part, so that pictures may be worked on in any order."""
+    return default_model(settings.matting_model) is None and settings.parsing_model is None
 
 
 def clip_colours(

@@ -19,6 +19,7 @@ from tracking.landmark_fit import FitSettings, clip_of, fit_of, measured, single
 from tracking.photometric_term import Images, PhotometricTerm, band_pass, face_points
 from tracking.records import Fit, Observations, Rig
 from tracking.surface import turns_of
+from tracking.visibility import in_front
 from utils.mesh_raster import nearest_surface, project
 from utils.parallel import in_order, ordered
 
@@ -159,12 +160,18 @@ def _facing(
         normal = torch.linalg.cross(triangle[:, :, 1] - triangle[:, :, 0], triangle[:, :, 2] - triangle[:, :, 0])
         middle = triangle.mean(2)
         cosine = -torch.nn.functional.cosine_similarity(normal, middle, dim=-1)
+        if cosine.is_cuda:
+            of_raster = torch.from_numpy(K).to(cosine)
+            rows.append(cosine * in_front(middle, vertices, head.faces.to(cosine.device), of_raster, RASTER,
+                                          DEPTH_SLACK))
+            work.add(len(cosine))
+            continue
         seen_first = partial(_in_front, faces=faces, K=K)
-        pairs = zip(middle.cpu().numpy(), vertices.cpu().numpy(), strict=True)
+        pairs = zip(middle.numpy(), vertices.numpy(), strict=True)
         for value, seen in zip(cosine, in_order(seen_first, pairs), strict=True):
-            rows.append(value * torch.from_numpy(seen).to(value))
+            rows.append(value[None] * torch.from_numpy(seen).to(value))
             work.add(1)
-    return torch.stack(rows) * torch.from_numpy(view.seen).to(corners.device)[:, None]
+    return torch.cat(rows) * torch.from_numpy(view.seen).to(corners.device)[:, None]
 
 
 def _in_front(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
@@ -24,8 +24,8 @@ from tracking.given_alpha import WithAlpha
 from tracking.landmark_fit import FitSettings, fit_clip
 from tracking.landmarks import NoFaceError, Track, follow_face, look_for_faces
 from tracking.lens import Straight, read_lens, straight
-from tracking.matte_process import JobProcess, MatteJob
-from tracking.matting import Cutter, MatteSettings, clip_colours, cut_out, matte_clip, method_note
+from tracking.matte_job import MatteJob
+from tracking.matting import Cutter, MatteSettings, by_colours, clip_colours, cut_out, matte_clip, method_note
 from tracking.mesh_view import LARGEST, MeshView
 from tracking.photometric_fit import refine_clip
 from tracking.progress import counted, progress_bar
@@ -34,6 +34,7 @@ from tracking.records import Fit, Observations, load_record, save_record
 from tracking.run import Finish, Found, Outcome, Pictures, Run
 from tracking.verdict import sharpness
 from tracking.video import open_footage
+from tracking.workers import Workers, shared_out
 from tracking.workspace import MARK, PictureStore, Workspace, load_table, plain, save_table
 from utils.images import with_alpha
 from utils.parallel import in_order
@@ -48,10 +49,10 @@ class TooFewFramesError(ValueError):
 
 def track_video(
     settings: TrackSettings, device: torch.device, detector: CloseDetector | None = None, finish: Finish | None = None,
-    later: bool = False,
+    later: bool = False, workers: Workers | None = None,
 ) -> Outcome:
     """Write the data set of one camera that `settings` ask for. detector: instead of MediaPipe's (tests). later: what
-    training does not need is left to `Outcome.preview`.
+    training does not need is left to `Outcome.preview`. workers: make the mattes while `device`, a GPU, refines.
 
     An interrupted run leaves its stage results beside the output for `--resume`; a run refused for its footage leaves
     nothing.
@@ -63,20 +64,19 @@ def track_video(
     head = load_head(settings.head)
     workspace = Workspace(settings.output, job_of(settings), settings.resume, settings.overwrite)
     run = Run(settings, device, footage, head, workspace, detector)
-    with process_beside(device) as process:
-        try:
-            track = find_face(run)
-        except Exception:  # nothing worth resuming yet; an interruption by the user is no Exception
-            workspace.discard()
-            raise
-        crop = choose_crop(track, settings.size)
-        observations = observe(track, crop, lens_of(run, crop))
-        pictures = cut_pictures(run, track, crop)
-        rough = fit_landmarks(run, observations)
-        with mattes_meanwhile(run, process, rough, pictures, crop, track) as cut:
-            fit = refine_by_pictures(run, rough, observations, pictures)
-            found = cut(fit)
-    return write_all(run, workspace, finish, Found(track, crop, observations, fit, pictures, found), later)
+    try:
+        track = find_face(run)
+    except Exception:  # nothing worth resuming yet; an interruption by the user is no Exception
+        workspace.discard()
+        raise
+    crop = choose_crop(track, settings.size)
+    observations = observe(track, crop, lens_of(run, crop))
+    pictures = cut_pictures(run, track, crop)
+    rough = fit_landmarks(run, observations)
+    with mattes_meanwhile(run, workers, rough, pictures, crop, track) as cut:
+        fit = refine_by_pictures(run, rough, observations, pictures)
+        found = cut(fit)
+    return write_all(run, workspace, finish, Found(track, crop, observations, fit, pictures, found), later, workers)
 
 
 def open_given(settings: TrackSettings) -> Footage:
@@ -219,39 +219,37 @@ def refine_by_pictures(run: Run, fit: Fit, observations: Observations, pictures:
     return load_record(path, Fit)
 
 
-def process_beside(device: torch.device) -> AbstractContextManager[JobProcess | None]:
-    """A process for the mattes where a GPU refines and leaves the cores idle."""
-    return JobProcess() if device.type == "cuda" else nullcontext()
-
-
 @contextmanager
 def mattes_meanwhile(
-    run: Run, process: JobProcess | None, rough: Fit, pictures: Pictures, crop: Crop, track: Track
+    run: Run, workers: Workers | None, rough: Fit, pictures: Pictures, crop: Crop, track: Track
 ) -> Iterator[Callable[[Fit], PictureStore]]:
     """Yields what cuts out the head, given the refined fit, and begins with it: the landmarks' fit is good enough for
-    all but the cut at the neck. `process` makes the mattes; without one, another thread learns the clip's colours.
+    all but the cut at the neck. `workers` make the mattes; without them, another thread learns the clip's colours.
     """
     store, settings = cut_out_store(run), matte_settings(run)
     if pictures.given is not None or store.complete:
         yield lambda fit: cut_out_head(run, fit, pictures, crop, track)
-    elif process is None:
+    elif workers is None:
         view = MeshView(run.head, rough, crop.size, min(crop.size, LARGEST))
         with ThreadPoolExecutor(1) as pool:
             cutter = pool.submit(clip_colours, pictures.rgb.read, len(rough), view.silhouette, settings)
             yield lambda fit: cut_out_head(run, fit, pictures, crop, track, cutter.result())
     else:
         inside = crop.inside(track.width, track.height)
-        process.start(MatteJob(run.settings.head, rough, pictures.rgb, store, inside, settings))
-        yield lambda fit: wait_for_mattes(run, store, len(fit), process)
+        # A network may keep what it saw before, and takes the pictures one after the other.
+        parts = workers.count if by_colours(settings) else 1
+        workers.start([MatteJob(run.settings.head, rough, pictures.rgb, store, inside, settings, frames)
+                       for frames in shared_out(len(rough), parts)])
+        yield lambda fit: wait_for_mattes(run, store, len(fit), workers)
 
 
-def wait_for_mattes(run: Run, store: PictureStore, count: int, process: JobProcess) -> PictureStore:
-    """Stage 5, where another process does it."""
+def wait_for_mattes(run: Run, store: PictureStore, count: int, workers: Workers) -> PictureStore:
+    """Stage 5, where other processes do it."""
     with run.stage("matte"), progress_bar("Cutting out the head", count) as bar:
-        while not process.done(0.1):
-            while bar.n < count and store.path(bar.n).is_file():
-                bar.update()
+        while not workers.done(0.1):
+            bar.update(store.written - bar.n)
         bar.update(count - bar.n)
+    store.finish()
     run.notes.append(method_note(run.settings.matting_model))
     return store
 

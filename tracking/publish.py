@@ -21,31 +21,34 @@ from tracking.footage import ByteImage, Dropped
 from tracking.landmarks import Track
 from tracking.layout import write_data_set, write_rgba
 from tracking.matting import cut_at_neck, foreground_colours
-from tracking.mesh_view import MeshView
+from tracking.mesh_view import Drawing, MeshView
 from tracking.outline import reach_out
 from tracking.preview import preview_frame, write_error_plot
-from tracking.progress import counted
+from tracking.progress import counted, progress_bar
 from tracking.records import Fit, Floats
-from tracking.run import Finish, Found, Outcome, Run
+from tracking.run import Finish, Found, Outcome, Pictures, Run
 from tracking.threads import own_threads_only
 from tracking.verdict import Quality, Verdict, judge, measure
+from tracking.workers import Workers, abandoned, shared_out
 from tracking.workspace import MARK, PictureStore, Workspace, plain, save_table
 from utils.images import read_rgba, with_alpha
-from utils.parallel import ordered
+from utils.parallel import in_order, ordered
 
 VERSION = 1      # of tracking.json
 PACKAGES = ("av", "mediapipe", "numpy", "opencv-python-headless", "scipy", "torch")
 
 
-def write_all(run: Run, workspace: Workspace, finish: Finish | None, found: Found, later: bool) -> Outcome:
+def write_all(
+    run: Run, workspace: Workspace, finish: Finish | None, found: Found, later: bool, workers: Workers | None = None
+) -> Outcome:
     """Stage 6: data set, preview, plot and tracking.json; then all of it takes its place at once.
 
-    later: preview and plot are left to `Outcome.preview`.
+    later: preview and plot are left to `Outcome.preview`. workers: who then write the pictures.
     """
     folder = workspace.data
     with run.stage("write"):
         write_data_set(folder, run.head, head_name(run.settings.head), found.fit, found.crop.size)
-        quality, verdict, preview = write_camera(run, found, folder, later)
+        quality, verdict, preview = write_camera(run, found, folder, later, workers)
         if finish is not None:
             finish(folder)
     save_table(folder / MARK, report(run, found, quality, verdict))
@@ -54,12 +57,19 @@ def write_all(run: Run, workspace: Workspace, finish: Finish | None, found: Foun
                    partial(preview.write, run.settings.output, workspace.folder) if later else None)
 
 
-def write_camera(run: Run, found: Found, folder: Path, later: bool = False) -> tuple[Quality, Verdict, Preview]:
+def write_camera(
+    run: Run, found: Found, folder: Path, later: bool = False, workers: Workers | None = None
+) -> tuple[Quality, Verdict, Preview]:
     """Pictures of one camera, and its preview and plot into `folder`; later: without those two."""
     track, fit = found.track, found.fit
-    view = MeshView.of_stages(run.head, fit, found.crop.size, run.workspace.folder)
-    with _video(folder, _rate(track)) if not later else nullcontext() as show:
-        matte = _write_images(run, found, view, show)
+    writing = Writing(run.settings.head, found.crop.size, fit, found.cut_out, found.pictures, run.workspace.data,
+                      run.workspace.folder)
+    if later and workers is not None:
+        matte = _written_beside(writing, workers)
+    else:
+        view = MeshView.of_stages(run.head, fit, found.crop.size, run.workspace.folder)
+        with _video(folder, _rate(track)) if not later else nullcontext() as show:
+            matte = _write_images(writing, found, view, show)
     quality = measure(track, fit, found.pictures.sharpness, matte)
     without_face = sum(1 for d in run.dropped if "face" in d.reason)
     verdict = judge(quality, track.blendshapes, found.crop.size, len(run.clock), without_face, run.notes)
@@ -115,30 +125,70 @@ class Preview:
         write_error_plot(folder / "tracking_error.png", self.time, self.quality, self.dropped, self.title)
 
 
-def _write_images(
-    run: Run, found: Found, view: MeshView, show: Callable[[ByteImage], None] | None
-) -> np.ndarray:
-    """images/, images.HQ/ and the preview, if it is to be shown; returns [T,4], see `verdict.measure`."""
-    pictures = found.pictures
+@dataclass(frozen=True, eq=False)
+class Writing:
+    """What images/ and images.HQ/ of one camera are made from; goes from one process to another.
 
-    def write(index: int) -> tuple[ByteImage | None, tuple[float, ...]]:
-        rgba, drawing = found.cut_out.read(index), view.draw(index)
+    head: its name or file. size: of the pictures. folder: of the data set. workspace: of the stages.
+    """
+
+    head: str
+    size: int
+    fit: Fit
+    cut_out: PictureStore
+    pictures: Pictures
+    folder: Path
+    workspace: Path
+
+    def write(self, view: MeshView, index: int) -> tuple[Drawing, ByteImage, tuple[float, ...]]:
+        """One picture; returns the head drawn over it, its matte, and its row of what `verdict.measure` takes."""
+        rgba, drawing, pictures = self.cut_out.read(index), view.draw(index), self.pictures
         # Of given alpha nobody knows what was done to its border: it stays as it is.
         cut = (lambda alpha, _: alpha) if pictures.given is not None else cut_at_neck
         matte = cut(rgba[..., 3], drawing.head)
-        write_rgba(run.workspace.data / "images", index, with_alpha(rgba[..., :3], matte))
+        write_rgba(self.folder / "images", index, with_alpha(rgba[..., :3], matte))
         if pictures.full is not None:
             full = pictures.full.read(index)
             large = np.asarray(cv2.resize(rgba[..., 3], full.shape[1::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
             colours = full if pictures.given is not None else foreground_colours(full, large)
-            write_rgba(run.workspace.data / "images.HQ", index, with_alpha(colours, cut(large, drawing.head)))
+            write_rgba(self.folder / "images.HQ", index, with_alpha(colours, cut(large, drawing.head)))
         opaque = cv2.resize(matte, (view.size, view.size), interpolation=cv2.INTER_AREA) >= 128
         on_head = opaque[drawing.head].mean() if drawing.head.any() else 0.0
-        share = opaque.mean(), on_head, *reach_out(drawing, opaque)
-        frame = None
-        if show is not None:
-            frame = preview_frame(drawing, pictures.rgb.read(index), matte, found.observations.landmarks[index])
-        return frame, share
+        return drawing, matte, (opaque.mean(), on_head, *reach_out(drawing, opaque))
+
+    def part(self, frames: range) -> list[tuple[float, ...]]:
+        """Write some of the pictures, as a job of `Workers`."""
+        view = MeshView.of_stages(load_head(self.head), self.fit, self.size, self.workspace)
+        shares = []
+        with own_threads_only():
+            for _, _, share in in_order(partial(self.write, view), frames):
+                if abandoned():
+                    break
+                shares.append(share)
+        return shares
+
+
+def _written_beside(writing: Writing, workers: Workers) -> np.ndarray:
+    """All pictures, written by other processes; returns [T,4], see `verdict.measure`."""
+    count, folder = len(writing.fit), writing.folder / "images"
+    workers.start([partial(writing.part, frames) for frames in shared_out(count, workers.count)])
+    with progress_bar("Writing the pictures", count) as bar:
+        while not workers.done(0.1):
+            bar.update(sum(1 for _ in folder.glob("*.png")) - bar.n)
+        bar.update(count - bar.n)
+    return np.array([share for shares in workers.results for share in shares], np.float32)
+
+
+def _write_images(
+    writing: Writing, found: Found, view: MeshView, show: Callable[[ByteImage], None] | None
+) -> np.ndarray:
+    """All pictures and the preview, if it is to be shown; returns [T,4], see `verdict.measure`."""
+
+    def write(index: int) -> tuple[ByteImage | None, tuple[float, ...]]:
+        drawing, matte, share = writing.write(view, index)
+        if show is None:
+            return None, share
+        return preview_frame(drawing, found.pictures.rgb.read(index), matte, found.observations.landmarks[index]), share
 
     count, shares = len(view.fit), []
     for frame, share in counted(ordered(write, count), "Writing the pictures", count):

@@ -102,6 +102,11 @@ class PictureStore:
         save_file({"picture": np.ascontiguousarray(image)}, part)
         os.replace(part, path)
 
+    @property
+    def written(self) -> int:
+        """How many pictures are there."""
+        return sum(1 for _ in self.folder.glob("*.safetensors"))
+
     def finish(self) -> None:
         write_bytes(self._done, b"")
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 MOST = 16  # threads, each with its pictures in memory
+_limit = MOST
 
 
 def ordered(function: Callable[[int], Result], count: int, threads: int | None = None) -> Generator[Result, None, None]:
@@ -43,5 +44,11 @@ def in_order(
 
 
 def usual_threads() -> int:
-    """One thread for each core, `MOST` at most."""
-    return min(os.cpu_count() or 1, MOST)
+    """One thread for each core that this process may use, `MOST` at most, or what `limit_threads` said."""
+    return min(len(os.sched_getaffinity(0)), _limit)
+
+
+def limit_threads(most: int) -> None:
+    """So many of `usual_threads` at most in this process, which shares the cores with others."""
+    global _limit
+    _limit = most
