@@ -11,14 +11,12 @@ import torch
 
 from arguments import parse_flags, save_config
 from arguments.live_settings import LiveSettings
-from online.page import LivePage
 from online.session import Session, SessionError, run_folder, train_settings
 from scene.checkpoint import CheckpointError
 from scene.clip import save_clip
 from training.trainer import Trainer
 from utils.devices import resolve_device
 from utils.seeding import seed_everything
-from viewer.server import PageServer, addresses
 
 log = logging.getLogger("live")
 
@@ -54,6 +52,9 @@ def keep(trainer: Trainer, settings: LiveSettings) -> None:
 
 def sit(settings: LiveSettings, device: torch.device) -> None:
     """Record and learn until the end, on a page."""
+    from online.page import LivePage  # here: benchmarks.live shows no page and runs without viser
+    from viewer.server import PageServer, addresses
+
     settings.model_path.mkdir(parents=True, exist_ok=True)
     server = PageServer(settings.host, settings.port, settings.model_path.resolve().name, settings.allow_origin)
     page = LivePage(server)
