@@ -37,6 +37,8 @@ from utils.processes import local_rank, process_rank
 from utils.seeding import seed_everything
 
 log = logging.getLogger("train")
+SAVE_SECONDS = 120.0  # between checkpoints, unless the user says otherwise
+GO_ON, SAVE, STOP = range(3)  # what a process may wish after a step; the largest wish of any is done
 LPIPS_WEIGHT = 0.05  # on a GPU, unless the user says otherwise
 RANK_0_SPEAKS = 30.0  # seconds that others leave rank 0 to come to the same error and report it
 
@@ -58,6 +60,20 @@ class StopRequest:
             return
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+class SaveClock:
+    """Tells, once each time, when so many seconds have passed since it told last; never where there are none."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds, self._last = seconds, time.monotonic()
+
+    def rings(self) -> bool:
+        """Whether it is time."""
+        if self._seconds is None or time.monotonic() - self._last < self._seconds:
+            return False
+        self._last = time.monotonic()
+        return True
 
 
 def settings_of_run(given: TrainSettings) -> TrainSettings:
@@ -90,7 +106,8 @@ def with_lpips(settings: TrainSettings, smallest: int, device: torch.device) -> 
         weight = LPIPS_WEIGHT if device.type == "cuda" else 0.0
     if weight:
         try:
-            network = load_lpips(optimization.lpips_network, optimization.lpips_weights, smallest).to(device)
+            loaded = load_lpips(optimization.lpips_network, optimization.lpips_weights, smallest).to(device)
+            network = loaded.in_bfloat16() if device.type == "cuda" else loaded
         except MetricUnavailable as error:
             if optimization.lpips_loss is not None:
                 raise ValueError(f"--lpips_loss: {error}") from error
@@ -185,16 +202,19 @@ def train(given: TrainSettings, team: Team = ALONE) -> None:
     settings, run, total = trainer.settings, trainer.settings.run, trainer.settings.optimization.iterations
     evaluations = evaluation_iterations(settings)
     stop, vote = StopRequest(patient=team.size > 1), Vote(team)
+    clock = SaveClock(SAVE_SECONDS if run.checkpoint_interval is None and team.leads else None)
     with open_log(run, trainer.iteration, total, team.leads) as run_log:
         while trainer.iteration < total:
             result = trainer.step()
             run_log.step(trainer, result)
             if trainer.iteration in evaluations:
                 evaluate_some(trainer, run_log)
-            stopping = vote.cast(stop.asked)  # once: a signal between the two uses must not skip the checkpoint
-            if trainer.iteration % run.checkpoint_interval == 0 or trainer.iteration == total or stopping:
+            # Once: a signal between two looks must not skip the checkpoint.
+            wish = vote.cast(STOP if stop.asked else SAVE if clock.rings() else GO_ON)
+            due = run.checkpoint_interval is not None and trainer.iteration % run.checkpoint_interval == 0
+            if due or trainer.iteration == total or wish != GO_ON:
                 checkpoint(trainer, run_log, run.model_path, run.keep_checkpoints)
-            if stopping:
+            if wish == STOP:
                 break
     trainer.close()
     if trainer.iteration < total:

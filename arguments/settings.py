@@ -112,8 +112,9 @@ class OptimizationSettings:
     """Factor on all difference learning rates except the position's. The method: 1, which fits training frames only."""
     lambda_dssim: float = 0.2
     """Weight of 1 - SSIM; L1 gets 1 - lambda_dssim."""
-    alpha_loss: float = 10.0
-    """Weight of mean squared error between rendered and given alpha."""
+    alpha_loss: float = 3.0
+    """Weight of mean squared error between rendered and given alpha. The method: 10, which draws the head to mattes
+    that are wrong in single frames."""
     lpips_loss: float | None = None
     """Weight of LPIPS. None: 0.05 on a GPU where the network's weights can be had, else 0. The method: 0."""
     lpips_network: Literal["alex", "vgg"] = "alex"
@@ -134,8 +135,8 @@ class OptimizationSettings:
     """No densification up to and including this iteration."""
     densify_until_iter: int = 15_000
     """No densification from this iteration on."""
-    densification_interval: int = 100
-    """Iterations between densifications."""
+    densification_interval: int = 200
+    """Iterations between densifications. The method: 100."""
     densify_grad_threshold: float = 4e-4
     """Mean gradient (NDC scale) of one picture above which a face Gaussian is densified. The method: 1e-3."""
     densify_grad_threshold_teeth: float = 2e-4
@@ -207,8 +208,8 @@ class RunSettings:
     """Iterations at which some held-out frames are scored and pictured; empty = at 1/4, 1/2, 3/4 and the end."""
     test_views: int = 8
     """Held-out frames scored at --test_iterations (spread evenly); test.py scores all."""
-    checkpoint_interval: int = 5_000
-    """Iterations between checkpoints; the last iteration is always saved."""
+    checkpoint_interval: int | None = None
+    """Iterations between checkpoints; None = every two minutes. The last iteration is always saved."""
     keep_checkpoints: int = 2
     """Older checkpoints beyond this number are deleted; 0 keeps all."""
     check_data: bool = True

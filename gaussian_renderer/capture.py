@@ -25,7 +25,7 @@ class CapturedStep(Generic[Result]):
     """
 
     def __init__(self, compute: Callable[[], Result], picture: tuple[torch.device, int, int, int],
-                 agree: Callable[[bool], bool] = bool) -> None:
+                 agree: Callable[[bool], int] = bool) -> None:
         """`picture`: device, batch size, width and height of the rasterizer's passes in `compute`."""
         self._compute, self._picture, self._agree = compute, picture, agree
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -91,7 +91,7 @@ class CapturedSizes(Generic[Result]):
     """A `CapturedStep` for each size of pictures (width, height): a graph has fixed shapes."""
 
     def __init__(self, compute: Callable[[], Result], device: torch.device, batch: int,
-                 sizes: Iterable[tuple[int, int]], agreement: Callable[[], Callable[[bool], bool]] = lambda: bool,
+                 sizes: Iterable[tuple[int, int]], agreement: Callable[[], Callable[[bool], int]] = lambda: bool,
                  ) -> None:
         """`agreement` makes what each of them takes as `agree`."""
         self._steps = {size: CapturedStep(compute, (device, batch, *size), agreement()) for size in sizes}

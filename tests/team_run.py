@@ -119,7 +119,7 @@ def talk(team: Team) -> dict[str, object]:
         "sum": team.sum(torch.tensor([1.0 + team.rank])).tolist(),
         "largest": team.largest(torch.tensor([-1.0 * team.rank])).tolist(),
         "gather": team.gather(torch.tensor([[team.rank, 7]])).tolist(),
-        "vote": [vote.cast(team.rank == 1 and step == 2) for step in range(5)],
+        "vote": [vote.cast(2 * (team.rank == 1 and step == 2)) for step in range(5)],
         "all fine": outcome(team, lambda: fail_if(False)),
         "one fails": outcome(team, lambda: fail_if(team.rank == 1)),
         "all fail": outcome(team, lambda: fail_if(True)),

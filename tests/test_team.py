@@ -82,7 +82,7 @@ def test_what_processes_tell_each_other(team_results: Path) -> None:
     assert first["sum"] == [3]
     assert first["largest"] == [0]
     assert first["gather"] == [[0, 7], [1, 7]]
-    assert first["vote"] == [False, False, False, True, False]  # a step after it was cast
+    assert first["vote"] == [0, 0, 0, 2, 0]  # a step after it was cast
     assert (first["all fine"], first["one fails"], first["all fail"]) == ("fine", "rank 1: bad file", "bad file")
     assert first["share"], second["share"] == (["slice(0, 2, None)", 0.4, 3], ["slice(2, 5, None)", 0.6, 3])
     assert "disagree on the answer (rank 0: 42; rank 1: 43)" in first["unequal"]
@@ -114,7 +114,7 @@ def test_what_comes_next_is_the_own_share_of_what_comes_next() -> None:
 
 def test_alone_a_vote_decides_at_once_and_nothing_is_said() -> None:
     vote = Vote(ALONE)
-    assert [vote.cast(True), vote.cast(False)] == [True, False]
+    assert [vote.cast(wish) for wish in (True, False, 2)] == [True, False, 2]
     ALONE.require_equal("anything", 1)
     values = torch.ones(2)
     assert ALONE.sum(values) is values

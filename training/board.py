@@ -9,8 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from blendshape_ops import to_bytes
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+
+from utils.images import ByteImage, encode_image
 
 
 class Board:
@@ -25,7 +28,7 @@ class Board:
         self._hook = threading.excepthook
         threading.excepthook = self._thread_failed
         self._attempt(lambda: self._open(purge_step))
-        self._encoder = ThreadPoolExecutor(1)  # a picture takes a tenth of a second to compress
+        self._encoder = ThreadPoolExecutor(1)
 
     def scalars(self, values: Mapping[str, float], iteration: int) -> None:
         """Add named numbers."""
@@ -35,7 +38,7 @@ class Board:
     def picture(self, name: str, picture: Tensor, iteration: int) -> None:
         """Add a picture [3,H,W] in [0,1]; it is compressed in a thread."""
         pixels = to_bytes(picture[None])[0].cpu().numpy()
-        self._encoder.submit(self._attempt, lambda: self._use().add_image(name, pixels, iteration, dataformats="HWC"))
+        self._encoder.submit(self._attempt, partial(self._add_picture, name, pixels, iteration))
 
     def flush(self) -> None:
         """Bring what was added to the disk."""
@@ -54,6 +57,14 @@ class Board:
 
     def _add(self, name: str, value: float, iteration: int) -> None:
         self._use().add_scalar(name, value, iteration)
+
+    def _add_picture(self, name: str, pixels: ByteImage, iteration: int) -> None:
+        # SummaryWriter.add_image makes PNGs, which take a second to compress and to sum up, and the last checkpoint
+        # would wait for that.
+        height, width, channels = pixels.shape
+        picture = Summary.Image(height=height, width=width, colorspace=channels,
+                                encoded_image_string=encode_image(pixels, ".jpg"))
+        self._use()._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=name, image=picture)]), iteration)
 
     def _use(self) -> SummaryWriter:
         if self._writer is None:

@@ -17,8 +17,7 @@ from training.refinement import Refinement
 from training.world import World
 
 RATES = RefinementSettings()  # those of training
-# The alpha counts less than in training: an avatar is not drawn to a matte that is wrong in one frame, a pose is.
-WEIGHTS = OptimizationSettings(alpha_loss=3.0)
+WEIGHTS = OptimizationSettings()
 
 
 def fit_tracking(world: World, avatar: Avatar, sh_degree: int, frames: Sequence[int], steps: int, batch: int,

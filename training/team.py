@@ -153,23 +153,25 @@ ALONE = Team()
 
 
 class Vote:
-    """A yes of any process is one of all, told a call later, so that nobody waits for the others. Alone: at once."""
+    """The largest wish of any process (True counts 1) is that of all, told a call later, so that nobody waits for the
+    others. Alone: at once.
+    """
 
     def __init__(self, team: Team) -> None:
         self._team = team
         self._pending: tuple[Tensor, Any] | None = None
 
-    def cast(self, yes: bool) -> bool:
+    def cast(self, wish: int) -> int:
         """Vote, and learn what the call before decided. A collective."""
         if self._team.size == 1:
-            return yes
+            return wish
         with _peers():
-            decided = False
+            decided = 0
             if self._pending is not None:
                 ballot, work = self._pending
                 work.wait()
-                decided = bool(ballot)
-            ballot = torch.tensor(int(yes), dtype=torch.int32)
+                decided = int(ballot)
+            ballot = torch.tensor(int(wish), dtype=torch.int32)
             self._pending = ballot, dist.all_reduce(ballot, dist.ReduceOp.MAX, async_op=True)
         return decided
 
