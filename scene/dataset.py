@@ -44,7 +44,7 @@ class Dataset:
         sizes: working sizes that occur, (width, height) in pixels; `size` says which is whose.
         width, height: the size that there is, or the raster into which pictures of every size fit.
         train_indices, test_indices: int64 arrays, ascending.
-        images: by size, uint8 RGBA [n,H,W,4] on the CPU, in the order of frames; or None when streaming.
+        images_by_size: uint8 RGBA [n,H,W,4] of each size, on the CPU, in the order of frames; None when streaming.
         place: int64 [N], where a frame's picture is among those of its size.
         background: uint8 [H,W,3] at working size, or None (see Source).
         R [N,3,3], t [N,3], K [N,3,3]: float32, cameras at working size.
@@ -79,11 +79,16 @@ class Dataset:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._pending: dict[int, Future[ByteImage]] = {}
         self._facts: dict[int, PictureFacts] = {}
-        self.images: dict[Size, Tensor] | None = None
+        self.images_by_size: dict[Size, Tensor] | None = None
         if cache == "ram" or (cache == "auto" and self._fits_in_ram()):
             wanted = np.arange(self.frame_count) if held_out else self.train_indices
             images = self._decode_all(wanted, workers, progress)
-            self.images = {size: torch.from_numpy(array) for size, array in images.items()}
+            self.images_by_size = {size: torch.from_numpy(array) for size, array in images.items()}
+
+    @property
+    def images(self) -> Tensor | None:
+        """All pictures, uint8 RGBA [T,H,W,4]; None when streaming, or where they are of several sizes."""
+        return self.images_by_size[self.sizes[0]] if self.images_by_size and len(self.sizes) == 1 else None
 
     def size(self, index: int) -> Size:
         """Working size of one frame: width, height."""
@@ -97,16 +102,16 @@ class Dataset:
 
     def rgba(self, index: int) -> ByteImage:
         """Image of one frame, uint8 [H,W,4], colour not premultiplied; alpha is the head mask."""
-        if self.images is not None:
-            return self.images[self.size(index)][self.place[index]].numpy()
+        if self.images_by_size is not None:
+            return self.images_by_size[self.size(index)][self.place[index]].numpy()
         future = self._pending.pop(int(index), None)
         return future.result() if future is not None else self._decode(int(index))
 
     def rgba_batch(self, indices: Sequence[int] | IndexArray) -> Tensor:
         """Images of several frames of one size, uint8 [B,H,W,4] on the CPU."""
-        if self.images is not None:
+        if self.images_by_size is not None:
             index = np.asarray(indices, dtype=np.int64)
-            return self.images[self.size(index[0])][torch.from_numpy(self.place[index])]
+            return self.images_by_size[self.size(index[0])][torch.from_numpy(self.place[index])]
         self.prefetch(indices)
         return torch.from_numpy(np.stack([self.rgba(index) for index in indices]))
 
@@ -124,7 +129,7 @@ class Dataset:
 
         Decoded frames wait in memory until `rgba` or `rgba_batch` takes them, so ask for a few batches at most.
         """
-        if self.images is not None:
+        if self.images_by_size is not None:
             return
         for index in map(int, indices):
             if index not in self._pending:

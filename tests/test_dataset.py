@@ -261,3 +261,11 @@ def test_a_marked_point_stays_under_its_projection(tmp_path: Path) -> None:
         x, y, z = camera.K @ (camera.R @ point + camera.t)
         # Rounding to 8 bits moves the centroid by up to some hundredths of a pixel; a half-pixel slip would show.
         np.testing.assert_allclose(centroid, [x / z, y / z], atol=0.05)
+
+
+def test_all_pictures_in_one_tensor(folder: Path) -> None:
+    data = make(folder, cache="ram")
+    assert data.images is not None and data.images.shape == (6, HEIGHT, WIDTH, 4)
+    for index in range(6):
+        np.testing.assert_array_equal(data.images[index].numpy(), data.rgba(index))
+    assert make(folder, cache="stream").images is None

@@ -260,6 +260,16 @@ class Boom:
         return open, (str(self.path), "w")
 
 
+def test_pictures_without_a_record_are_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    count = len(list((folder / "checkpoint").iterdir()))
+    open_source(folder)
+    assert not caplog.text
+    for number in (count, count + 1):
+        (folder / "images" / f"{number:05d}.png").write_bytes((folder / "images" / "00000.png").read_bytes())
+    assert len(open_source(folder).frames) == count
+    assert f"left out, for checkpoint/ holds no records of them: {count:05d}.png to {count + 1:05d}.png" in caplog.text
+
+
 def test_a_malicious_record_runs_nothing(folder: Path, tmp_path: Path) -> None:
     write_record(folder, 1, record(1) | {"extra": Boom(tmp_path / "boom")})
     open_source(folder)  # nobody reads that key

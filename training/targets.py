@@ -37,8 +37,9 @@ class ResidentTargets:
     """All decoded pictures of a data set on one device; a batch is a gather there."""
 
     def __init__(self, dataset: Dataset, device: torch.device) -> None:
-        assert dataset.images is not None
-        self._images = {images.shape[1:]: _whole_pixels(images.to(device)) for images in dataset.images.values()}
+        assert dataset.images_by_size is not None
+        self._images = {images.shape[1:]: _whole_pixels(images.to(device))
+                        for images in dataset.images_by_size.values()}
         # With one size, a frame's number is its picture's place.
         self._place = torch.from_numpy(dataset.place).to(device) if len(self._images) > 1 else None
 
@@ -101,10 +102,10 @@ def choose_targets(dataset: Dataset, device: torch.device, where: Literal["auto"
     if device.type != "cuda":
         return HostTargets(dataset)
     free, _ = torch.cuda.mem_get_info(device)
-    if where == "gpu" and dataset.images is None:
+    if where == "gpu" and dataset.images_by_size is None:
         raise ValueError("--targets gpu: the images are streamed from the disk (--cache); use --cache ram")
-    if dataset.images is None or where == "host":
+    if dataset.images_by_size is None or where == "host":
         return StreamedTargets(dataset, device)
-    if where == "auto" and sum(images.numel() for images in dataset.images.values()) > DEVICE_SHARE * free:
+    if where == "auto" and sum(images.numel() for images in dataset.images_by_size.values()) > DEVICE_SHARE * free:
         return StreamedTargets(dataset, device)
     return ResidentTargets(dataset, device)

@@ -78,7 +78,7 @@ def empty_targets(dataset: Dataset, frames: Sequence[int], samples: int = 24) ->
     """
     if dataset.background is not None:  # the target is the whole photograph
         return None
-    if dataset.images is None and len(frames) > samples:
+    if dataset.images_by_size is None and len(frames) > samples:
         frames = [frames[i * len(frames) // samples] for i in range(samples)]
     facts = dataset.facts(frames)
     if not facts or not all(fact.is_empty or fact.light < BLACK for fact in facts):

@@ -50,7 +50,7 @@ class Subject:
         samples = max(SAMPLES, SAMPLES_A_CAMERA * len(dataset.recording.cameras))
         self.sample = np.unique(np.linspace(0, dataset.frame_count - 1, samples).round().astype(int)).tolist()
         self.size = np.array([dataset.size(frame) for frame in range(dataset.frame_count)])
-        self.frames: list[int] = self.sample if dataset.images is None else list(range(dataset.frame_count))
+        self.frames: list[int] = self.sample if dataset.images_by_size is None else list(range(dataset.frame_count))
         self.facts: list[PictureFacts] = dataset.facts(self.frames)
         R, t, K = (values.double() for values in (dataset.R, dataset.t, dataset.K))
         seen = R @ posed.neutral.double().mean(dim=0) + t

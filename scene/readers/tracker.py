@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,7 @@ RECORD_KEYS = {
     ("opencv", "R"): 2, ("opencv", "t"): 1, ("opencv", "K"): 2,
 }
 
+_log = logging.getLogger(__name__)
 _ROTATIONS = {"jaw": 6, "eyes": 12}  # numbers of the 6D rotations in a record
 
 
@@ -79,6 +81,10 @@ def read_tracker(path: Path, mode: str) -> Source:
 def read_frames(path: Path, mode: str) -> tuple[Frame, ...]:
     """The frames of a tracker data set alone."""
     count = _count_records(path / "checkpoint")
+    folder = path / MODES[mode].images
+    if beyond := sorted(p.name for p in folder.glob("*.png") if p.stem.isdecimal() and int(p.stem) >= count):
+        _log.warning("%s: left out, for checkpoint/ holds no records of them: %s%s", folder, beyond[0],
+                     f" to {beyond[-1]}" if len(beyond) > 1 else "")
     with ThreadPoolExecutor(READ_THREADS) as pool:
         frames = tuple(pool.map(lambda index: _read_frame(path, index, MODES[mode]), range(count)))
     check_alike(frames, lambda frame: str(path / "checkpoint" / _record_name(frame.index)))
