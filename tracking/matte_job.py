@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import islice
 
-from flame import load_head
 from tracking.footage import ByteImage
 from tracking.matting import MatteSettings, clip_colours, cut_out, matte_clip
 from tracking.mesh_view import LARGEST, MeshView
 from tracking.records import Fit
 from tracking.threads import own_threads_only
-from tracking.workers import abandoned
+from tracking.workers import abandoned, head_of_jobs
 from tracking.workspace import PictureStore
 
 RUN_IN = 16  # pictures before a part, since each matte leans on the one before (tracking/matting.py)
@@ -35,7 +34,7 @@ class MatteJob:
 
     def __call__(self) -> None:
         size = len(self.inside)
-        view = MeshView(load_head(self.head), self.fit, size, min(size, LARGEST))
+        view = MeshView(head_of_jobs(self.head), self.fit, size, min(size, LARGEST))
         first = max(0, self.frames.start - RUN_IN)
         with own_threads_only():
             cutter = clip_colours(self.rgb.read, len(self.fit), view.silhouette, self.settings)

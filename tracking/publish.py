@@ -16,7 +16,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from flame import load_head
 from tracking.footage import ByteImage, Dropped
 from tracking.landmarks import Track
 from tracking.layout import write_data_set, write_rgba
@@ -29,7 +28,7 @@ from tracking.records import Fit, Floats
 from tracking.run import Finish, Found, Outcome, Pictures, Run
 from tracking.threads import own_threads_only
 from tracking.verdict import Quality, Verdict, judge, measure
-from tracking.workers import Workers, abandoned, shared_out
+from tracking.workers import Workers, abandoned, head_of_jobs, shared_out
 from tracking.workspace import MARK, PictureStore, Workspace, plain, save_table
 from utils.images import read_rgba, with_alpha
 from utils.parallel import in_order, ordered
@@ -107,7 +106,7 @@ class Preview:
 
     def write(self, folder: Path, workspace: Path) -> None:
         """Both files into the data set's folder. Then the workspace, which holds the pictures, is of no more use."""
-        view = MeshView.of_stages(load_head(self.head), self.fit, self.size, workspace)
+        view = MeshView.of_stages(head_of_jobs(self.head), self.fit, self.size, workspace)
 
         def frame(index: int) -> ByteImage:
             matte = read_rgba(folder / "images" / f"{index:05d}.png")[..., 3]
@@ -158,7 +157,7 @@ class Writing:
 
     def part(self, frames: range) -> list[tuple[float, ...]]:
         """Write some of the pictures, as a job of `Workers`."""
-        view = MeshView.of_stages(load_head(self.head), self.fit, self.size, self.workspace)
+        view = MeshView.of_stages(head_of_jobs(self.head), self.fit, self.size, self.workspace)
         shares = []
         with own_threads_only():
             for _, _, share in in_order(partial(self.write, view), frames):

@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import pairwise
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
 
+from flame import Head, load_head
 from utils import parallel
 
 FOR_THE_USER = (ValueError, OSError, RuntimeError)  # errors whose message says what to do
@@ -77,6 +79,12 @@ class Workers:
             if error is not None:
                 raise error
         return not self._busy
+
+
+@cache
+def head_of_jobs(name: str) -> Head:
+    """A head model (its name or file) for the jobs of this process, which load it once."""
+    return load_head(name)
 
 
 def abandoned() -> bool:
