@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from utils import parallel
 from utils.parallel import MOST, ordered
 
 
@@ -56,6 +57,11 @@ def test_an_error_comes_at_its_place() -> None:
 
 
 def test_threads_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 500)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(500)))
     names = set(ordered(lambda _: threading.current_thread().name, 300))
-    assert 1 <= len(names) <= MOST
+    assert 1 <= len(names) <= MOST == parallel.usual_threads()
+    monkeypatch.setattr(parallel, "_limit", MOST)  # put back afterwards
+    parallel.limit_threads(3)
+    assert parallel.usual_threads() == 3
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {5})
+    assert parallel.usual_threads() == 1

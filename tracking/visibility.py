@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 SAMPLES_A_SIDE = 8  # of a triangle: more than the pixels it is wide
-CHUNK = 32 * 2**20  # samples at once, 12 bytes each at the most
+CHUNK = 8 * 2**20  # samples at once, some 40 bytes each while they are worked on
 
 
 def nearest_depth(pixels: Tensor, depth: Tensor, faces: Tensor, size: int) -> Tensor:

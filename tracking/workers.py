@@ -66,7 +66,7 @@ class Workers:
 
         Raises the first error for the user, or RuntimeError where a process ended without one.
         """
-        for pipe in connection.wait(list(self._busy), seconds):
+        for pipe in connection.wait(list(self._busy), seconds) if self._busy else []:
             assert isinstance(pipe, Connection)
             number = self._busy.pop(pipe)
             try:
