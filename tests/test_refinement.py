@@ -224,7 +224,7 @@ def test_fitting_finds_expression_codes() -> None:
     assert after < 0.6 * before
 
 
-def test_a_wrong_matte_draws_a_fit_less_than_training() -> None:
+def test_a_wrong_matte_draws_a_fit_less_than_with_the_methods_weight() -> None:
     """The poses are exact and the pictures right on black, but the matte takes a black strip beside the head for it."""
     world, avatar, index = true_world(), true_avatar(), torch.tensor([1, HELD_OUT])
     pictures = copy(world.dataset)
@@ -233,9 +233,9 @@ def test_a_wrong_matte_draws_a_fit_less_than_training() -> None:
     rgba = torch.cat([rgb * alpha / wide.clamp_min(1), wide], dim=3).round().byte()
     pictures.rgba_all = rgba  # type: ignore[attr-defined]
     wrong = replace(world, dataset=pictures)
-    own, training = (camera_errors(fit_tracking(wrong, avatar, 3, index.tolist(), 30, 2, weights=weights), index)[1]
-                     for weights in (WEIGHTS, OptimizationSettings()))
-    assert own < 0.6 * training  # 1.9 and 4.9 mm when written
+    own, published = (camera_errors(fit_tracking(wrong, avatar, 3, index.tolist(), 30, 2, weights=weights), index)[1]
+                     for weights in (WEIGHTS, OptimizationSettings(alpha_loss=10)))
+    assert own < 0.6 * published  # 1.9 and 4.9 mm when written
 
 
 def train_settings(folder: Path, **refinement: float) -> TrainSettings:

@@ -16,8 +16,7 @@ from training.losses import LossContext, picture_loss
 from training.refinement import Refinement
 from training.world import World
 
-RATES = RefinementSettings()  # those of training
-WEIGHTS = OptimizationSettings()
+RATES, WEIGHTS = RefinementSettings(), OptimizationSettings()  # those of training
 
 
 def fit_tracking(world: World, avatar: Avatar, sh_degree: int, frames: Sequence[int], steps: int, batch: int,
