@@ -153,6 +153,7 @@ def _facing(
     focal = float(state.log_focal[term.camera].exp())
     x, y = term.center.tolist()
     K = np.array([[focal, 0, x], [0, focal, y], [0, 0, view.size]]) / view.size * [[RASTER], [RASTER], [1]]
+    faces_there, K_there = head.faces.to(corners.device), torch.from_numpy(K).to(state.t)
     rows = []
     for part in parts(len(state.t)):
         vertices = _vertices(head, state, part) @ state.rig_R[term.camera].T + state.rig_t[term.camera]
@@ -161,9 +162,7 @@ def _facing(
         middle = triangle.mean(2)
         cosine = -torch.nn.functional.cosine_similarity(normal, middle, dim=-1)
         if cosine.is_cuda:
-            of_raster = torch.from_numpy(K).to(cosine)
-            rows.append(cosine * in_front(middle, vertices, head.faces.to(cosine.device), of_raster, RASTER,
-                                          DEPTH_SLACK))
+            rows.append(cosine * in_front(middle, vertices, faces_there, K_there, RASTER, DEPTH_SLACK))
             work.add(len(cosine))
             continue
         seen_first = partial(_in_front, faces=faces, K=K)

@@ -34,7 +34,7 @@ from tracking.records import Fit, Observations, load_record, save_record
 from tracking.run import Finish, Found, Outcome, Pictures, Run
 from tracking.verdict import sharpness
 from tracking.video import open_footage
-from tracking.workers import Workers, shared_out
+from tracking.workers import Workers, shared_out, wait_shown
 from tracking.workspace import MARK, PictureStore, Workspace, load_table, plain, save_table
 from utils.images import with_alpha
 from utils.parallel import in_order
@@ -245,10 +245,8 @@ def mattes_meanwhile(
 
 def wait_for_mattes(run: Run, store: PictureStore, count: int, workers: Workers) -> PictureStore:
     """Stage 5, where other processes do it."""
-    with run.stage("matte"), progress_bar("Cutting out the head", count) as bar:
-        while not workers.done(0.1):
-            bar.update(store.written - bar.n)
-        bar.update(count - bar.n)
+    with run.stage("matte"):
+        wait_shown(workers, "Cutting out the head", count, lambda: store.written)
     store.finish()
     run.notes.append(method_note(run.settings.matting_model))
     return store

@@ -23,12 +23,12 @@ from tracking.matting import cut_at_neck, foreground_colours
 from tracking.mesh_view import Drawing, MeshView
 from tracking.outline import reach_out
 from tracking.preview import preview_frame, write_error_plot
-from tracking.progress import counted, progress_bar
+from tracking.progress import counted
 from tracking.records import Fit, Floats
 from tracking.run import Finish, Found, Outcome, Pictures, Run
 from tracking.threads import own_threads_only
 from tracking.verdict import Quality, Verdict, judge, measure
-from tracking.workers import Workers, abandoned, head_of_jobs, shared_out
+from tracking.workers import Workers, abandoned, head_of_jobs, shared_out, wait_shown
 from tracking.workspace import MARK, PictureStore, Workspace, plain, save_table
 from utils.images import read_rgba, with_alpha
 from utils.parallel import in_order, ordered
@@ -171,10 +171,7 @@ def _written_beside(writing: Writing, workers: Workers) -> np.ndarray:
     """All pictures, written by other processes; returns [T,4], see `verdict.measure`."""
     count, folder = len(writing.fit), writing.folder / "images"
     workers.start([partial(writing.part, frames) for frames in shared_out(count, workers.count)])
-    with progress_bar("Writing the pictures", count) as bar:
-        while not workers.done(0.1):
-            bar.update(sum(1 for _ in folder.glob("*.png")) - bar.n)
-        bar.update(count - bar.n)
+    wait_shown(workers, "Writing the pictures", count, lambda: sum(1 for _ in folder.glob("*.png")))
     return np.array([share for shares in workers.results for share in shares], np.float32)
 
 

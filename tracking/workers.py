@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from flame import Head, load_head
+from tracking.progress import progress_bar
 from utils import parallel
 
 FOR_THE_USER = (ValueError, OSError, RuntimeError)  # errors whose message says what to do
@@ -57,7 +58,7 @@ class Workers:
     def start(self, jobs: Sequence[Callable[[], object]]) -> None:
         """Give jobs that can be pickled, as many as there are processes or fewer, when all earlier ones are done."""
         self.results = [None] * len(jobs)
-        for number, (job, pipe) in enumerate(zip(jobs, self._pipes, strict=False)):
+        for number, (job, pipe) in enumerate(zip(jobs, self._pipes[:len(jobs)], strict=True)):
             pipe.send(job)
             self._busy[pipe] = number
 
@@ -79,6 +80,14 @@ class Workers:
             if error is not None:
                 raise error
         return not self._busy
+
+
+def wait_shown(workers: Workers, name: str, count: int, written: Callable[[], int]) -> None:
+    """Wait for all jobs, behind a bar of `count` pictures; written: how many of them are there."""
+    with progress_bar(name, count) as bar:
+        while not workers.done(0.1):
+            bar.update(written() - bar.n)
+        bar.update(count - bar.n)
 
 
 @cache
