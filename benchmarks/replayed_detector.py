@@ -13,6 +13,7 @@ import sys
 import time
 import types
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from tracking.video import open_footage
 from utils.arrays import read_npz, write_npz
 
 TIMED = 60            # pictures of which the detector's time is measured
-BLOCK = bytes(1 << 20)  # to be hashed, without Python's lock
+HASHED = bytes(1 << 28)  # as much of it as a time takes, in one call without Python's lock, as MediaPipe's are
+LEAST = 1 << 12  # bytes; fewer keep that lock
 
 
 def record(video: Path, model: Path | None, path: Path) -> None:
@@ -92,8 +94,16 @@ def busy(seconds: float, locked: float) -> None:
     begin = time.thread_time()
     while time.thread_time() - begin < locked:
         pass
-    while time.thread_time() - begin < seconds:
-        hashlib.sha256(BLOCK)
+    while (left := seconds - (time.thread_time() - begin)) > 0:
+        hashlib.sha256(memoryview(HASHED)[:int(left * hashed_a_second()) + LEAST])
+
+
+@cache
+def hashed_a_second() -> float:
+    """Bytes, of one core."""
+    begin = time.thread_time()
+    hashlib.sha256(memoryview(HASHED)[:1 << 22])
+    return (1 << 22) / (time.thread_time() - begin)
 
 
 class ReadByOpenCV:

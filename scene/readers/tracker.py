@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,8 @@ from scene.readers.source import MeshCounts, Source
 from utils.images import PngHeader, read_png_header, read_rgb
 from utils.safe_pickle import load_torch_dict
 
-READ_THREADS = 8  # reading thousands of small files waits for the disk, not for the processor
+FETCH_THREADS = 8  # fetching thousands of small files waits for the disk, not for the processor
+FETCHED_BYTES = 1 << 20  # of a record; most are smaller
 
 # Key in the record -> how many axes its value has without the leading batch axis of 1.
 RECORD_KEYS = {
@@ -85,8 +88,10 @@ def read_frames(path: Path, mode: str) -> tuple[Frame, ...]:
     if beyond := sorted(p.name for p in folder.glob("*.png") if p.stem.isdecimal() and int(p.stem) >= count):
         _log.warning("%s: left out, for checkpoint/ holds no records of them: %s%s", folder, beyond[0],
                      f" to {beyond[-1]}" if len(beyond) > 1 else "")
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        frames = tuple(pool.map(lambda index: _read_frame(path, index, MODES[mode]), range(count)))
+    # By many threads at once from the disk; then by one, for threads would wait for Python's lock in turns.
+    with ThreadPoolExecutor(FETCH_THREADS) as pool:
+        deque(pool.map(lambda index: _fetch(path, index, MODES[mode]), range(count)), maxlen=0)
+    frames = tuple(_read_frame(path, index, MODES[mode]) for index in range(count))
     check_alike(frames, lambda frame: str(path / "checkpoint" / _record_name(frame.index)))
     return frames
 
@@ -115,6 +120,15 @@ def _count_records(folder: Path) -> int:
 
 def _record_name(index: int) -> str:
     return f"{index:05d}.frame"
+
+
+def _fetch(path: Path, index: int, layout: Mode) -> None:
+    """Have the system read a frame's record and the head of its image, which it then keeps for a while."""
+    with suppress(OSError):  # is told when the frame is read
+        with open(path / "checkpoint" / _record_name(index), "rb") as record:
+            record.read(FETCHED_BYTES)
+        with open(path / layout.images / f"{index:05d}.png", "rb") as image:
+            image.read(1)
 
 
 def _read_frame(path: Path, index: int, layout: Mode) -> Frame:
