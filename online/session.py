@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter, sleep
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,16 +20,19 @@ import torch
 from arguments import DataSettings, RunSettings, TrainSettings
 from arguments.live_settings import LiveSettings
 from online.first_colours import paint
-from online.page import ByteImage, LivePage
 from online.reflection import Reflection
 from online.tracker import Grown, TrackerSettings, forget, track
 from online.watcher import Ended, Glance, WatchSettings, watch
 from reenactment.motion import HeadMotion
 from tracking.detector import Detector
+from tracking.footage import ByteImage
 from training.growth import grown
 from training.trainer import Trainer
 from training.world import World, open_world
 from utils.devices import resolve_device
+
+if TYPE_CHECKING:
+    from online.page import LivePage  # without a page viser is not needed
 
 log = logging.getLogger("live")
 

@@ -16,7 +16,6 @@ from player import Player
 from player.fast import FastRenderer
 from reenactment.driver import Pictures
 from scene.rig import Codes
-from utils.video import write_video
 
 ByteImage = NDArray[np.uint8]
 BATCH = {"cuda": 8, "cpu": 1}  # frames drawn in one call: a GPU is idle with one, a CPU keeps its cache
@@ -50,6 +49,8 @@ class Painter:
 
 def write_film(path: Path, pictures: Iterator[ByteImage], count: int, fps: float) -> None:
     """An MP4 of pictures as they come, with a progress bar; it appears when all are there."""
+    from utils.video import write_video  # here, so that drawing alone, as live.py does, needs no PyAV
+
     with write_video(path, fps) as add:
         for picture in tqdm(pictures, total=count, unit="frame", desc=path.name):
             add(picture)
