@@ -83,10 +83,8 @@ def settings_of_run(given: TrainSettings) -> TrainSettings:
         log.info("--resume: no checkpoint in %s yet, starting from the beginning", folder)
         return given
     if given.run.resume:
-        saved, asked = load_config(TrainSettings, folder), absolute(given)
-        if asked.optimization.lpips_loss is None:  # decided when the run began
-            decided = dataclasses.replace(asked.optimization, lpips_loss=saved.optimization.lpips_loss)
-            asked = dataclasses.replace(asked, optimization=decided)
+        saved = load_config(TrainSettings, folder)
+        asked = absolute(given).decided_as(saved)
         groups = ("data", "model", "optimization", "refinement")
         if any(getattr(saved, group) != getattr(asked, group) for group in groups):
             log.info("--resume continues with the settings saved in %s", folder / CONFIG_NAME)
@@ -191,7 +189,7 @@ def prepare(given: TrainSettings, team: Team) -> Trainer:
     trainer.exchange.require_same(trainer.avatar)
     with team.together():
         if team.leads:
-            save_config(settings, run.model_path)
+            save_config(trainer.settings, run.model_path)
             save_clip(trainer.clip(), run.model_path)
     return trainer
 

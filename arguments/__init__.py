@@ -2,6 +2,8 @@
 
 from arguments.cli import load_config, parse_flags, save_config
 from arguments.settings import (
+    ONE_CAMERA,
+    SEVERAL_CAMERAS,
     DataSettings,
     ModelSettings,
     OptimizationSettings,
@@ -12,5 +14,6 @@ from arguments.settings import (
     TrainSettings,
 )
 
-__all__ = ["DataSettings", "ModelSettings", "OptimizationSettings", "Protocol", "RefinementSettings", "RunSettings",
-           "TestSettings", "TrainSettings", "load_config", "parse_flags", "save_config"]
+__all__ = ["ONE_CAMERA", "SEVERAL_CAMERAS", "DataSettings", "ModelSettings", "OptimizationSettings", "Protocol",
+           "RefinementSettings", "RunSettings", "TestSettings", "TrainSettings", "load_config", "parse_flags",
+           "save_config"]

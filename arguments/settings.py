@@ -6,9 +6,9 @@ the method's 40,000 steps; a run with another number of `--iterations` goes thro
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -62,8 +62,8 @@ class ModelSettings:
     """Expressions that move the Gaussians: the first of the head model's."""
     blendshapes: bool = True
     """Learn differences per expression; False leaves the expressions only the motion of the head model's mesh."""
-    num_face_gaussians: int = 50_000
-    """Gaussians sampled on the head at the start."""
+    num_face_gaussians: int = 0
+    """Gaussians sampled on the head at the start. 0: 50,000; 100,000 where several cameras train."""
     num_teeth_gaussians: int = 5_000
     """Gaussians sampled on each of the upper and lower teeth; 0 leaves the mouth interior to the face."""
     mask_threshold: float = 2.37277025e-5
@@ -78,8 +78,9 @@ class ModelSettings:
 class OptimizationSettings:
     """Losses, learning rates and schedules."""
 
-    iterations: int = 7_000
-    """Training steps; each sees --batch_size images. The method: 40,000 of one image."""
+    iterations: int = 0
+    """Training steps; each sees --batch_size images. 0: 7,000; 14,000 where several cameras train. The method: 40,000
+    of one image."""
     batch_size: int = 8
     """Frames per step."""
     schedule_scale: float = 0.0
@@ -137,8 +138,9 @@ class OptimizationSettings:
     """No densification from this iteration on."""
     densification_interval: int = 200
     """Iterations between densifications. The method: 100."""
-    densify_grad_threshold: float = 4e-4
-    """Mean gradient (NDC scale) of one picture above which a face Gaussian is densified. The method: 1e-3."""
+    densify_grad_threshold: float = 0.0
+    """Mean gradient (NDC scale) of one picture above which a face Gaussian is densified. 0: 4e-4; 1e-4 where several
+    cameras train. The method: 1e-3."""
     densify_grad_threshold_teeth: float = 2e-4
     """The same for teeth."""
     percent_dense: float = 0.01
@@ -232,6 +234,38 @@ class TrainSettings:
     optimization: tyro.conf.OmitArgPrefixes[OptimizationSettings] = field(default_factory=OptimizationSettings)
     refinement: tyro.conf.OmitArgPrefixes[RefinementSettings] = field(default_factory=RefinementSettings)
 
+
+    def decided(self, several: bool) -> TrainSettings:
+        """With what the user left open; several: whether more than one camera trains."""
+        return self._filled(SEVERAL_CAMERAS if several else ONE_CAMERA)
+
+    def decided_as(self, run: TrainSettings) -> TrainSettings:
+        """With what the user left open as an earlier run of the same data decided it."""
+        return self._filled({group: vars(getattr(run, group)) for group in LEFT_OPEN})
+
+    def _filled(self, values: dict[str, dict[str, Any]]) -> TrainSettings:
+        groups = {}
+        for group, names in LEFT_OPEN.items():
+            mine = getattr(self, group)
+            open_ones = [name for name, left_open in names.items() if getattr(mine, name) == left_open]
+            groups[group] = replace(mine, **{n: values[group][n] for n in open_ones if n in values[group]})
+        return replace(self, **groups)
+
+
+# What each setting is while it is left open. What several cameras take was measured on the demo subject: with it the
+# view of one of them is as sharp as where that one trains alone (docs/experiments.md, "Several cameras").
+LEFT_OPEN: dict[str, dict[str, Any]] = {
+    "model": {"num_face_gaussians": 0},
+    "optimization": {"iterations": 0, "densify_grad_threshold": 0.0, "lpips_loss": None},
+}
+ONE_CAMERA: dict[str, dict[str, Any]] = {
+    "model": {"num_face_gaussians": 50_000},
+    "optimization": {"iterations": 7_000, "densify_grad_threshold": 4e-4},
+}
+SEVERAL_CAMERAS: dict[str, dict[str, Any]] = {
+    "model": {"num_face_gaussians": 100_000},
+    "optimization": {"iterations": 14_000, "densify_grad_threshold": 1e-4},
+}
 
 Protocol = Literal["as_tracked", "predicted", "seen"]
 

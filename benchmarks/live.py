@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from arguments import OptimizationSettings, TestSettings, parse_flags
+from arguments import ONE_CAMERA, TestSettings, parse_flags
 from arguments.live_settings import LiveSettings
 from benchmarks.results import RESULTS, Results
 from live import check, keep
@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the run, which is emptied")
     parser.add_argument("--at", type=float, nargs="+", default=[20.0, 40.0, 60.0], help="seconds; the last one ends it")
     parser.add_argument("--detector_ms", type=float, default=0.0, help="with --landmarks: what a look should take")
-    parser.add_argument("--offline", type=int, default=OptimizationSettings.iterations,
+    parser.add_argument("--offline", type=int, default=ONE_CAMERA["optimization"]["iterations"],
                         help="steps of the offline run; 0: none")
     parser.add_argument("--csv", action="store_true", help="append the rows to benchmarks/results.csv")
     args, rest = parser.parse_known_args()

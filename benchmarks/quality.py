@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from arguments import OptimizationSettings, TestSettings, TrainSettings, load_config
+from arguments import ONE_CAMERA, TestSettings, TrainSettings, load_config
 from benchmarks.gpu_memory import GpuMemory
 from benchmarks.results import RESULTS, Results
 from evaluation.scores import PerceptualMetrics, measure, measure_perceptual
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("-s", "--source_path", type=Path, required=True)
     parser.add_argument("--name", required=True, help="of the data set, for the rows")
     parser.add_argument("--label", default="default", help="of the settings, for the rows")
-    parser.add_argument("--iterations", type=int, default=OptimizationSettings.iterations)
+    parser.add_argument("--iterations", type=int, default=ONE_CAMERA["optimization"]["iterations"])
     parser.add_argument("--steps", type=int, default=1, help="checkpoints to score")
     parser.add_argument("--protocols", nargs="*", default=[], choices=("as_tracked", "seen"),
                         help="of test.py, to score beside the predicted tracking")

@@ -37,7 +37,7 @@ class Pictures:
         self.train_indices, self.test_indices = clip.train.numpy(), clip.test.numpy()
         self.frame_count, self.width, self.height = len(clip), clip.width, clip.height
         self.sizes = ((clip.width, clip.height),)
-        self.images = None
+        self.images_by_size = None
         with torch.no_grad():
             index = torch.arange(len(clip))
             cameras = world.cameras_of(index)

@@ -58,10 +58,12 @@ class Trainer:
         self, settings: TrainSettings, world: World, device: torch.device, perceptual: Perceptual | None = None,
         capture: bool = True, team: Team = ALONE,
     ) -> None:
-        """`capture`: on a GPU, replay steps as CUDA graphs.
+        """`settings`: what they leave open is decided here. `capture`: on a GPU, replay steps as CUDA graphs.
 
         `team`: the processes that share each batch; in all of them the same methods are called in the same order.
         """
+        views = world.clip.recording.view[world.dataset.train_indices]
+        settings = settings.decided(several=len(np.unique(views)) > 1)
         self.settings, self.world, self.device, self.perceptual = settings, world, device, perceptual
         self.exchange = Exchange(team, settings.optimization.batch_size)
         seed = settings.run.seed
