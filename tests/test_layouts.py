@@ -296,4 +296,5 @@ def test_neck_and_static_offset_reach_the_rig_and_stay_with_the_clip(tmp_path: P
     clip = load_clip(tmp_path)
     kept = pose_head(head_of(clip), clip.codes.shape, clip.codes.expression, clip.codes.jaw, clip.codes.eyes,
                      clip.codes.eyelids, clip.codes.neck).vertices
-    torch.testing.assert_close(kept, world.rig.posed.vertices, rtol=0, atol=0)
+    # Equal but for the order of sums, which may follow where arrays lie in memory: a few last places of 0.1 m.
+    torch.testing.assert_close(kept, world.rig.posed.vertices, rtol=0, atol=5e-8)

@@ -59,12 +59,10 @@ class Trainer:
         capture: bool = True, team: Team = ALONE,
     ) -> None:
         """`settings`: what they leave open is decided here. `capture`: on a GPU, replay steps as CUDA graphs.
-
         `team`: the processes that share each batch; in all of them the same methods are called in the same order.
         """
-        views = world.clip.recording.view[world.dataset.train_indices]
-        settings = settings.decided(several=len(np.unique(views)) > 1)
-        self.settings, self.world, self.device, self.perceptual = settings, world, device, perceptual
+        self.settings = settings = settings.decided(world.several_cameras)
+        self.world, self.device, self.perceptual = world, device, perceptual
         self.exchange = Exchange(team, settings.optimization.batch_size)
         seed = settings.run.seed
         self.iteration = 0

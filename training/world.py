@@ -40,6 +40,11 @@ class World:
     whole: bool
 
     @property
+    def several_cameras(self) -> bool:
+        """Whether more than one camera trains."""
+        return len(set(self.clip.recording.view[self.dataset.train_indices].tolist())) > 1
+
+    @property
     def flat_background(self) -> Tensor | None:
         """The background colour [3] over which targets are composited, or None (black, or whole-image targets)."""
         return self.background if self.background is not None and self.background.ndim == 1 else None
