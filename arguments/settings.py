@@ -234,7 +234,6 @@ class TrainSettings:
     optimization: tyro.conf.OmitArgPrefixes[OptimizationSettings] = field(default_factory=OptimizationSettings)
     refinement: tyro.conf.OmitArgPrefixes[RefinementSettings] = field(default_factory=RefinementSettings)
 
-
     def decided(self, several: bool) -> TrainSettings:
         """With what the user left open; several: whether more than one camera trains."""
         return self._filled(SEVERAL_CAMERAS if several else ONE_CAMERA)
