@@ -72,12 +72,13 @@ def write_index(out: Path, standings: Sequence[Standing], seconds: float | None 
     states = Counter(standing.state for standing in standings)
     finished, failed, total = states["finished"], states["failed"], len(standings)
     live = bool(states["running"] or states["busy"] or (seconds is not None and states["waiting"]))
+    took = "running for" if live else "last call took"
     psnr = mean_over_frames(_number(_scores(standing).get("psnr")) for standing in standings)
     spent = [sum(_seconds(standing).values()) for standing in standings if standing.state == "finished"]
     page = Page(
         title=out.name,
         subtitle=f"{finished} of {total} avatars finished" + (f", {failed} failed" if failed else ""),
-        facts=[("written", now()), *([("running for", _duration(seconds))] if seconds is not None else [])],
+        facts=[("written", now()), *([(took, _duration(seconds))] if seconds is not None else [])],
         cards=[
             Card("Finished", f"{finished:,}", f"of {total:,}", "Subjects whose every stage is done."),
             Card("Failed", f"{failed:,}", "", "Each says why; the others go on. The same command tries again."),

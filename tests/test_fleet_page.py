@@ -57,6 +57,13 @@ def test_the_page_tells_everything_and_loads_nothing(page: Path) -> None:
     assert "src=\"http" not in text and "<link" not in text
 
 
+def test_time_goes_on_only_while_something_runs(tmp_path: Path, page: Path) -> None:
+    assert "running for" in page.read_text()
+    write_index(tmp_path / "done", [standing(tmp_path / "done", "anna", "finished", 31.25)], seconds=1.0)
+    text = (tmp_path / "done" / "index.html").read_text()
+    assert "last call took" in text and "running for" not in text
+
+
 def test_the_table_has_the_same_numbers(page: Path) -> None:
     with open(page.with_name("scores.csv"), newline="") as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
