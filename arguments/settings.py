@@ -246,17 +246,14 @@ class TrainSettings:
         groups = {}
         for group, names in LEFT_OPEN.items():
             mine = getattr(self, group)
-            open_ones = [name for name, left_open in names.items() if getattr(mine, name) == left_open]
-            groups[group] = replace(mine, **{n: values[group][n] for n in open_ones if n in values[group]})
+            still_open = [name for name in names if getattr(mine, name) == getattr(type(mine), name)]
+            groups[group] = replace(mine, **{name: values[group][name] for name in still_open if name in values[group]})
         return replace(self, **groups)
 
 
-# What each setting is while it is left open. What several cameras take was measured on the demo subject: with it the
-# view of one of them is as sharp as where that one trains alone (docs/experiments.md, "Several cameras").
-LEFT_OPEN: dict[str, dict[str, Any]] = {
-    "model": {"num_face_gaussians": 0},
-    "optimization": {"iterations": 0, "densify_grad_threshold": 0.0, "lpips_loss": None},
-}
+# Settings whose default says that the program decides. What several cameras take was measured on the demo subject: with
+# it the view of one of them is as sharp as where that one trains alone (docs/experiments.md, "Several cameras").
+LEFT_OPEN = {"model": ("num_face_gaussians",), "optimization": ("iterations", "densify_grad_threshold", "lpips_loss")}
 ONE_CAMERA: dict[str, dict[str, Any]] = {
     "model": {"num_face_gaussians": 50_000},
     "optimization": {"iterations": 7_000, "densify_grad_threshold": 4e-4},

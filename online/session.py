@@ -286,7 +286,7 @@ class Session:
 
     def _step(self) -> None:
         trainer = self.trainer
-        if trainer is None or trainer.iteration >= self._train.optimization.iterations:
+        if trainer is None or trainer.iteration >= trainer.settings.optimization.iterations:
             sleep(0.005)
         else:
             trainer.step()
@@ -340,7 +340,7 @@ class Session:
             return (f"**{min(kept, wanted)} of {wanted} pictures** for the beginning" if kept < wanted else
                     "**The head is fitted**; the avatar comes in some seconds")
         frames = self.events.rounds[-1][1]
-        return (f"**Step {trainer.iteration:,}** of {self._train.optimization.iterations:,}  \n{frames} of {kept} "
+        return (f"**Step {trainer.iteration:,}** of {trainer.settings.optimization.iterations:,}  \n{frames} of {kept} "
                 f"pictures learnt from, {trainer.avatar.count:,} Gaussians")
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -90,7 +89,7 @@ def read_frames(path: Path, mode: str) -> tuple[Frame, ...]:
                      f" to {beyond[-1]}" if len(beyond) > 1 else "")
     # By many threads at once from the disk; then by one, for threads would wait for Python's lock in turns.
     with ThreadPoolExecutor(FETCH_THREADS) as pool:
-        deque(pool.map(lambda index: _fetch(path, index, MODES[mode]), range(count)), maxlen=0)
+        list(pool.map(lambda index: _fetch(path, index, MODES[mode]), range(count)))
     frames = tuple(_read_frame(path, index, MODES[mode]) for index in range(count))
     check_alike(frames, lambda frame: str(path / "checkpoint" / _record_name(frame.index)))
     return frames
