@@ -16,22 +16,20 @@ from functools import partial
 from pathlib import Path
 from types import FrameType, ModuleType
 
-import torch
-
 from arguments import DataSettings, TrainSettings, parse_flags
 from arguments.cli import flags_of
-from arguments.track_settings import TrackSettings
-from scene.checkpoint import refuse_trained_run
-from scene.data import choose_head, open_data
-from scene.writers import WRITERS
-from tracking.pipeline import is_complete, track_video
-from tracking.run import Outcome
-from tracking.several import track_cameras
+from arguments.track_settings import LAYOUTS, TrackSettings
+from scene.run_folder import refuse_trained_run
+from tracking.job import is_complete
+from tracking.look import look_at
+from tracking.run import Means, Outcome
 from tracking.workers import Workers
-from utils.devices import resolve_device
+
+# What imports torch is imported by `prepare` and by what follows it: the face is looked for meanwhile.
 
 log = logging.getLogger("track")
 WORKERS = 4  # processes, whose threads share the cores; within one of them Python's lock keeps more waiting
+GPU_FILES = ("/dev/nvidiactl", "/dev/dxg")  # of NVIDIA's driver, on Linux and under WSL
 
 
 def report(outcome: Outcome, trains: bool) -> None:
@@ -53,6 +51,9 @@ FOR_SEVERAL = ("vhap", "nersemble", OWN_LAYOUT)  # have room for several cameras
 
 def write_others(folder: Path, layouts: tuple[str, ...]) -> None:
     """Write the data set that lies in `folder` into a folder of it for each layout, named after it."""
+    from scene.data import choose_head, open_data
+    from scene.writers import WRITERS
+
     for layout in layouts:
         if layout == OWN_LAYOUT:
             log.info("--write %s: DATA itself has that layout", layout)
@@ -65,7 +66,7 @@ def write_others(folder: Path, layouts: tuple[str, ...]) -> None:
 
 def check_layouts(layouts: tuple[str, ...], several: bool) -> None:
     """ValueError for a layout that is not known, or that has no room for several cameras."""
-    known = (*WRITERS, *ALIASES, OWN_LAYOUT)
+    known = (*LAYOUTS, *ALIASES, OWN_LAYOUT)
     for layout in layouts:
         if layout not in known:
             raise ValueError(f"--write {layout}: unknown; known are {', '.join(known)}")
@@ -104,12 +105,20 @@ def training_of(settings: TrackSettings) -> TrainSettings | None:
     return training
 
 
-def warm_up(device: torch.device, trains: bool) -> None:
-    """What takes its time at first: libraries of the GPU, imports. To be done while the face is looked for."""
-    if device.type == "cuda":
-        torch.linalg.cholesky(torch.eye(2, device=device) @ torch.eye(2, device=device))
-    if trains:
+def prepare(settings: TrackSettings) -> Means:
+    """What takes its time at first, to be done while the face is looked for: imports, the head, the GPU's libraries."""
+    import torch
+
+    from flame import load_head
+    from tracking import pipeline  # noqa: F401
+    from utils.devices import resolve_device
+
+    means = Means(resolve_device(settings.device), load_head(settings.head))
+    if means.device.type == "cuda":
+        torch.linalg.cholesky(torch.eye(2, device=means.device) @ torch.eye(2, device=means.device))
+    if settings.train is not None:
         training_program()
+    return means
 
 
 def training_program() -> ModuleType:
@@ -120,34 +129,46 @@ def training_program() -> ModuleType:
     return train
 
 
-def workers_for(settings: TrackSettings, device: torch.device) -> AbstractContextManager[Workers | None]:
-    """Processes for the pictures, where a GPU leaves the cores idle; one for the preview, where training follows."""
-    if settings.camera or (device.type != "cuda" and settings.train is None):
+def workers_for(settings: TrackSettings) -> AbstractContextManager[Workers | None]:
+    """Processes for the pictures, where a GPU leaves the cores idle; one for the preview, where training follows.
+
+    Whether there is a GPU is guessed: torch, which knows, is not there yet. Wrong, it costs time, or processes that
+    only wait.
+    """
+    gpu = settings.device != "cpu" and any(Path(file).exists() for file in GPU_FILES)
+    if settings.camera or (not gpu and settings.train is None):
         return nullcontext()
-    return Workers(WORKERS if device.type == "cuda" else 1)
+    return Workers(WORKERS if gpu else 1)
 
 
-def track(settings: TrackSettings, device: torch.device, trains: bool, workers: Workers | None) -> Outcome:
+def track(settings: TrackSettings, workers: Workers | None) -> Outcome:
     """The tracking, and a report of it."""
+    finish, trains = partial(write_others, layouts=settings.write), settings.train is not None
     with ThreadPoolExecutor(1) as meanwhile:
-        warm = meanwhile.submit(warm_up, device, trains)
-        cutters = workers if device.type == "cuda" else None
-        follow = track_cameras if settings.camera else partial(track_video, later=trains, workers=cutters)
-        outcome = follow(settings, device, finish=lambda folder: write_others(folder, settings.write))
-        warm.result()
+        means = meanwhile.submit(prepare, settings)
+        if settings.camera:
+            device = means.result().device
+            from tracking.several import track_cameras
+
+            outcome = track_cameras(settings, device, finish=finish)
+        else:
+            look = look_at(settings, means)
+            from tracking.pipeline import go_on
+
+            outcome = go_on(look, finish, trains, workers if look.run.device.type == "cuda" else None)
     report(outcome, trains)
     return outcome
 
 
 def track_and_train(settings: TrackSettings, training: TrainSettings | None) -> None:
     """The whole command. Raises what tracking and training raise, for the user."""
-    begin, device = time.perf_counter(), resolve_device(settings.device)
+    begin = time.perf_counter()
     if training is not None and settings.resume and is_complete(settings):
         log.info("%s is complete; the training goes on", settings.output)
         training_program().train(training)
     else:
-        with workers_for(settings, device) as workers:
-            outcome = track(settings, device, training is not None, workers)
+        with workers_for(settings) as workers:
+            outcome = track(settings, workers)
             if training is not None:
                 train_beside(training, outcome.preview, workers)
     if training is not None:

@@ -19,8 +19,9 @@ import torch
 
 from arguments import TrainSettings, load_config, parse_flags, save_config
 from arguments.cli import CONFIG_NAME, absolute
-from scene.checkpoint import CheckpointError, list_checkpoints, newest_checkpoint, refuse_trained_run
+from scene.checkpoint import CheckpointError, newest_checkpoint
 from scene.clip import save_clip
+from scene.run_folder import list_checkpoints, refuse_trained_run
 from scene.split import describe_split
 from training.calibration import LEAST_FRAMES
 from training.data_check import check_data

@@ -9,6 +9,8 @@ from typing import Annotated
 import tyro
 
 Alias = tyro.conf.arg
+LAYOUTS = ("insta", "vhap", "imavatar", "insta_transforms", "codes", "nersemble", "nerface")
+"""For --write: the names of scene.writers.WRITERS, told without importing these."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ from benchmarks.gpu_memory import GpuMemory
 from benchmarks.results import RESULTS, Results
 from evaluation.scores import PerceptualMetrics, measure, measure_perceptual
 from scene.avatar import Avatar
-from scene.checkpoint import STATE_FILE, list_checkpoints, load_checkpoint
+from scene.checkpoint import load_checkpoint
+from scene.run_folder import STATE_FILE, list_checkpoints
 from training.fitting import fit_tracking
 from training.log import CSV_NAME
 from training.refinement import corrected

@@ -155,9 +155,9 @@ if without_pyav():  # here, not in main: the process that writes the preview imp
 def main() -> None:
     file, seconds, *arguments = sys.argv[1:]
     import track
-    from tracking import pipeline
+    from tracking import look
 
-    patched: Any = pipeline
+    patched: Any = look
     patched.MediaPipeDetector = lambda model: Replayed(Path(file), None if seconds == "recorded" else float(seconds))
     if without_pyav():
         patched.open_footage = lambda path, fps: ReadByOpenCV(path)

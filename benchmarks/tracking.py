@@ -47,11 +47,12 @@ from tracking.footage import ByteImage, Listed
 from tracking.landmark_embedding import LOOSE_SPREAD, landmark_embedding
 from tracking.landmark_fit import landmark_errors
 from tracking.landmarks import Track
+from tracking.look import find_face
 from tracking.mesh_view import SKULL, MeshView, parts_of
 from tracking.outline import reach_out
-from tracking.pipeline import cut_out_head, cut_pictures, find_face, fit_landmarks, refine_by_pictures, track_video
+from tracking.pipeline import cut_out_head, cut_pictures, fit_landmarks, refine_by_pictures, track_video
 from tracking.records import Fit
-from tracking.run import Run
+from tracking.run import Means, Run
 from tracking.several import track_cameras
 from tracking.video import open_footage
 from tracking.workspace import MARK, PictureStore, Workspace, load_table
@@ -80,8 +81,8 @@ class Tracked:
 def track(video: Path, folder: Path, size: int, face_model: Path | None, matte: bool = False) -> Tracked:
     """The stages of track.py but for the writing."""
     settings = TrackSettings(video, folder / "data", size=size, face_model=face_model)
-    run = Run(settings, torch.device("cpu"), open_footage(video), load_head(settings.head),
-              Workspace(settings.output, {}, False, False))
+    means = Means(torch.device("cpu"), load_head(settings.head))
+    run = Run(settings, means.at_hand(), open_footage(video), Workspace(settings.output, {}, False, False))
     found = find_face(run)
     crop = choose_crop(found, size)
     pictures, observations = cut_pictures(run, found, crop), observe(found, crop)

@@ -19,10 +19,11 @@ from flame import Head
 from gaussian_renderer import Cameras, RenderOutput, render
 from player.reference_model import load_reference_model, reference_iterations, reference_rig
 from scene.avatar import Avatar
-from scene.checkpoint import STATE_FILE, Checkpoint, CheckpointError, check_fits, newest_checkpoint
+from scene.checkpoint import Checkpoint, CheckpointError, check_fits, newest_checkpoint
 from scene.clip import CLIP_FILE, Clip, clip_of, head_of, load_clip
 from scene.data import choose_head, open_data, open_dataset
 from scene.rig import Codes, Rig
+from scene.run_folder import STATE_FILE
 
 Frames: TypeAlias = int | slice | Sequence[int] | Tensor
 _IDENTITY_6D = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)

@@ -13,7 +13,6 @@ checked, because native code follows it.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +27,12 @@ from torch import Tensor
 from flame import Head
 from scene.avatar import PART_NAMES, Avatar
 from scene.extensions import attributes_from, networks_from
+from scene.run_folder import STATE_FILE, list_checkpoints
 from utils.atomic import WriteError, replacing_folder, sweep_once
 from utils.plain_json import read_json
 
 FORMAT_VERSION = 1
-AVATAR_FILE, TRAINING_FILE, STATE_FILE = "avatar.safetensors", "training.safetensors", "state.json"
+AVATAR_FILE, TRAINING_FILE = "avatar.safetensors", "training.safetensors"
 
 
 class CheckpointError(RuntimeError):
@@ -154,14 +154,6 @@ def _kind(tensor: Tensor) -> str:
     return f"{tensor.dtype} {list(tensor.shape)}"
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """Complete checkpoints below `folder`, oldest first."""
-    if not folder.is_dir():
-        return []
-    complete = [p for p in folder.iterdir() if (p / STATE_FILE).is_file()]
-    return sorted(p for p in complete if re.fullmatch(r"iteration_\d{8,}", p.name))
-
-
 def _load_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: not found; the checkpoint is incomplete")
@@ -209,12 +201,6 @@ def check_fits(checkpoint: Checkpoint, head: Head, where: str) -> tuple[int, int
         raise CheckpointError(f"{where}: {AVATAR_FILE}: binding.triangle: wanted triangles below {faces} of the head, "
                               f"got {used - 1}")
     return degree, expressions
-
-
-def refuse_trained_run(folder: Path) -> None:
-    """ValueError where `folder` holds a trained run already."""
-    if list_checkpoints(folder / "checkpoints"):
-        raise ValueError(f"{folder}: holds a trained run; continue it with --resume or choose another --model_path")
 
 
 def newest_checkpoint(model_path: Path, iteration: int = -1, with_training: bool = True) -> Checkpoint:

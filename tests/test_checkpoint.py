@@ -20,11 +20,11 @@ from scene.checkpoint import (
     Checkpoint,
     CheckpointError,
     avatar_tensors,
-    list_checkpoints,
     load_checkpoint,
     newest_checkpoint,
     save_checkpoint,
 )
+from scene.run_folder import list_checkpoints
 from tests.avatars import small_avatar
 from utils import atomic
 

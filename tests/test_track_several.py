@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 import track
-from arguments.track_settings import TrackSettings
+from arguments.track_settings import LAYOUTS, TrackSettings
 from flame import Head, load_head
 from flame.rotations import matrix_from_axis_angle
 from scene.readers import open_source
+from scene.writers import WRITERS
 from tests.track_clips import Truth, make_truth, observe
 from tests.track_videos import PaintedFaceDetector, moving_face, picture, write_clip
 from tests.tracked_head import write_tracked_head
@@ -26,8 +27,9 @@ from tracking.bundle import POSE, cost_and_gradient, normal_equations, total_cos
 from tracking.footage import FootageError
 from tracking.landmark_fit import FitSettings, clip_of, fit_views
 from tracking.lens import CalibrationError
+from tracking.look import TooFewFramesError
 from tracking.photometric_fit import RefineSettings, refine_views
-from tracking.pipeline import TooFewFramesError, track_video
+from tracking.pipeline import track_video
 from tracking.records import Observations, Rig
 from tracking.several import matching, together, track_cameras
 from tracking.verdict import Verdict
@@ -314,6 +316,7 @@ def test_data_set_in_the_layouts_of_others(tmp_path: Path) -> None:
 
 
 def test_layouts_of_others() -> None:
+    assert set(LAYOUTS) == set(WRITERS), "the flag is checked before the writers are imported"
     track.check_layouts(("vhap", "metrical", "flame_params"), False)
     track.check_layouts(("vhap",), True)
     with pytest.raises(ValueError, match="--write maya: unknown; known are .*vhap, "):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -15,21 +18,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import flame
 import track
 import train
 from arguments.track_settings import TrackSettings
-from flame import load_head
 from tests.test_track_pipeline import SIZE, box_matte, leftovers
 from tests.track_videos import PaintedFaceDetector, moving_face, write_clip
-from tracking import pipeline
+from tracking import look, pipeline
 from tracking.landmark_fit import FitSettings
+from tracking.run import Means
 
 TRAINING = ("--iterations 6 --test_frames 3 --num_face_gaussians 300 --num_teeth_gaussians 20 --num_expressions 20 "
             "--batch_size 1 --test_views 2 --tensorboard False")
 
 
 class Opened(PaintedFaceDetector):
-    """Stands in for MediaPipe's, as `tracking.pipeline` opens it."""
+    """Stands in for MediaPipe's, as `tracking.look` opens it."""
 
     def __init__(self, model: Path | None = None) -> None:
         super().__init__()
@@ -47,9 +51,9 @@ class Opened(PaintedFaceDetector):
 @pytest.fixture(autouse=True, scope="module")
 def quick_stages() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "MediaPipeDetector", Opened)
+        patch.setattr(look, "MediaPipeDetector", Opened)
         patch.setattr(pipeline, "matte_clip", box_matte)
-        patch.setattr(pipeline, "load_head", cache(load_head))
+        patch.setattr(flame, "load_head", cache(flame.load_head))
         patch.setattr(pipeline, "FitSettings", lambda: FitSettings(iterations=2, shape_codes=4))
         yield
 
@@ -94,6 +98,40 @@ def test_it_equals_tracking_and_training_apart(clip: Path, trained: Path, tmp_pa
     assert leftovers(trained / "data") == leftovers(tmp_path / "data"), "the data set is whole"
 
 
+def test_the_face_is_looked_for_before_torch_is_there() -> None:
+    """Its import takes seconds, in which the first stage is at work already."""
+    words = "import sys, track; sys.exit(sorted({'torch', 'scipy', 'mediapipe'} & set(sys.modules)) or 0)"
+    root = Path(track.__file__).parent
+    assert subprocess.run([sys.executable, "-c", words], cwd=root, check=False).returncode == 0
+
+
+def test_what_the_later_stages_lack_ends_the_first(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device or a head that is not there is told without a look at every picture, and nothing is left."""
+    wrong = {r"no\.pkl": ("--head", tmp_path / "no.pkl"), "--device: wanted auto": ("--device", "tpu")}
+    for message, flags in wrong.items():
+        with pytest.raises(SystemExit, match=message):
+            call(track.main, "track.py", clip, "-o", tmp_path / "data", *flags)
+    assert leftovers(tmp_path) == []
+    failed, asked = Future[Means](), list[int]()
+    failed.set_exception(ValueError("no head"))
+    monkeypatch.setattr(Opened, "detect", lambda *picture: asked.append(1))
+    settings = TrackSettings(clip, tmp_path / "data", size=SIZE)
+    with pytest.raises(ValueError, match="no head"):
+        look.look_at(settings, failed)
+    assert (asked, leftovers(tmp_path)) == ([], [])
+
+
+def test_what_is_missing_when_a_run_is_resumed_costs_no_stage(clip: Path, tmp_path: Path) -> None:
+    settings = TrackSettings(clip, tmp_path / "data", size=SIZE)
+    failed, means = Future[Means](), Means(torch.device("cpu"), flame.load_head("open"))
+    look.look_at(settings, means.at_hand())
+    failed.set_exception(ValueError("the head's file is gone"))
+    with pytest.raises(ValueError, match="file is gone"):
+        look.look_at(replace(settings, resume=True), failed)
+    found = look.look_at(replace(settings, resume=True), means.at_hand())
+    assert "landmarks" not in found.run.seconds and len(found.track) == 60
+
+
 def test_training_does_not_wait_for_the_preview(clip: Path, tmp_path: Path) -> None:
     """The data set is complete but for what only people look at, which comes later, and then nothing else is left."""
     settings = TrackSettings(clip, tmp_path / "data", size=SIZE, refine=False)
@@ -111,12 +149,12 @@ def test_training_does_not_wait_for_the_preview(clip: Path, tmp_path: Path) -> N
 def test_a_preview_that_fails_is_told_after_the_training(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = track.track_video
+    real = pipeline.go_on
 
     def full_disk(*arguments: Any, **options: Any) -> Any:
         return replace(real(*arguments, **options), preview=partial(Path.unlink, tmp_path / "nothing"))
 
-    monkeypatch.setattr(track, "track_video", full_disk)
+    monkeypatch.setattr(pipeline, "go_on", full_disk)
     with pytest.raises(SystemExit, match=r"track\.py: .*No such file or directory.*nothing"):
         command(clip, "--train", tmp_path / "out", "--train_flags", TRAINING)
     assert newest(tmp_path / "out")
@@ -143,7 +181,7 @@ def test_interrupted_training_goes_on_without_tracking_again(
         stopped.setattr(train, "train", stop)
         command(clip, "--train", out, "--train_flags", TRAINING)
     assert end.value.code == 130 and (out / "data" / "tracking.json").is_file()
-    monkeypatch.setattr(track, "track_video", lambda *rest, **options: pytest.fail("tracked again"))
+    monkeypatch.setattr(track, "look_at", lambda *rest: pytest.fail("tracked again"))
     with caplog.at_level(logging.INFO):
         command(clip, "--train", out, "--train_flags", TRAINING, "--resume")
     assert "is complete; the training goes on" in "\n".join(caplog.messages)
@@ -185,6 +223,7 @@ def test_flags_that_make_no_sense(
 @pytest.mark.parametrize(("given", "message"), [
     ({}, r"--output: the folder of the data set expected \(or --train OUT\), got neither"),
     ({"output": Path("x"), "train_flags": "--seed 1"}, r"--train_flags '--seed 1': of no use without --train OUT"),
+    ({"output": Path("x"), "size": 7}, "--size: 64 to 4096 pixels expected, got 7"),
 ])
 def test_settings_that_make_no_sense(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,36 +13,26 @@ from tqdm import tqdm
 
 from arguments.track_settings import TrackSettings
 from flame import load_head
-from tracking import closer_look
 from tracking.crop import Crop, choose_crop, observe
-from tracking.detection import in_pieces, one_by_one
-from tracking.detector import CloseDetector, MediaPipeDetector, heard_stderr
-from tracking.footage import ByteImage, Dropped, Footage, Listed, Picture, Span, without_repeats
-from tracking.given_alpha import WithAlpha
+from tracking.detector import CloseDetector
+from tracking.footage import ByteImage, Listed, Picture
 from tracking.landmark_fit import FitSettings, fit_clip
-from tracking.landmarks import NoFaceError, Track, follow_face, look_for_faces
-from tracking.lens import Straight, read_lens, straight
+from tracking.landmarks import Track
+from tracking.lens import Straight
+from tracking.look import Look, look_at
 from tracking.matte_job import MatteJob
 from tracking.matting import Cutter, MatteSettings, by_colours, clip_colours, cut_out, matte_clip, method_note
 from tracking.mesh_view import LARGEST, MeshView
 from tracking.photometric_fit import refine_clip
 from tracking.progress import counted, progress_bar
-from tracking.publish import VERSION, write_all
+from tracking.publish import write_all
 from tracking.records import Fit, Observations, load_record, save_record
-from tracking.run import Finish, Found, Outcome, Pictures, Run
+from tracking.run import Finish, Found, Means, Outcome, Pictures, Run
 from tracking.verdict import sharpness
-from tracking.video import open_footage
 from tracking.workers import Workers, shared_out, wait_shown
-from tracking.workspace import MARK, PictureStore, Workspace, load_table, plain, save_table
+from tracking.workspace import PictureStore, load_table, save_table
 from utils.images import with_alpha
 from utils.parallel import in_order
-
-MIN_FRAMES = 10  # fewer tell nothing about a person's expressions, nor about the focal length
-NOT_DECIDING = ("resume", "overwrite", "output", "device", "train", "train_flags")  # settings that change no result
-
-
-class TooFewFramesError(ValueError):
-    """What is left of the footage is too short; the message says what was left and why."""
 
 
 def track_video(
@@ -59,17 +47,14 @@ def track_video(
 
     Raises ValueError, OSError or RuntimeError (their own subclasses) with a sentence for the user.
     """
-    Span(settings.start, settings.end, settings.fps)  # flags that make no sense are told before anything is read
-    footage = open_given(settings)
-    head = load_head(settings.head)
-    workspace = Workspace(settings.output, job_of(settings), settings.resume, settings.overwrite)
-    run = Run(settings, device, footage, head, workspace, detector)
-    try:
-        track = find_face(run)
-    except Exception:  # nothing worth resuming yet; an interruption by the user is no Exception
-        workspace.discard()
-        raise
-    crop = choose_crop(track, settings.size)
+    means = Means(device, load_head(settings.head))
+    return go_on(look_at(settings, means.at_hand(), detector), finish, later, workers)
+
+
+def go_on(look: Look, finish: Finish | None, later: bool, workers: Workers | None) -> Outcome:
+    """`track_video` from the second stage on."""
+    run, workspace, track = look
+    crop = choose_crop(track, run.settings.size)
     observations = observe(track, crop, lens_of(run, crop))
     pictures = cut_pictures(run, track, crop)
     rough = fit_landmarks(run, observations)
@@ -79,85 +64,10 @@ def track_video(
     return write_all(run, workspace, finish, Found(track, crop, observations, fit, pictures, found), later, workers)
 
 
-def open_given(settings: TrackSettings) -> Footage:
-    """The footage of one camera, with mattes and without the distortion of its lens where those are given."""
-    footage = open_footage(settings.video, settings.fps)
-    if settings.alpha is not None:
-        footage = WithAlpha(footage, open_footage(settings.alpha, settings.fps))
-    lens = settings.intrinsics
-    return footage if lens is None else straight(footage, read_lens(lens), str(lens))
-
-
 def lens_of(run: Run, crop: Crop) -> tuple[float, tuple[float, float]] | tuple[None, None]:
     """Focal length and principal point of the crop where the lens is known."""
     lens = run.footage.lens if isinstance(run.footage, Straight) else None
     return (None, None) if lens is None else lens.of_crop(crop)
-
-
-def find_face(run: Run) -> Track:
-    """Stage 1: the followed face in every picture that is kept.
-
-    Raises:
-        NoFaceError: no face was found.
-        TooFewFramesError: the face was found in fewer than MIN_FRAMES pictures.
-        tracking.footage.FootageError: nothing could be read.
-    """
-    record, table = run.workspace.file("track.npz"), run.workspace.file("track.json")
-    if record.is_file() and table.is_file():
-        saved = load_table(table)
-        run.dropped, run.notes = [Dropped(**item) for item in saved["dropped"]], saved["notes"]
-        run.clock = [(index, time) for index, time in saved["clock"]]
-        return load_record(record, Track)
-    with run.stage("landmarks"):
-        track = _detect(run)
-    save_record(record, track)
-    save_table(table, {"dropped": [asdict(d) for d in run.dropped], "notes": run.notes, "clock": run.clock})
-    return track
-
-
-def _detect(run: Run) -> Track:
-    settings, repeats = run.settings, list[Dropped]()
-    pictures = without_repeats(run.kept.pictures(Span(settings.start, settings.end, settings.fps)), repeats)
-    with ExitStack() as stack:
-        words = stack.enter_context(heard_stderr())
-        bar = stack.enter_context(progress_bar("Finding the face", run.footage.expected, file=words))
-        if run.detector is not None:
-            detector, seen = run.detector, one_by_one(pictures, run.detector, bar.update)
-        else:
-            detector = mediapipe = stack.enter_context(MediaPipeDetector(settings.face_model))
-            seen = in_pieces(pictures, mediapipe.another, bar.update)
-        search = look_for_faces(seen)
-        bar.total = bar.n
-        run.notes += run.footage.notes
-        near = closer_look.wanted(search)
-        if near:
-            again = counted(run.kept.pictures(Listed(frozenset(near))), "Looking closer", len(near), words)
-            closer_look.look_again(search, near, again, detector.detect_alone)
-    run.clock = [(sighting.index, sighting.time) for sighting in search.sightings]
-    if not search.sightings:
-        raise TooFewFramesError(f"{settings.video}: no picture lies between --start {settings.start} and --end "
-                                f"{settings.end} seconds")
-    try:
-        track = follow_face(search, settings.shot, run.dropped, run.notes)
-    except NoFaceError as error:
-        raise NoFaceError(f"{settings.video}: {error}") from None
-    run.dropped += repeats
-    run.dropped.sort(key=lambda d: d.index)
-    if len(track) < MIN_FRAMES:
-        raise TooFewFramesError(
-            f"{settings.video}: only {len(track)} usable pictures of {len(run.clock) + len(repeats)} looked at "
-            f"({_reasons(run.dropped) or 'nothing was left out'}); at least {MIN_FRAMES} are needed, and 10 seconds or "
-            "more make a good avatar")
-    return track
-
-
-def _reasons(dropped: list[Dropped]) -> str:
-    """How often each reason occurs, in words."""
-    counts: dict[str, int] = {}
-    for item in dropped:
-        reason = "repeated pictures" if item.reason.startswith("repeats") else item.reason
-        counts[reason] = counts.get(reason, 0) + 1
-    return ", ".join(f"{count} x {reason}" for reason, count in counts.items())
 
 
 def cut_pictures(run: Run, track: Track, crop: Crop) -> Pictures:
@@ -290,46 +200,9 @@ def cut_out_head(
     return store
 
 
-def is_complete(settings: TrackSettings) -> bool:
-    """Whether the data set that `settings` ask for lies at --output already.
-
-    ValueError where one lies there that was made with other settings, or whose report cannot be read.
-    """
-    path = settings.output / MARK
-    if not path.is_file():
-        return False
-    try:
-        saved = load_table(path)["settings"]
-        differing = sorted(key for key, value in plain(_deciding(settings)).items() if saved.get(key) != value)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path}: not the report of a tracked data set ({error}); choose another --output") from error
-    if differing:
-        raise ValueError(f"--resume: {settings.output} was tracked with other {', '.join(differing)}; give the same "
-                         "flags again, choose another --output, or replace it with --overwrite True")
-    return True
-
-
-def _deciding(settings: TrackSettings) -> dict[str, Any]:
-    return {key: value for key, value in asdict(settings).items() if key not in NOT_DECIDING}
-
-
-def job_of(settings: TrackSettings) -> dict[str, Any]:
-    """What an interrupted run must have in common with the one that resumes it."""
-    state = settings.video.stat()
-    footage = {"video": settings.video.resolve(), "bytes": state.st_size, "modified": state.st_mtime_ns}
-    for calibration in (settings.intrinsics, settings.calibration):
-        if calibration is not None:
-            footage["lens"] = calibration.read_text(encoding="utf-8", errors="replace")
-    job = plain({**_deciding(settings), **footage, "version": VERSION})
-    assert isinstance(job, dict)
-    return job
-
-
 def shown_on(bar: tqdm) -> Callable[[int, int], None]:
     def show(done: int, total: int) -> None:
         bar.total = total
         bar.update(done - bar.n)
 
     return show
-
-

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracking.footage import ByteImage, Dropped
+from tracking.job import VERSION
 from tracking.landmarks import Track
 from tracking.layout import write_data_set, write_rgba
 from tracking.matting import cut_at_neck, foreground_colours
@@ -33,7 +34,6 @@ from tracking.workspace import MARK, PictureStore, Workspace, plain, save_table
 from utils.images import read_rgba, with_alpha
 from utils.parallel import in_order, ordered
 
-VERSION = 1      # of tracking.json
 PACKAGES = ("av", "mediapipe", "numpy", "opencv-python-headless", "scipy", "torch")
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
 from arguments.track_settings import TrackSettings
-from flame import Head
 from tracking.crop import Crop
 from tracking.detector import CloseDetector
 from tracking.footage import Dropped, Footage, Kept
@@ -21,6 +21,11 @@ from tracking.records import Fit, Observations
 from tracking.threads import own_threads_only
 from tracking.verdict import Verdict
 from tracking.workspace import PictureStore, Shelf
+
+if TYPE_CHECKING:  # the first stage does without torch, whose import takes seconds
+    import torch
+
+    from flame import Head
 
 Finish = Callable[[Path], None]
 """Called with the folder of the complete data set before it takes its place: writes more into it."""
@@ -41,18 +46,31 @@ class Outcome:
     preview: Callable[[], None] | None = None
 
 
+class Means(NamedTuple):
+    """What all stages after the first need besides the footage."""
+
+    device: torch.device
+    head: Head
+
+    def at_hand(self) -> Future[Means]:
+        """For a `Run` that need not wait for them."""
+        means = Future[Means]()
+        means.set_result(self)
+        return means
+
+
 @dataclass(eq=False)
 class Run:
     """One run of track.py: what its stages share.
 
-    dropped, notes, clock: what the first stage says about the footage; clock: number and time of every picture that was
-    looked at. detector: None takes MediaPipe's. kept: the footage, whose pictures stay in memory if they fit.
+    means: may still be on their way while the first stage is at work. dropped, notes, clock: what that stage says about
+    the footage; clock: number and time of every picture that was looked at. detector: None takes MediaPipe's. kept: the
+    footage, whose pictures stay in memory if they fit.
     """
 
     settings: TrackSettings
-    device: torch.device
+    means: Future[Means]
     footage: Footage
-    head: Head
     workspace: Shelf
     detector: CloseDetector | None = None
     clock: list[tuple[int, float]] = field(default_factory=list)
@@ -64,11 +82,20 @@ class Run:
     def __post_init__(self) -> None:
         self.kept = Kept(self.footage)
 
+    @property
+    def device(self) -> torch.device:
+        """Waited for; raises what kept it from being there. So does `head`."""
+        return self.means.result().device
+
+    @property
+    def head(self) -> Head:
+        return self.means.result().head
+
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str, alone: Callable[[], AbstractContextManager[None]] = own_threads_only) -> Iterator[None]:
         """Take the time of a stage, which shares its pictures or frames out to threads itself."""
         begin = time.perf_counter()
-        with own_threads_only():
+        with alone():
             yield
         self.seconds[name] = round(time.perf_counter() - begin, 2)
 

@@ -18,25 +18,18 @@ from tracking.bundle import Progress
 from tracking.crop import choose_crop, observe
 from tracking.detector import CloseDetector
 from tracking.footage import Footage, Span
+from tracking.job import job_of
 from tracking.landmark_fit import FitSettings, fit_views
 from tracking.landmarks import Track
 from tracking.layout import write_records, write_still
 from tracking.lens import Lens, read_rig, straight
+from tracking.look import MIN_FRAMES, TooFewFramesError, find_face
 from tracking.photometric_fit import refine_views
-from tracking.pipeline import (
-    MIN_FRAMES,
-    TooFewFramesError,
-    cut_out_head,
-    cut_pictures,
-    find_face,
-    job_of,
-    lens_of,
-    shown_on,
-)
+from tracking.pipeline import cut_out_head, cut_pictures, lens_of, shown_on
 from tracking.progress import progress_bar
 from tracking.publish import head_name, report, write_camera
 from tracking.records import Fit, Observations, Rig, load_record, save_record
-from tracking.run import Finish, Found, Outcome, Pictures, Run
+from tracking.run import Finish, Found, Means, Outcome, Pictures, Run
 from tracking.verdict import WORDS, Verdict
 from tracking.video import open_footage
 from tracking.workspace import MARK, Workspace, save_table
@@ -59,11 +52,11 @@ def track_cameras(
     names = tuple(path.stem for path in paths)
     lenses = read_rig(settings.calibration, names) if settings.calibration is not None else None
     footage = [_footage(path, settings, lenses[i] if lenses else None) for i, path in enumerate(paths)]
-    head = load_head(settings.head)
+    means = Means(device, load_head(settings.head)).at_hand()
     workspace = Workspace(settings.output, job_of(settings), settings.resume, settings.overwrite)
     shelf = workspace.data / "cameras"
     alone = [replace(settings, video=path, camera=(), calibration=None) for path in paths]
-    runs = [Run(own, device, film, head, workspace.shelf(name, shelf / name), detector)
+    runs = [Run(own, means, film, workspace.shelf(name, shelf / name), detector)
             for own, film, name in zip(alone, footage, names, strict=True)]
     try:
         tracks = find_moments(runs, [find_face(run) for run in runs])

@@ -10,16 +10,20 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from functools import cache
+from importlib import import_module
 from itertools import pairwise
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flame import Head, load_head
 from tracking.progress import progress_bar
 from utils import parallel
 
+if TYPE_CHECKING:  # the program that starts the processes does not wait for torch
+    from flame import Head
+
+JOBS = ("tracking.matte_job", "tracking.publish")  # modules of all jobs, which import what takes its time
 FOR_THE_USER = (ValueError, OSError, RuntimeError)  # errors whose message says what to do
 
 
@@ -93,6 +97,8 @@ def wait_shown(workers: Workers, name: str, count: int, written: Callable[[], in
 @cache
 def head_of_jobs(name: str) -> Head:
     """A head model (its name or file) for the jobs of this process, which load it once."""
+    from flame import load_head
+
     return load_head(name)
 
 
@@ -111,6 +117,8 @@ def shared_out(count: int, parts: int) -> list[range]:
 def _work(theirs: Connection, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one decides
     parallel.limit_threads(threads)
+    for module in JOBS:
+        import_module(module)
     while True:
         try:
             job = theirs.recv()

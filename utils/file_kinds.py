@@ -5,13 +5,15 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-from utils.pickle_records import DamagedFileError
-
 MAX_INFLATION, ALLOWANCE = 20, 256 << 20
 """Members of a zip archive may take this many times the archive's size, and so many bytes besides."""
 
 MAX_MEMBERS = 100_000
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+class DamagedFileError(ValueError):
+    """A file is truncated, is not of the expected kind, contradicts itself, or is larger inside than it can be."""
 
 
 def check_members(archive: zipfile.ZipFile, size: int) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from utils.file_kinds import DamagedFileError
+
 MAX_STEPS = 500_000
 """Opcodes and container entries that one file may take: a frame's record takes a few hundred, FLAME a few thousand."""
 
@@ -27,10 +29,6 @@ MAX_SHARED = 10_000_000
 
 class UnsafePickleError(ValueError):
     """A pickle asks for something that reading data does not need. Nothing of it was executed."""
-
-
-class DamagedFileError(ValueError):
-    """A file is truncated, is not of the expected kind, contradicts itself, or is larger inside than it can be."""
 
 
 @dataclass

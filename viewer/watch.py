@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scene.checkpoint import list_checkpoints
+from scene.run_folder import list_checkpoints
 
 
 def newest_iteration(model_path: Path) -> int | None:
