@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from arguments import ONE_CAMERA, TestSettings, TrainSettings, load_config
+from arguments import TestSettings, TrainSettings, load_config
 from benchmarks.gpu_memory import GpuMemory
 from benchmarks.results import RESULTS, Results
 from evaluation.scores import PerceptualMetrics, measure, measure_perceptual
@@ -49,12 +49,17 @@ class Run(NamedTuple):
     gib: float | None                      # the most that its GPU had in use; None without a GPU
 
 
-def train(folder: Path, source: Path, iterations: int, steps: int, flags: list[str], processes: int = 1) -> Run:
+def train(
+    folder: Path, source: Path, iterations: int | None, steps: int, flags: list[str], processes: int = 1
+) -> Run:
     """Train in a process of its own, or in several (with the memory of the first one's GPU)."""
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [sys.executable, *(several if processes > 1 else []), "train.py", "-s", str(source), "-m", str(folder),
-               "--iterations", str(iterations), *flags]
+               *flags]
+    if iterations is not None:
+        command += ["--iterations", str(iterations)]
     if steps > 1:
+        assert iterations is not None
         command += ["--checkpoint_interval", str(max(1, iterations // steps)), "--keep_checkpoints", "0",
                     "--test_views", "0"]
     print(shlex.join(command), flush=True)
@@ -142,8 +147,8 @@ def main() -> None:
     parser.add_argument("-s", "--source_path", type=Path, required=True)
     parser.add_argument("--name", required=True, help="of the data set, for the rows")
     parser.add_argument("--label", default="default", help="of the settings, for the rows")
-    parser.add_argument("--iterations", type=int, default=ONE_CAMERA["optimization"]["iterations"])
-    parser.add_argument("--steps", type=int, default=1, help="checkpoints to score")
+    parser.add_argument("--iterations", type=int, help="left to train.py without the flag")
+    parser.add_argument("--steps", type=int, default=1, help="checkpoints to score; several need --iterations")
     parser.add_argument("--protocols", nargs="*", default=[], choices=("as_tracked", "seen"),
                         help="of test.py, to score beside the predicted tracking")
     parser.add_argument("--processes", type=int, default=1, help="that train together, each on a GPU of its own")
@@ -153,6 +158,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--commit", help="name of the measured commit, where git cannot tell")
     args, flags = parser.parse_known_args()
+    if args.steps > 1 and args.iterations is None:
+        parser.error("--steps: several checkpoints are spread over --iterations, which is wanted, too")
     if args.lpips_weights:
         flags += ["--lpips_weights", str(args.lpips_weights)]
     with tempfile.TemporaryDirectory() as temporary:
