@@ -27,6 +27,7 @@ from tests.track_videos import PaintedFaceDetector, moving_face, write_clip
 from tracking import look, pipeline
 from tracking.landmark_fit import FitSettings
 from tracking.run import Means
+from tracking.workers import Workers
 
 TRAINING = ("--iterations 6 --test_frames 3 --num_face_gaussians 300 --num_teeth_gaussians 20 --num_expressions 20 "
             "--batch_size 1 --test_views 2 --tensorboard False")
@@ -130,6 +131,22 @@ def test_what_is_missing_when_a_run_is_resumed_costs_no_stage(clip: Path, tmp_pa
         look.look_at(replace(settings, resume=True), failed)
     found = look.look_at(replace(settings, resume=True), means.at_hand())
     assert "landmarks" not in found.run.seconds and len(found.track) == 60
+
+
+@pytest.mark.parametrize(("device", "gpu", "trains", "count"), [
+    ("auto", True, False, track.WORKERS), ("cuda:1", True, True, track.WORKERS), ("cpu", True, True, 1),
+    ("auto", False, True, 1), ("cpu", True, False, 0), ("auto", False, False, 0),
+])
+def test_how_many_processes_help(
+    device: str, gpu: bool, trains: bool, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(track, "GPU_FILES", (tmp_path,) if gpu else (tmp_path / "none",))
+    out = tmp_path / "out" if trains else None
+    settings = TrackSettings(Path("a.mp4"), tmp_path / "data", train=out, device=device)
+    workers = track.workers_for(settings)
+    assert (workers.count if isinstance(workers, Workers) else 0) == count
+    several = track.workers_for(replace(settings, camera=(Path("b.mp4"),)))
+    assert not isinstance(several, Workers), "several cameras take turns in this process"
 
 
 def test_training_does_not_wait_for_the_preview(clip: Path, tmp_path: Path) -> None:
