@@ -35,6 +35,21 @@ assert not foreign, foreign
 """
 
 
+TRACKING = """
+import os
+from pathlib import Path
+from gaussian_blendshapes.arguments.track_settings import TrackSettings
+from gaussian_blendshapes.commands import track
+from gaussian_blendshapes.tracking.workers import Workers
+print(track.prepare(TrackSettings(Path("a.mp4"), Path("data"), train=Path("out"), device="cpu")).head.name)
+with Workers(1) as workers:
+    workers.start([os.getpid])
+    while not workers.done(60):
+        pass
+    assert workers.results[0] != os.getpid()
+"""
+
+
 def build_module():
     """setup.py, imported without running it."""
     spec = importlib.util.spec_from_file_location("library_setup", ROOT / "setup.py")
@@ -86,6 +101,10 @@ def test_the_installed_library_draws_in_five_lines(installed, run_folder, tmp_pa
     names = set(SETUP.PACKAGES) | set(SETUP.NATIVE) | set(SETUP.COMMANDS) - {"test"}
     printed = python(code + ONLY_THE_LIBRARY.format(names=sorted(names)), installed, tmp_path)
     assert printed.startswith(str(installed))
+
+
+def test_what_tracking_imports_late_and_elsewhere_is_in_the_library(installed, tmp_path):
+    assert python(TRACKING, installed, tmp_path).strip() == "open_head"
 
 
 def test_a_checkout_draws_in_the_same_lines(run_folder):

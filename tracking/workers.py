@@ -10,7 +10,6 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from functools import cache
-from importlib import import_module
 from itertools import pairwise
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
@@ -23,7 +22,6 @@ from utils import parallel
 if TYPE_CHECKING:  # the program that starts the processes does not wait for torch
     from flame import Head
 
-JOBS = ("tracking.matte_job", "tracking.publish")  # modules of all jobs, which import what takes its time
 FOR_THE_USER = (ValueError, OSError, RuntimeError)  # errors whose message says what to do
 
 
@@ -117,8 +115,8 @@ def shared_out(count: int, parts: int) -> list[range]:
 def _work(theirs: Connection, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one decides
     parallel.limit_threads(threads)
-    for module in JOBS:
-        import_module(module)
+    from tracking import matte_job, publish  # noqa: F401 (the jobs' modules; what they import takes its time)
+
     while True:
         try:
             job = theirs.recv()
