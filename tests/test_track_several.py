@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ from scene.writers import WRITERS
 from tests.track_clips import Truth, make_truth, observe
 from tests.track_videos import PaintedFaceDetector, moving_face, picture, write_clip
 from tests.tracked_head import write_tracked_head
-from tracking import pipeline, several
+from tracking import bundle, pipeline, several
 from tracking.bundle import POSE, cost_and_gradient, normal_equations, total_cost
 from tracking.footage import FootageError
-from tracking.landmark_fit import FitSettings, clip_of, fit_views
+from tracking.landmark_fit import FitSettings, clip_of, fit_views, state_of
 from tracking.lens import CalibrationError
 from tracking.look import TooFewFramesError
 from tracking.photometric_fit import RefineSettings, refine_views
@@ -146,6 +146,26 @@ def test_gradient_of_all_unknowns_is_that_of_the_cost(head: Head, views: list[Ob
         want = equations.gradient[6]
         allowed = 0.003 * largest(want[:POSE])
         assert (ends[0] - ends[1]) / 6e-4 == pytest.approx(float(want[index]), rel=0.03, abs=allowed)
+
+
+def test_threads_that_form_the_equations_write_nothing_in_common(
+    head: Head, truth: Truth, views: list[Observations], rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pieces of several terms are of the same frames: were each thread to add its own, one could undo another's. What
+    writes nothing can be done twice.
+    """
+    clip = clip_of(head, views, replace(FEW, shape_codes=3), CPU, rig)
+    state = state_of(head, replace(truth.fit, shape=truth.fit.shape[:3]), CPU, rig)
+    usual = normal_equations(clip.problem, state)
+
+    def twice(work: Callable[[Any], Any], jobs: list[Any], threads: int) -> Iterator[Any]:
+        for job in jobs:
+            work(job)
+            yield work(job)
+
+    monkeypatch.setattr(bundle, "in_order", twice)
+    for name, value in vars(normal_equations(clip.problem, state)).items():
+        assert torch.equal(value, getattr(usual, name)), name
 
 
 def test_refinement_by_all_cameras(head: Head, truth: Truth, rig: Rig, views: list[Observations]) -> None:

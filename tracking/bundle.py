@@ -237,15 +237,25 @@ def normal_equations(problem: Problem, state: State) -> NormalEquations:
     equations = NormalEquations.zeros(frames, unknowns, state.shared, state.t.device)
     spare: list[Tensor] = []  # memory to be used again: fresh memory costs as much as a third of the work in it
 
-    def add(term: DataTerm, part: slice) -> tuple[Tensor, Tensor]:
-        columns, value = _derivatives(problem, state, term, part, spare.pop() if spare else state.t.new_empty(0))
-        common = _add_data(equations, columns, value, part)
+    def products(term: DataTerm, part: slice) -> tuple[slice, Tensor, Tensor, Tensor, Tensor]:
+        try:
+            memory = spare.pop()
+        except IndexError:  # asked for, not looked at before: another thread may be faster
+            memory = state.t.new_empty(0)
+        columns, value = _derivatives(problem, state, term, part, memory)
+        found = _products(columns, value, unknowns)
         spare.append(columns)
-        return common
+        return part, *found
 
-    for shared, shared_gradient in _by_parts(add, problem, state, unknowns + state.shared):
-        equations.shared += shared
-        equations.shared_gradient += shared_gradient
+    # Added by this thread alone: pieces of several terms are of the same frames, and `+=` of two threads loses one.
+    for part, product, gradient, shared, shared_gradient in _by_parts(products, problem, state,
+                                                                      unknowns + state.shared):
+        equations.blocks[part] += product[..., :unknowns]
+        equations.gradient[part] += gradient
+        if len(shared):
+            equations.border[part] += product[..., unknowns:]
+            equations.shared += shared
+            equations.shared_gradient += shared_gradient
     _add_prior(equations, problem.prior, state)
     return equations
 
@@ -304,19 +314,14 @@ def _derivatives(
     return columns.flatten(1, 2), (weight * residual).flatten(1)
 
 
-def _add_data(equations: NormalEquations, columns: Tensor, value: Tensor, frames: slice) -> tuple[Tensor, Tensor]:
-    """Add weighted residuals and their derivatives, see `_derivatives`, to the frames' own part of the equations;
-    returns what belongs to the shared one: [S,S], [S], or zeros.
+def _products(columns: Tensor, value: Tensor, unknowns: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What weighted residuals and their derivatives, see `_derivatives`, add to the equations, float64: [F,D,D+S] and
+    [F,D] of the frames, [S,S] and [S] of what is shared, or S = 0 where all of that is held.
     """
-    unknowns = equations.gradient.shape[1]
     own, common = columns[..., :unknowns], columns.flatten(0, 1)[:, unknowns:]
-    product = (own.mT @ columns).double()
-    equations.blocks[frames] += product[..., :unknowns]
-    equations.gradient[frames] += (own.mT @ value[..., None]).squeeze(-1).double()
-    if not common.shape[1]:
-        return torch.zeros_like(equations.shared), torch.zeros_like(equations.shared_gradient)
-    equations.border[frames] += product[..., unknowns:]
-    return (common.T @ common).double(), (common.T @ value.flatten()).double()
+    found = own.mT @ columns, (own.mT @ value[..., None]).squeeze(-1), common.T @ common, common.T @ value.flatten()
+    product, gradient, shared, shared_gradient = (tensor.double() for tensor in found)
+    return product, gradient, shared, shared_gradient
 
 
 def _eyes_like(points: Tensor) -> Tensor:
