@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import FrameType, ModuleType
+from typing import TYPE_CHECKING
 
 from arguments import DataSettings, TrainSettings, parse_flags
 from arguments.cli import flags_of
@@ -25,7 +26,8 @@ from tracking.look import look_at
 from tracking.run import Means, Outcome
 from tracking.workers import Workers
 
-# What imports torch is imported by `prepare` and by what follows it: the face is looked for meanwhile.
+if TYPE_CHECKING:  # what imports torch is imported by `prepare` and by what follows it
+    import torch
 
 log = logging.getLogger("track")
 WORKERS = 4  # processes, whose threads share the cores; within one of them Python's lock keeps more waiting
@@ -106,19 +108,22 @@ def training_of(settings: TrackSettings) -> TrainSettings | None:
 
 
 def prepare(settings: TrackSettings) -> Means:
-    """What takes its time at first, to be done while the face is looked for: imports, the head, the GPU's libraries."""
-    import torch
-
+    """What the stages after the first need, and their imports: to be done while the face is looked for."""
     from flame import load_head
     from tracking import pipeline  # noqa: F401
     from utils.devices import resolve_device
 
-    means = Means(resolve_device(settings.device), load_head(settings.head))
-    if means.device.type == "cuda":
-        torch.linalg.cholesky(torch.eye(2, device=means.device) @ torch.eye(2, device=means.device))
-    if settings.train is not None:
+    return Means(resolve_device(settings.device), load_head(settings.head))
+
+
+def warm_up(device: torch.device, trains: bool) -> None:
+    """What else takes its time at first, but is waited for later only: libraries of the GPU, the training's imports."""
+    import torch
+
+    if device.type == "cuda":
+        torch.linalg.cholesky(torch.eye(2, device=device) @ torch.eye(2, device=device))
+    if trains:
         training_program()
-    return means
 
 
 def training_program() -> ModuleType:
@@ -145,17 +150,21 @@ def track(settings: TrackSettings, workers: Workers | None) -> Outcome:
     """The tracking, and a report of it."""
     finish, trains = partial(write_others, layouts=settings.write), settings.train is not None
     with ThreadPoolExecutor(1) as meanwhile:
-        means = meanwhile.submit(prepare, settings)
         if settings.camera:
-            device = means.result().device
             from tracking.several import track_cameras
+            from utils.devices import resolve_device
 
+            device = resolve_device(settings.device)
+            warm = meanwhile.submit(warm_up, device, trains)
             outcome = track_cameras(settings, device, finish=finish)
         else:
+            means = meanwhile.submit(prepare, settings)
+            warm = meanwhile.submit(lambda: warm_up(means.result().device, trains))
             look = look_at(settings, means)
             from tracking.pipeline import go_on
 
             outcome = go_on(look, finish, trains, workers if look.run.device.type == "cuda" else None)
+        warm.result()
     report(outcome, trains)
     return outcome
 

@@ -41,7 +41,9 @@ from pathlib import Path
 from gaussian_blendshapes.arguments.track_settings import TrackSettings
 from gaussian_blendshapes.commands import track
 from gaussian_blendshapes.tracking.workers import Workers
-print(track.prepare(TrackSettings(Path("a.mp4"), Path("data"), train=Path("out"), device="cpu")).head.name)
+means = track.prepare(TrackSettings(Path("a.mp4"), Path("data"), device="cpu"))
+track.warm_up(means.device, trains=True)
+print(means.head.name)
 with Workers(1) as workers:
     workers.start([os.getpid])
     while not workers.done(60):

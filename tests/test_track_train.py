@@ -108,7 +108,7 @@ def test_the_face_is_looked_for_before_torch_is_there() -> None:
 
 def test_what_the_later_stages_lack_ends_the_first(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device or a head that is not there is told without a look at every picture, and nothing is left."""
-    wrong = {r"no\.pkl": ("--head", tmp_path / "no.pkl"), "--device: wanted auto": ("--device", "tpu")}
+    wrong = {r"no\.pkl": ("--head", tmp_path / "no.pkl"), "--device: wanted auto, cpu, cuda": ("--device", "tpu")}
     for message, flags in wrong.items():
         with pytest.raises(SystemExit, match=message):
             call(track.main, "track.py", clip, "-o", tmp_path / "data", *flags)
