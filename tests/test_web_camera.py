@@ -307,6 +307,8 @@ def test_mouth_and_eyes_follow_a_film_in_the_cameras_place(real_page: Path, tmp_
         frames = [cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures]
         film.write_bytes(b"".join(frame for frame in frames for _ in range(120)))  # 30 a second: four seconds each
         seen = [detector.detect_alone(np.ascontiguousarray(picture[..., ::-1]))[0] for picture in pictures]
+    most_open, most_shut = (float(seen[i].blendshapes[BLENDSHAPE_NAMES.index(name)])
+                            for i, name in ((1, "jawOpen"), (2, "eyeBlinkLeft")))
     held = [seen[0]] * 25 + [seen[1]] * 30 + [seen[2]] * 30
     wanted = acted_by_python(lively_player(), held, [0.1 * i for i in range(len(held))])
     flags = (*FAKE_CAMERA, f"--use-file-for-fake-video-capture={film}")
@@ -323,13 +325,15 @@ def test_mouth_and_eyes_follow_a_film_in_the_cameras_place(real_page: Path, tmp_
             };
             document.getElementById("camera").click();
         })()""")
-        tab.wait_for("HELD.length > 60", 60)
+        # the film keeps its own time: how many pictures the page acts in four seconds is the machine's matter
+        often = "HELD.filter((values) => values[{}] > {}).length > 10"
+        tab.wait_for(f"{often.format(0, most_open / 2)} && {often.format(1, most_shut / 2)}", 60)
         open_in, shut_in, jaw, lids = np.array(tab.evaluate("HELD")).T
     jaws = [float(matrix_to_axis_angle(matrix_from_6d(codes.jaw))[0, 0]) for codes, _ in wanted]
     assert jaws[54] - jaws[24] > 0.05  # Python's own answer moves
     # what goes in is what Python's MediaPipe reads of the same pictures
-    assert abs(open_in.max() - seen[1].blendshapes[BLENDSHAPE_NAMES.index("jawOpen")]) < 0.1
-    assert abs(shut_in.max() - seen[2].blendshapes[BLENDSHAPE_NAMES.index("eyeBlinkLeft")]) < 0.1
+    assert abs(open_in.max() - most_open) < 0.1
+    assert abs(shut_in.max() - most_shut) < 0.1
     # and what comes out follows
     assert np.corrcoef(open_in, jaw)[0, 1] > 0.9 and np.ptp(jaw) > 0.05
     assert np.corrcoef(shut_in, lids)[0, 1] > 0.9 and np.ptp(lids) > 0.2
