@@ -117,7 +117,7 @@ def test_a_run_loses_what_it_never_saw(tmp_path: Path, caplog: pytest.LogCapture
         caplog.text
     world = mine.world
     back = faces_backwards(world.rig.posed.neutral, world.head.faces)[mine.avatar.binding.triangle.clamp(min=0).long()]
-    shown = most_shown(lambda batch: mine._pose(batch, mine.avatar), frames, 2)
+    shown = most_shown(lambda batch: mine._pose(batch), frames, 2)
     assert (shown[~back] >= 0.4).all()  # what others hid is shown at least as much as before, but for the update
     assert (shown[back] < 0.5).any(), "the back of the head stays, though nobody saw it"
     # Half a pixel of a few Gaussians, spread over the picture, and one update.

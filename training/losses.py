@@ -15,6 +15,7 @@ from scene.avatar import Avatar
 from scene.mouth import Cylinder
 
 if TYPE_CHECKING:
+    from training.mouth_inside import Hidden
     from training.world import World
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
@@ -28,8 +29,8 @@ class LossContext:
     frames: int64 [B], numbers in the data set. output: their rendering. posed: the Gaussians that it shows. drive:
     codes, bones and camera centres that moved them. rgba: uint8 targets [B,H,W,4]. background: colour [3] that both
     stand on (None: black). whole: the target is the photograph itself, not colour * alpha over the background.
-    avatar: its tables, attributes and networks, as leaves of this step. cylinder: of the mouth.
-    perceptual(a, b): LPIPS [B] of [B,3,H,W] pictures in [0,1], or None.
+    avatar: its tables, attributes and networks, as leaves of this step. cylinder: of the mouth. hidden: what training
+    hides in the mouth, or None. perceptual(a, b): LPIPS [B] of [B,3,H,W] pictures in [0,1], or None.
     """
 
     frames: Tensor
@@ -43,13 +44,15 @@ class LossContext:
     cylinder: Cylinder
     settings: OptimizationSettings
     perceptual: Perceptual | None = None
+    hidden: Hidden | None = None
 
     @staticmethod
     def of(world: World, frames: Tensor, output: RenderOutput, posed: Posed, drive: Drive, rgba: Tensor,
-           avatar: Avatar, settings: OptimizationSettings, perceptual: Perceptual | None = None) -> LossContext:
+           avatar: Avatar, settings: OptimizationSettings, perceptual: Perceptual | None = None,
+           hidden: Hidden | None = None) -> LossContext:
         """The record of a batch of the data set of `world`."""
         return LossContext(frames, output, posed, drive, rgba, world.flat_background, world.whole, avatar,
-                           world.mouth.cylinder, settings, perceptual)
+                           world.mouth.cylinder, settings, perceptual, hidden)
 
 
 def picture_loss(context: LossContext) -> Tensor:
@@ -81,10 +84,19 @@ def cylinder(context: LossContext) -> Tensor:
     return (context.cylinder.squared_distances(means) * weights).sum()
 
 
+def dark_mouth(context: LossContext) -> Tensor:
+    """How light that is which training hides in the mouth, as a mean over a picture's pixels."""
+    if context.hidden is None:
+        return context.avatar.neutral.new_zeros(())
+    height, width = context.rgba.shape[1:3]
+    return context.hidden.lightness(context.avatar.neutral) / (height * width)
+
+
 LOSSES: dict[str, tuple[str, Callable[[LossContext], Tensor]]] = {
     "lpips": ("lpips_loss", lpips),
     "isotropy": ("isotropy_loss", isotropy),
     "cylinder": ("cylinder_loss", cylinder),
+    "dark_mouth": ("dark_mouth_loss", dark_mouth),
 }
 """Name of the term -> the field of OptimizationSettings that holds its weight, and a scalar, differentiable function of
 the context: a mean over its frames, or one that does not depend on frames (several processes may share a batch). Not

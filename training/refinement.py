@@ -16,13 +16,15 @@ moments from their own tracking (training/calibration.py).
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
+import numpy as np
 import torch
 from blendshape_ops import Drive
 from torch import Tensor
 
-from arguments import RefinementSettings
+from arguments import RefinementSettings, TrainSettings
 from flame.rotations import matrix_from_cayley
 from gaussian_renderer import Cameras
 from scene.calibration import Calibration
@@ -35,6 +37,8 @@ from training.calibration import learn_calibration
 from training.corrections import CorrectionTable
 from training.world import World
 from utils.images import Size
+
+log = logging.getLogger(__name__)
 
 PRIOR_UNIT = 1e-3  # metres of surface motion that cost 1
 CAMERA_WIDTH = 6  # columns of a camera's correction: turn, shift
@@ -55,12 +59,12 @@ class Refinement:
 
     visits: how many times each moment will be drawn, for the schedule of the rates. frames: the pictures that are
     learnt from; the mean over their moments is kept at zero; None: nothing is tied together. alone: every picture is
-    a moment of its own, whatever its time.
+    a moment of its own, whatever its time. start: the iteration of a run after which they are learnt.
     """
 
     def __init__(self, world: World, settings: RefinementSettings, visits: float, frames: Tensor | None,
-                 alone: bool = False) -> None:
-        self.world, self.settings, self.frames = world, settings, frames
+                 alone: bool = False, start: int = 0) -> None:
+        self.world, self.settings, self.frames, self.start = world, settings, frames, start
         self.columns = Columns(world.rig.num_expressions)
         R = world.cameras.R
         recording = Recording.single(len(R)) if alone else world.clip.recording
@@ -186,6 +190,22 @@ class Refinement:
         """Take over what `state_dict` gave. ValueError naming the entry that is missing or does not fit."""
         for prefix, table in self._tables().items():
             table.load_state_dict(state, prefix)
+
+
+def refinement_of_run(world: World, settings: TrainSettings) -> Refinement | None:
+    """The corrections that a run learns; None where it leaves the tracking as it is."""
+    refine, optimization = settings.refinement, settings.optimization
+    if not refine.refine_tracking:
+        return None
+    start = round(refine.refine_from_iter * optimization.scale)
+    updates = optimization.iterations - start
+    if updates <= 0:
+        log.warning("--refine_from_iter: %d stands for iteration %d here, not before the last one (%d): the tracking "
+                    "stays as it is", refine.refine_from_iter, start, optimization.iterations)
+    frames = torch.from_numpy(world.dataset.train_indices)
+    moments = len(np.unique(world.clip.recording.time[frames.numpy()]))
+    visits = max(updates, 1) * optimization.batch_size / moments
+    return Refinement(world, refine, visits, frames, start=start)
 
 
 def corrected(world: World, checkpoint: Checkpoint, settings: RefinementSettings) -> World:

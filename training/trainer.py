@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from blendshape_ops import Drive, FactoredAdam, Posed, target_image
 from torch import Tensor
@@ -19,17 +19,18 @@ from scene.checkpoint import Checkpoint, CheckpointError, check_names, save_chec
 from scene.clip import Clip
 from scene.densify import RowSelection, collects_stats, densify, is_densify_step, is_last_pruning_step, keep_only
 from scene.extensions import extend
-from scene.initialize import create_avatar, faces_backwards, seen_range
+from scene.initialize import create_avatar, seen_range
 from scene.schema import active_sh_degree
 from scene.size_sampler import training_sampler
 from training.exchange import Exchange
 from training.extra_optimizer import ExtraOptimizer
 from training.inputs import StepInputs
 from training.losses import LossContext, Perceptual, weighted_losses
-from training.refinement import Refinement
+from training.mouth_inside import Hidden, MouthInside, hidden_in_mouth
+from training.refinement import refinement_of_run
 from training.targets import choose_targets
 from training.team import ALONE, Team, Vote
-from training.unseen import most_shown
+from training.unseen import seen_or_back
 from training.world import World
 from utils.images import Size
 
@@ -74,23 +75,11 @@ class Trainer:
         share = self.exchange.share
         self._inputs = StepInputs(settings.optimization, share, world.dataset, device)
         self._targets = choose_targets(world.dataset, device, settings.data.targets)
-        self.refinement = self._create_refinement()
+        self.refinement = refinement_of_run(world, settings)
+        self._mouth_inside = MouthInside(settings.optimization)
         self.captured = CapturedSizes(self._compute, device, share.count, world.dataset.sizes,
                                       lambda: Vote(team).cast) if capture and device.type == "cuda" else None
         self._renew_optimizer()
-
-    def _create_refinement(self) -> Refinement | None:
-        refine, optimization = self.settings.refinement, self.settings.optimization
-        if not refine.refine_tracking:
-            return None
-        self._refine_from = round(refine.refine_from_iter * optimization.scale)
-        updates = optimization.iterations - self._refine_from
-        if updates <= 0:
-            log.warning("--refine_from_iter: %d stands for iteration %d here, not before the last one (%d): the "
-                        "tracking stays as it is", refine.refine_from_iter, self._refine_from, optimization.iterations)
-        frames = torch.from_numpy(self.world.dataset.train_indices)
-        moments = len(np.unique(self.world.clip.recording.time[frames.numpy()]))
-        return Refinement(self.world, refine, max(updates, 1) * optimization.batch_size / moments, frames)
 
     def _renew_optimizer(self) -> None:
         self.optimizer = FactoredAdam(self.avatar.neutral, self.avatar.differences)
@@ -133,9 +122,9 @@ class Trainer:
         rows = self.refinement.rows(index).detach() if corrections is None else corrections
         return self.refinement.view(index, rows, size)
 
-    def _pose(self, index: Tensor, avatar: Avatar, limited: bool = True) -> tuple[Posed, Cameras]:
+    def _pose(self, index: Tensor, limited: bool = True) -> tuple[Posed, Cameras]:
         cameras, drive = self._view(index)
-        return avatar.pose(drive, self.sh_degree, limited), cameras
+        return self.avatar.pose(drive, self.sh_degree, limited), cameras
 
     def calibrate(self) -> None:
         """Bring up to date what frames outside training need: their corrections and the range of the training's codes.
@@ -149,7 +138,14 @@ class Trainer:
 
     def clip(self) -> Clip:
         """What the run keeps of its data set: tracked codes and cameras, corrected as far as training has come."""
-        return self.world.clip if self.refinement is None else self.refinement.corrected_world().clip
+        return self._corrected_world().clip
+
+    def _corrected_world(self) -> World:
+        return self.world if self.refinement is None else self.refinement.corrected_world()
+
+    def _hidden_in_mouth(self) -> Hidden:
+        return hidden_in_mouth(self._corrected_world(), self.avatar, self.sh_degree, self.exchange.share.count,
+                               self.exchange.team)
 
     def target(self, rgba: Tensor) -> Tensor:
         """The pictures [B,3,H,W] that renderings over the world's background should equal."""
@@ -159,10 +155,12 @@ class Trainer:
         """One optimizer update from one batch of training frames, then densification where it is due."""
         self.iteration += 1
         self._inputs.load(self.iteration, self.sampler, self._targets)
+        self._mouth_inside.before_step(self.iteration, self._hidden_in_mouth)
         if self.captured is None:
             losses, output = self._compute()
         else:
-            variant = (self.sh_degree, self._collecting, self._refining, self._perceiving)
+            known = self._mouth_inside.hidden is not None
+            variant = (self.sh_degree, self._collecting, self._refining, self._perceiving, known)
             losses, output = self.captured.run(self._inputs.size, variant)
         return StepResult(losses, output, self._inputs.rgba, self._change_rows())
 
@@ -177,7 +175,7 @@ class Trainer:
 
     @property
     def _refining(self) -> bool:
-        return self.refinement is not None and self.iteration > self._refine_from
+        return self.refinement is not None and self.iteration > self.refinement.start
 
     def _compute(self) -> tuple[dict[str, Tensor], RenderOutput]:
         """Loss terms (detached) and rendering of the batch in `self._inputs`, and the optimizers' updates by them."""
@@ -192,7 +190,7 @@ class Trainer:
         weights = self.settings.optimization
         weights = weights if self._perceiving else replace(weights, lpips_loss=0.0)
         losses = weighted_losses(LossContext.of(self.world, frames, output, posed, drive, inputs.rgba, avatar, weights,
-                                                self.perceptual))
+                                                self.perceptual, self._mouth_inside.hidden))
         if refinement is not None:
             losses["tracking"] = refinement.prior(rows[0])
         total = exchange.weighted(torch.stack(list(losses.values())).sum())
@@ -222,23 +220,17 @@ class Trainer:
         self.extra_optimizer.select_rows(rows.index, rows.fresh, self.avatar)
         self.exchange.adopt(self.optimizer)
         self.exchange.require_same(self.avatar)
+        self._mouth_inside.hidden = None
         self._renew_stats(warm=True)  # a capture costs as much as some steps, and eager ones before it as much again
         return rows
 
     def _prune_unseen(self) -> RowSelection:
         """Remove what no training picture shows, but for the back of the head: it closes the head from other sides."""
-        share, team, dataset = self.exchange.share, self.exchange.team, self.world.dataset
-        triangle = self.avatar.binding.triangle
-        frames = dataset.train_indices
-        some = frames[team.rank::team.size] if len(frames) >= team.size else frames
-        alike = [torch.from_numpy(part).to(self.device) for part in dataset.by_size(some)]
-        most = [most_shown(lambda batch: self._pose(batch, self.avatar, False), part, share.count) for part in alike]
-        shown = team.largest(torch.stack(most).amax(dim=0))
-        back = faces_backwards(self.world.rig.posed.neutral.to(self.device), self.world.head.faces.to(self.device))
-        is_back = (triangle >= 0) & back[triangle.clamp(min=0).long()]
-        rows = keep_only(self.avatar, (shown >= self.settings.optimization.prune_unseen) | is_back)
-        log.info("%d Gaussians that no training picture shows were removed, %d are left", rows.pruned,
-                 self.avatar.count)
+        least, exchange = self.settings.optimization.prune_unseen, self.exchange
+        keep = seen_or_back(self.world, self.avatar, partial(self._pose, limited=False), least, exchange.share.count,
+                            exchange.team)
+        rows = keep_only(self.avatar, keep)
+        log.info("%d Gaussians that no training picture shows were removed, %d are left", rows.pruned, len(rows.index))
         return rows
 
     def save(self, folder: Path, keep: int) -> None:
@@ -258,11 +250,12 @@ class Trainer:
         training |= {f"stats.{name}": getattr(stats, name) for name in _STATS}
         training |= {f"extensions.{name}": value for name, value in self.extra_optimizer.state_dict().items()}
         training["generator"] = self.generator.get_state()
+        training |= self._mouth_inside.state_dict()
         if self.refinement is not None:
             training |= {f"refinement.{name}": value for name, value in self.refinement.state_dict().items()}
-        state = {"sampler": self.sampler.state_dict(),
-                 "gaussians": self.avatar.part_counts(), "head": self.world.head.name,
-                 "expressions": self.world.rig.num_expressions, "sh_degree": self.sh_degree}
+        state = {"sampler": self.sampler.state_dict(), "gaussians": self.avatar.part_counts(),
+                 "head": self.world.head.name, "expressions": self.world.rig.num_expressions,
+                 "sh_degree": self.sh_degree}
         return Checkpoint(self.iteration, self.avatar, training, state)
 
     def close(self) -> None:
@@ -282,7 +275,7 @@ class Trainer:
             raise CheckpointError(f"{where}: learns {checkpoint.avatar.extended or 'nothing'} besides its tables, the "
                                   f"settings ask for {self.avatar.extended or 'nothing'} (scene/extensions.py); with a "
                                   "learning rate of 0 in config.json an attribute or network is not made")
-        check_names(expected, set(checkpoint.training), where)
+        check_names(expected, set(checkpoint.training) - set(MouthInside.STATE), where)
         check_fits(checkpoint, self.world, where)
         self.iteration = checkpoint.iteration
         self.avatar = checkpoint.avatar.to(self.device)
@@ -293,6 +286,7 @@ class Trainer:
             self.extra_optimizer.load_state_dict({n: checkpoint.training[f"extensions.{n}"]
                                                   for n in self.extra_optimizer.state_dict()})
             self.sampler.load_state_dict(checkpoint.state["sampler"])
+            self._mouth_inside.load_state_dict(checkpoint.training, self.avatar)
             if self.refinement is not None:
                 self.refinement.load_state_dict({n: checkpoint.training[f"refinement.{n}"] for n in refined})
         except (KeyError, ValueError) as error:
