@@ -71,6 +71,17 @@ def test_a_captured_step_with_lpips_trains_as_the_plain_one(subject):
     assert "lpips" in captured.step().losses
 
 
+def test_a_captured_step_that_darkens_the_mouth_trains_as_the_plain_one(subject):
+    def optimization(**more):
+        return OptimizationSettings(dark_mouth_loss=5.0, dark_mouth_from_iter=2000, **more)  # a hundredth: step 21 on
+
+    captured, plain = (make_trainer(subject, optimization=optimization, capture=capture) for capture in (True, False))
+    got, wanted = losses_of(captured, 60), losses_of(plain, 60)
+    assert captured.captured.captures >= 4  # one for each SH degree that stays, and one for what is hidden
+    assert got == pytest.approx(wanted, rel=2e-2)
+    assert captured.step().losses["dark_mouth"] > 0
+
+
 def test_a_capture_survives_an_older_graph_that_is_still_alive(subject):
     """As one that a thread of autograd has not let go of yet (found by the memory checker, which is slow)."""
     trainer = make_trainer(subject)
