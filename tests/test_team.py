@@ -75,6 +75,13 @@ def test_two_processes_train_as_one(team_results: Path, subject: Path, case: str
             1e-5 * float(wanted.double().abs().max() if got.numel() else 0), name
 
 
+def test_a_group_that_was_left_has_no_threads(team_results: Path) -> None:
+    """Though a vote whose outcome nobody asked for is still there: they would meet the interpreter's end."""
+    for rank in range(2):
+        threads = json.loads((team_results / f"threads{rank}.json").read_text())
+        assert threads and not [name for name in threads if "gloo" in name]
+
+
 def test_what_processes_tell_each_other(team_results: Path) -> None:
     first, second = (json.loads((team_results / f"talk{rank}.json").read_text()) for rank in (0, 1))
     differing = {name for name in first if first[name] != second[name]}

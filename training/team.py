@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -56,6 +57,7 @@ class Team:
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank, self.size = rank, size
+        self.votes: WeakSet[Vote] = WeakSet()
 
     @property
     def leads(self) -> bool:
@@ -138,8 +140,17 @@ class Team:
                             "with the same flags, data and output folder, on GPUs of one kind")
 
     def leave(self) -> None:
-        """The work is done. Graphs that captured a collective must be gone."""
-        if self.size > 1:
+        """The work is done. Graphs that captured a collective must be gone.
+
+        A vote whose outcome nobody asked for would keep the group, and its threads would then meet the interpreter's
+        end, which can abort the process.
+        """
+        if self.size == 1:
+            return
+        try:
+            for vote in list(self.votes):
+                vote.decided()
+        finally:
             dist.destroy_process_group()
 
     def _reduce(self, tensor: Tensor, operation: Any) -> Tensor:
@@ -160,26 +171,37 @@ class Vote:
     def __init__(self, team: Team) -> None:
         self._team = team
         self._pending: tuple[Tensor, Any] | None = None
+        team.votes.add(self)
 
     def cast(self, wish: int) -> int:
         """Vote, and learn what the call before decided. A collective."""
         if self._team.size == 1:
             return wish
+        decided = self.decided()
+        ballot = torch.tensor(int(wish), dtype=torch.int32)
         with _peers():
-            decided = 0
-            if self._pending is not None:
-                ballot, work = self._pending
-                work.wait()
-                decided = int(ballot)
-            ballot = torch.tensor(int(wish), dtype=torch.int32)
             self._pending = ballot, dist.all_reduce(ballot, dist.ReduceOp.MAX, async_op=True)
         return decided
+
+    def decided(self) -> int:
+        """What the last call of `cast` decided, once all have cast theirs; 0 where there was none, or it was asked."""
+        if self._pending is None:
+            return 0
+        ballot, work = self._pending
+        with _peers():
+            work.wait()
+        self._pending = None
+        return int(ballot)
 
 
 def join() -> Team:
     """The team that torchrun made this process part of; alone without torchrun."""
     if process_count() == 1:
         return ALONE
+    # Its functions keep the group that is there at its import, which an optimizer's first step can cause: that group's
+    # threads would meet the interpreter's end (see `leave`).
+    import torch.distributed.nn as _  # noqa: F401
+
     # What a graph replays may then lie anywhere, and capturing needs no agreement within NCCL.
     os.environ.setdefault("NCCL_GRAPH_REGISTER", "0")
     # A CUDA build of torch has NCCL on machines without a GPU too, where its group cannot be made.
