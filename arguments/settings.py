@@ -128,7 +128,7 @@ class OptimizationSettings:
     """Weight of the squared distance (m^2) of teeth Gaussians to the mouth cylinder."""
     dark_mouth_loss: float = 0.0
     """Weight of the lightness of Gaussians that only a mouth opened wider than in training would show, so that such a
-    mouth is dark inside and not mottled. 5 is of use."""
+    mouth is dark inside and not mottled. Try 5 where the avatar is to open its mouth wider than its video did."""
     dark_mouth_from_iter: int = 26_667
     """Before this iteration that does not count: it is looked for once, in an avatar that has taken shape."""
     lpips_weights: Path | None = None
@@ -295,11 +295,6 @@ class TestSettings:
     """Run (already tested) of the same data trained with --blendshapes False, for the comparison in the report."""
     lpips: tuple[Literal["alex", "vgg"], ...] = ("alex", "vgg")
     """LPIPS networks to score with."""
-    dark_mouth_loss: float = 0.0
-    """Weight of the lightness of Gaussians that only a mouth opened wider than in training would show, so that such a
-    mouth is dark inside and not mottled. 5 is of use."""
-    dark_mouth_from_iter: int = 26_667
-    """Before this iteration that does not count: it is looked for once, in an avatar that has taken shape."""
     lpips_weights: Path | None = None
     """Folder with alexnet_features.pth and vgg16_features.pth, for machines that cannot download them."""
     lpips_every: int = 1
