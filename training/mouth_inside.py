@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,9 +25,9 @@ from flame.rotations import matrix_from_6d, matrix_from_axis_angle, matrix_to_6d
 from gaussian_renderer import Cameras
 from scene.avatar import Avatar
 from scene.initialize import DARK
-from scene.rig import Codes
+from scene.rig import Codes, Rig
 from training.team import Team
-from training.unseen import most_shown, own_frames, shown_pixels
+from training.unseen import most_shown, own_frames
 from training.world import World
 
 log = logging.getLogger(__name__)
@@ -105,20 +106,19 @@ def hidden_in_mouth(world: World, avatar: Avatar, sh_degree: int, batch_size: in
         cameras = world.cameras_of(batch, size)
         return avatar.pose(world.rig.drive(batch, cameras.centers), sh_degree, limited=False), cameras
 
+    def with_mouth_open(rows: Tensor, rig: Rig) -> tuple[Posed, Cameras, Tensor]:
+        cameras = world.cameras_of(opened[rows].to(device), size)
+        mouth = rig.posed.vertices_at(rows)[:, world.head.regions["mouth"]].to(device)
+        posed = avatar.pose(rig.drive(rows.to(device), cameras.centers), sh_degree)
+        return posed, cameras, mouth_windows(mouth, cameras)
+
     seen = team.largest(most_shown(as_it_is, shown.to(device), batch_size))
-    uncovered = torch.zeros_like(seen)
-    for angle in OPENINGS:
-        rig = world.rig.with_codes(with_open_jaw(world.clip.codes.at(opened), world.head, angle))
-        for rows in torch.arange(len(opened)).split(batch_size):
-            cameras = world.cameras_of(opened[rows].to(device), size)
-            mouth = rig.posed.vertices_at(rows)[:, world.head.regions["mouth"]].to(device)
-            with torch.no_grad():
-                posed = avatar.pose(rig.drive(rows.to(device), cameras.centers), sh_degree)
-            shares = shown_pixels(posed, cameras, mouth_windows(mouth, cameras))
-            uncovered = torch.maximum(uncovered, shares.amax(dim=0))
-    surplus = team.largest(uncovered) - UNCOVERED * seen
-    rows = (surplus > 0).nonzero()[:, 0]
-    return Hidden(rows, surplus[rows])
+    codes, rows = world.clip.codes.at(opened), torch.arange(len(opened))
+    rigs = [world.rig.with_codes(with_open_jaw(codes, world.head, angle)) for angle in OPENINGS]
+    most = [most_shown(partial(with_mouth_open, rig=rig), rows, batch_size) for rig in rigs]
+    surplus = team.largest(torch.stack(most).amax(dim=0)) - UNCOVERED * seen
+    hidden = (surplus > 0).nonzero()[:, 0]
+    return Hidden(hidden, surplus[hidden])
 
 
 class MouthInside:

@@ -20,7 +20,8 @@ from scene.initialize import faces_backwards
 from training.team import Team
 from training.world import World
 
-View = Callable[[Tensor], tuple[Posed, Cameras]]
+View = Callable[[Tensor], tuple[Posed, Cameras] | tuple[Posed, Cameras, Tensor]]
+"""Frames [B] (int64) -> what `shown_pixels` takes of their pictures."""
 
 
 def shown_pixels(posed: Posed, cameras: Cameras, windows: Tensor | None = None) -> Tensor:
@@ -35,7 +36,7 @@ def shown_pixels(posed: Posed, cameras: Cameras, windows: Tensor | None = None) 
 
 
 def most_shown(view: View, frames: Tensor, batch_size: int) -> Tensor:
-    """The largest `shown_pixels` of each Gaussian in any of the frames [T]; [N]. view: poses a batch of frames.
+    """The largest `shown_pixels` of each Gaussian in any of the frames [T], which `view` poses in batches; [N].
 
     ValueError where there is no frame.
     """
@@ -44,8 +45,8 @@ def most_shown(view: View, frames: Tensor, batch_size: int) -> Tensor:
 
     def in_batch(batch: Tensor) -> Tensor:
         with torch.no_grad():
-            posed, cameras = view(batch)
-        return shown_pixels(posed, cameras).amax(dim=0)
+            picture = view(batch)
+        return shown_pixels(*picture).amax(dim=0)
 
     return reduce(torch.maximum, map(in_batch, frames.split(batch_size)))
 
