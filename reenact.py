@@ -24,7 +24,7 @@ from reenactment.curves import is_unsigned
 from reenactment.driver import Driver, driver_of_clip, open_driver, run_pictures
 from reenactment.face import FaceReader
 from reenactment.film import Painter, beside, labelled, write_film
-from reenactment.motion import cameras_of, clip_motion, orbited, still
+from reenactment.motion import cameras_of, clip_motion, orbited, still, swaying
 from reenactment.performance import Actor, Cures, head_motion, perform
 from reenactment.receiver import check_stream, open_receiver
 from reenactment.smoothing import check_window
@@ -126,6 +126,7 @@ def film(player: Player, settings: ReenactSettings) -> Path:
         driver, index = driver.at(chosen), torch.tensor(chosen)
         codes, motion = codes.at(index), motion.at(index)
         fps = settings.fps or (driver.fps or USUAL_FPS) / chosen.step
+    codes = swaying(codes, motion, player)
     if settings.orbit:
         motion = orbited(motion, settings.orbit, settings.orbit_seconds * fps)
     pictures: Iterator[NDArray[np.uint8]] = painter.paint_all(

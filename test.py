@@ -122,7 +122,7 @@ def open_run(settings: TestSettings, device: torch.device) -> OpenRun:
             data = dataclasses.replace(data, source_path=settings.source_path)
         corrects = run.refinement.refine_tracking and settings.protocols != ("as_tracked",)
         checkpoint = newest_checkpoint(settings.model_path, settings.iteration, with_training=corrects)
-        world = open_world(data, run.model, run.run.seed, device)
+        world = open_world(data, run.model, run.run.seed, device).swayed(checkpoint.avatar.sway)
         check_fits(checkpoint, world, f"checkpoint of iteration {checkpoint.iteration}")
         if corrects:
             correct = partial(corrected, checkpoint=checkpoint, settings=run.refinement)

@@ -111,6 +111,9 @@ class OptimizationSettings:
     """Expression differences of the quaternion."""
     basis_lr_decay: float = 0.3
     """Factor on all difference learning rates except the position's. The method: 1, which fits training frames only."""
+    sway_lr: float = 1e-5
+    """How hair, neck and clothes follow the head's pose (scene/sway.py): metres a step, for a pose a centimetre off the
+    mean. 0: they move with the skull alone."""
     lambda_dssim: float = 0.2
     """Weight of 1 - SSIM; L1 gets 1 - lambda_dssim."""
     alpha_loss: float = 3.0

@@ -44,7 +44,7 @@ SEEDS = (0, 1, 2)
 UNREFINED = ("--refine_tracking", "False")
 METHOD = ("--batch_size", "1", "--alpha_loss", "10", "--basis_lr_decay", "1", "--difference_position_lr", "3.2e-7",
           "--densification_interval", "100", "--densify_grad_threshold", "1e-3", "--prune_unseen", "0",
-          "--lpips_loss", "0")  # docs/training.md: the published method's own
+          "--lpips_loss", "0", "--sway_lr", "0")  # docs/training.md: the published method's own
 METHOD_STEPS = 40_000
 PARTS = ("default", "compared", "training", "play", "raster", "subject")
 SMALL = {

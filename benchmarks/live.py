@@ -101,6 +101,7 @@ def slow_detector(path: Path, seconds: float) -> Detector:
 def score(world: World, avatar: Avatar, sh_degree: int, device: torch.device) -> dict[str, float]:
     """Mean PSNR (dB, on black) of the held-out frames as tracked and seen."""
     frames, here = world.dataset.test_indices.tolist(), avatar.to(device)
+    world = world.swayed(avatar.sway)
     seen = fit_tracking(world, here, sh_degree, frames, TestSettings.seen_steps, BATCH)
     found = {}
     for name, place in (("as tracked", world), ("seen", seen)):

@@ -120,6 +120,7 @@ def report(folder: Path, trained: Run, args: argparse.Namespace, results: Result
     for path, seconds in trained.checkpoints:
         checkpoint = load_checkpoint(path, with_training=refined)
         avatar, degree = checkpoint.avatar.to(device), int(checkpoint.state["sh_degree"])
+        world = world.swayed(checkpoint.avatar.sway)
         view = corrected(world, checkpoint, run.refinement) if refined else world
         scores = score(view, avatar, degree, networks)
         if len(trained.checkpoints) > 1:

@@ -50,8 +50,8 @@ def timed(command: list[str]) -> float:
 def score_of(folder: Path, device_name: str, weights: Path | None) -> tuple[dict[str, float], int]:
     """Scores of a trained run on its held-out frames, and how many there are."""
     run, device = load_config(TrainSettings, folder), resolve_device(device_name)
-    world = open_world(run.data, run.model, run.run.seed, device)
     checkpoint = newest_checkpoint(folder, with_training=run.refinement.refine_tracking)
+    world = open_world(run.data, run.model, run.run.seed, device).swayed(checkpoint.avatar.sway)
     view = corrected(world, checkpoint, run.refinement) if run.refinement.refine_tracking else world
     networks = PerceptualMetrics.load(weights, ("alex",), world.dataset.width).to(device)
     found = score(view, checkpoint.avatar.to(device), int(checkpoint.state["sh_degree"]), networks)

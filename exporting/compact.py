@@ -24,6 +24,8 @@ from arguments.export_settings import ExportSettings
 from exporting.poses import refuse_pose
 from flame import Joints
 from player.player import Player
+from player.tables import sway_directions
+from scene.sway import CODES
 from utils.atomic import write_with
 
 log = logging.getLogger(__name__)
@@ -75,13 +77,14 @@ def visible_rows(player: Player) -> Tensor:
 
 
 def mesh_pairs(player: Player) -> dict[str, Pairs]:
-    """motion (what expressions do with the mesh: position and quaternion), corrective and eyelid (position)."""
+    """motion (what expressions do with the mesh: position and quaternion), corrective, eyelid, sway (position)."""
     rig, binding = player.rig, player.avatar.binding
     nowhere = torch.zeros(1, 3, device=player.device)
     drive = rig.drive(torch.zeros(1, dtype=torch.int64, device=player.device), nowhere)
     motion = [torch.cat(surface_motion(binding, rows.view(1, -1, 16)), dim=2)[0].cpu() for rows in rig.maps]
-    found = {"motion": motion, "corrective": [], "eyelid": []}
-    for name, directions in (("corrective", rig.pose_dirs), ("eyelid", rig.eyelid_dirs)):
+    found = {"motion": motion, "corrective": [], "eyelid": [], "sway": []}
+    sway = sway_directions(rig, player.avatar).flatten(1)
+    for name, directions in (("corrective", rig.pose_dirs), ("eyelid", rig.eyelid_dirs), ("sway", sway)):
         for row in [] if directions is None else directions:
             found[name].append(surface_offset(binding, drive.faces, row.view(1, -1, 3))[0].cpu())
     return {name: _moving(rows, 7 if name == "motion" else 3) for name, rows in found.items()}
@@ -134,7 +137,7 @@ def compact_tables(player: Player) -> tuple[Tables, dict[str, object]]:
         "weights": player.avatar.binding.weights.cpu()[kept].numpy().astype(np.float16),
         "code_range": player.avatar.code_range.cpu().numpy(), **_bone_tables(player),
         **_pair_tables("difference", live_differences(player, columns), player.num_expressions, kept)}
-    drivers = {"motion": player.num_expressions, "corrective": features, "eyelid": 2}
+    drivers = {"motion": player.num_expressions, "corrective": features, "eyelid": 2, "sway": CODES}
     for name, pairs in mesh_pairs(player).items():
         tables |= _pair_tables(name, pairs, drivers[name], kept)
     facts = {"format": FORMAT_NAME, "version": FORMAT_VERSION, "name": player.name, "head": head.name,

@@ -22,8 +22,7 @@ def rotation_of(six: Any) -> Array:
 
 def quaternions_of(m: Array) -> Array:  # of rotations by less than half a turn, which heads make
     w = np.sqrt(1 + np.trace(m, axis1=1, axis2=2)) / 2
-    differences = m[:, [2, 0, 1], [1, 2, 0]] - m[:, [1, 2, 0], [2, 0, 1]]
-    return np.column_stack([w, differences / (4 * w[:, None])])
+    return np.column_stack([w, (m[:, [2, 0, 1], [1, 2, 0]] - m[:, [1, 2, 0], [2, 0, 1]]) / (4 * w[:, None])])
 
 
 def harmonics(d: Array, count: int) -> Array:  # of 3D Gaussian splatting, at unit directions [N,3]
@@ -45,9 +44,9 @@ class Avatar:
                        for name, row in header.items()}
 
     def add(self, name: str, drivers: Array, target: Array) -> None:  # target[Gaussian] += driver x values, by driver
-        start, rows, values, unit = (self.tables[f"{name}.{part}"] for part in ("start", "gaussian", "values", "unit"))
         for i in np.flatnonzero(drivers):
-            part = slice(start[i], start[i + 1])
+            start, rows, values, unit = (self.tables[f"{name}.{x}"] for x in ("start", "gaussian", "values", "unit"))
+            part = slice(*start[i:i + 2])
             target[rows[part]] += drivers[i] * values[part].astype(np.float32) * unit
 
     def bones(self, expression: Array, turns: Array, eyelids: Array) -> Array:
@@ -69,8 +68,8 @@ class Avatar:
         return np.concatenate([bones, skull[None], np.einsum("j,jab->ab", t["teeth.weights"], bones)[None]])
 
     def pose(self, expression: Any = (), jaw: Any = None, eyes: Any = REST * 2, eyelids: Any = (0, 0),
-             neck: Any = REST) -> dict[str, Array]:
-        """Gaussians of one frame. expression: the first numbers, or {name: number}; rotations are 6D vectors."""
+             neck: Any = REST, sway: Any = ()) -> dict[str, Array]:
+        """One frame's Gaussians. expression: first numbers, or {name: number}; rotations: 6D; sway: docs/formats.md."""
         t, codes, eyelids = self.tables, np.zeros(len(self.facts["expression_names"])), np.asarray(eyelids, float)
         for key, value in expression.items() if isinstance(expression, dict) else enumerate(expression):
             codes[self.facts["expression_names"].index(key) if isinstance(key, str) else key] = value
@@ -84,6 +83,7 @@ class Avatar:
         self.add("difference", (reach.min(initial=1) * c).clip(low, high), raw)
         self.add("motion", c, raw[:, :QUATS.stop])
         self.add("corrective", (turns - np.eye(3)).ravel(), raw[:, MEANS])
+        self.add("sway", sway, raw[:, MEANS])
         weights = t["weights"] / t["weights"].sum(axis=1, keepdims=True, dtype=np.float32)
         blend = np.einsum("nj,jab->nab", weights, self.bones(codes, turns, eyelids))
         means = np.einsum("nab,nb->na", blend[..., :3], raw[:, MEANS]) + blend[..., 3]

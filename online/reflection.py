@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from player import Player
 from reenactment.curves import Curves
 from reenactment.face import Seen
-from reenactment.motion import HeadMotion, SeenTurns, cameras_of, clip_motion, transferred
+from reenactment.motion import HeadMotion, SeenTurns, cameras_of, clip_motion, swaying, transferred
 from reenactment.performance import Actor, Cures
 from reenactment.video_driver import joined_motion
 from training.trainer import Trainer
@@ -44,6 +44,7 @@ class Reflection:
         player = self._player
         codes = self._actor.cured(Curves.of(seen.codes), None)
         view = self._turns.limited(transferred(seen.motion, self._own, self._place))
+        codes = swaying(codes, view, player)
         cameras = cameras_of(view, self._clip, player.head, *self._size).to(player.device)
         picture: NDArray[np.uint8] = to_bytes(player.render(codes.to(player.device), cameras).image)[0].cpu().numpy()
         return picture

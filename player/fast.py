@@ -15,6 +15,7 @@ from gaussian_renderer.capture import WARM_UP, CapturedStep
 from player.player import Player
 from player.tables import drive_tables
 from scene.rig import Codes
+from scene.sway import CODES
 
 SLOTS = 4  # pinned copies of the inputs in flight: the host may be that many pictures ahead of the GPU
 _CODES = {"expression": None, "neck": 6, "jaw": 6, "eyes": 12, "eyelids": 2}
@@ -53,8 +54,9 @@ class FastRenderer:
         assert neck is not None
         self._defaults = {device.type: (neck.to(device), torch.zeros(1, 3, device=device))
                           for device in (neck.device, self._device)}
+        sways = {} if player.avatar.sway is None else {"sway": CODES}
         self._shapes: dict[str, tuple[int, ...]] = {
-            name: (size or player.head.n_expression,) for name, size in _CODES.items()} | _VIEW
+            name: (size or player.head.n_expression,) for name, size in (_CODES | sways).items()} | _VIEW
         self._open(width, height)
 
     def resized(self, width: int, height: int) -> FastRenderer:
@@ -112,6 +114,7 @@ class FastRenderer:
             background = black
         given = {"expression": codes.expression, "neck": rest_neck if codes.neck is None else codes.neck,
                  "jaw": codes.jaw, "eyes": codes.eyes, "eyelids": codes.eyelids,
+                 "sway": codes.jaw.new_zeros(count, CODES) if codes.sway is None else codes.sway,
                  "R": cameras.R, "t": cameras.t, "K": cameras.K,
                  "background": background.expand(count, 3) if background.ndim == 1 else background}
         parts = []
@@ -137,7 +140,8 @@ class FastRenderer:
     @torch.no_grad()
     def _compute(self) -> FastFrames:
         at = self._at
-        codes = FrameCodes(**{name: at[name] for name in (*_CODES, "R", "t")})
+        expression = torch.cat([at["expression"], at["sway"]], dim=1) if "sway" in at else at["expression"]
+        codes = FrameCodes(**{name: at[name] for name in (*_CODES, "R", "t")} | {"expression": expression})
         posed = self._posed(codes)
         output = render(posed, Cameras(at["R"], at["t"], at["K"], self.width, self.height), at["background"])
         return FastFrames(output.image, output.alpha, to_bytes(output.image) if self._as_bytes else None)

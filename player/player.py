@@ -20,7 +20,7 @@ from gaussian_renderer import Cameras, RenderOutput, render
 from player.reference_model import load_reference_model, reference_iterations, reference_rig
 from scene.avatar import Avatar
 from scene.checkpoint import Checkpoint, CheckpointError, check_fits, newest_checkpoint
-from scene.clip import CLIP_FILE, Clip, clip_of, head_of, load_clip
+from scene.clip import CLIP_FILE, Clip, clip_of, head_of, load_clip, swayed_clip
 from scene.data import choose_head, open_data, open_dataset
 from scene.rig import Codes, Rig
 from scene.run_folder import STATE_FILE
@@ -177,4 +177,7 @@ def _assemble(subject: _Subject, checkpoint: Checkpoint, device: torch.device, m
     if calibration is not None and calibration.expressions != expressions:
         raise ValueError(f"{model_path / CLIP_FILE}: calibration.weights: wanted {expressions} expressions as the "
                          f"avatar has, got {calibration.expressions}")
-    return Player(head, checkpoint.avatar, subject.clip, degree, expressions, device, model_path.resolve().name)
+    clip, sway = subject.clip, checkpoint.avatar.sway
+    if sway is not None and codes.sway is None:
+        clip = swayed_clip(clip, sway)
+    return Player(head, checkpoint.avatar, clip, degree, expressions, device, model_path.resolve().name)

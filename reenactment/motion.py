@@ -6,7 +6,7 @@ Avatars stand still and the camera moves around them, as trackers have it; a hea
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,8 +14,10 @@ from torch import Tensor
 from flame import Head
 from flame.rotations import matrix_from_axis_angle, matrix_to_axis_angle
 from gaussian_renderer import Cameras
+from player import Player
 from reenactment.smoothing import smoothed_columns
 from scene.clip import Clip
+from scene.rig import Codes
 
 FLIP = torch.diag(torch.tensor([1.0, -1.0, -1.0]))  # y up, z towards the viewer -> y down, z away
 LEEWAY = 0.05  # radians, of turns beyond those of training: 3 degrees more still look right
@@ -133,6 +135,15 @@ def cameras_of(motion: HeadMotion, clip: Clip, head: Head, width: int, height: i
     K = (clip.K.mean(0) * scale[:, None]).repeat(len(motion), 1, 1)
     t = motion.middle - motion.R @ middle_of(head)
     return Cameras(motion.R.contiguous(), t, K, width, height)
+
+
+def swaying(codes: Codes, motion: HeadMotion, player: Player) -> Codes:
+    """`codes` [T] with how the avatar's hair, neck and clothes follow where its head moves so."""
+    sway = player.avatar.sway
+    if sway is None:
+        return codes
+    t = motion.middle - motion.R @ middle_of(player.head)
+    return replace(codes, sway=sway.to("cpu").codes(motion.R, t))
 
 
 def turn_of_angles(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Tensor:

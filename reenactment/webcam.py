@@ -20,7 +20,7 @@ from reenactment.cures import Habit
 from reenactment.curves import Curves
 from reenactment.face import FaceReader, Seen
 from reenactment.film import Painter
-from reenactment.motion import HeadMotion, SeenTurns, cameras_of, clip_motion, still, transferred
+from reenactment.motion import HeadMotion, SeenTurns, cameras_of, clip_motion, still, swaying, transferred
 from reenactment.performance import Actor
 from reenactment.video_driver import joined_codes, joined_motion
 from scene.rig import Codes
@@ -157,7 +157,7 @@ class Follower:
         view = transferred(seen.motion, self.own, self._place) if self._moves else still(self.own, 1)
         if self.actor.cures.project != "none":
             view = self._turns.limited(view)
-        return acted, view
+        return swaying(acted, view, self.actor.player), view
 
     def _learn(self, seen: Seen, now: float) -> None:
         self._began = now if self._began is None else self._began

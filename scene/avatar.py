@@ -24,6 +24,7 @@ from blendshape_ops import (
 from torch import Tensor, nn
 
 from scene.extensions import apply_extensions, on_new_leaves
+from scene.sway import Sway
 
 # Part labels of Gaussians.
 FACE, UPPER_TEETH, LOWER_TEETH = 0, 1, 2
@@ -40,6 +41,7 @@ class Avatar:
     part         [N] uint8: FACE, UPPER_TEETH or LOWER_TEETH
     code_range   [2,K] smallest and largest expression codes of training, 0 included; see `pose`
     attributes, networks, network_options   what is learnt besides, by name; see scene/extensions.py
+    sway         how hair, neck and clothes follow the head's pose, or None; see scene/sway.py
     """
 
     neutral: Tensor
@@ -50,6 +52,7 @@ class Avatar:
     attributes: dict[str, Tensor] = field(default_factory=dict)
     networks: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     network_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sway: Sway | None = None
     _teeth: tuple[Tensor, Tensor, Tensor] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -75,13 +78,14 @@ class Avatar:
 
     @property
     def extended(self) -> tuple[str, ...]:
-        """Names of what is learnt besides the packed tables; empty for an avatar that is its tables alone."""
+        """Attributes and networks by name; empty for an avatar that has none, which every format can hold."""
         return (*self.attributes, *self.networks)
 
     def extra_parameters(self) -> dict[str, Tensor]:
         """The learnable tensors besides the packed tables, by the names that they have in a checkpoint."""
         return {**{f"attributes.{name}": values for name, values in self.attributes.items()},
-                **{f"networks.{name}": p for name, p in self.networks.named_parameters() if p.requires_grad}}
+                **{f"networks.{name}": p for name, p in self.networks.named_parameters() if p.requires_grad},
+                **({} if self.sway is None else {"sway.values": self.sway.values})}
 
     def on_new_leaves(self) -> Avatar:
         """The same Gaussians in the same memory, neutral table and extra parameters as new leaves of autograd."""
@@ -90,6 +94,7 @@ class Avatar:
         twin.neutral = self.neutral.detach().requires_grad_()
         twin.attributes = {name: values.detach().requires_grad_() for name, values in self.attributes.items()}
         twin.networks = on_new_leaves(self.networks)
+        twin.sway = None if self.sway is None else self.sway.on_new_leaf()
         return twin
 
     def pose(self, drive: Drive, sh_degree: int, limited: bool = True, half: HalfDifferences | None = None) -> Posed:
@@ -102,6 +107,8 @@ class Avatar:
         """
         if limited:
             drive = replace(drive, beta=limit_codes(drive.beta, self.code_range))
+        if self.sway is not None:
+            drive = self.sway.applied(drive)
         if half is None:
             posed = blend_pose_color(self.neutral, self.differences, self.binding, drive, sh_degree)
         else:
@@ -127,7 +134,8 @@ class Avatar:
         attributes = {name: values.detach().to(device).requires_grad_() for name, values in self.attributes.items()}
         return Avatar(self.neutral.detach().to(device).requires_grad_(True), self.differences.to(device),
                       self.binding.to(device), self.part.to(device), self.code_range.to(device), attributes,
-                      deepcopy(self.networks).to(device), self.network_options)
+                      deepcopy(self.networks).to(device), self.network_options,
+                      None if self.sway is None else self.sway.to(device))
 
     def isotropy(self) -> Tensor:
         """Mean squared excess over 1 of the axis ratio (largest + 1 mm) / (smallest + 1 mm)."""

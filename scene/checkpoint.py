@@ -28,6 +28,7 @@ from flame import Head
 from scene.avatar import PART_NAMES, Avatar
 from scene.extensions import attributes_from, networks_from
 from scene.run_folder import STATE_FILE, list_checkpoints
+from scene.sway import Sway
 from utils.atomic import WriteError, replacing_folder, sweep_once
 from utils.plain_json import read_json
 
@@ -58,12 +59,13 @@ def avatar_tensors(avatar: Avatar) -> dict[str, Tensor]:
              "binding.weights": b.weights, "part": avatar.part, "code_range": avatar.code_range}
     named |= {f"attributes.{name}": values for name, values in avatar.attributes.items()}
     named |= {f"networks.{name}": values for name, values in avatar.networks.state_dict().items()}
+    named |= {} if avatar.sway is None else avatar.sway.tensors()
     return {name: tensor.detach().cpu().contiguous() for name, tensor in named.items()}
 
 
 _TABLES = {"neutral", "differences.values", "differences.offsets", "differences.expression", "differences.mask",
            "binding.triangle", "binding.anchor", "binding.barycentric", "binding.weights", "part", "code_range"}
-_EXTENSIONS = ("attributes", "networks")
+_EXTENSIONS = ("attributes", "networks", "sway")
 
 
 def avatar_from_tensors(tensors: dict[str, Tensor], where: str, networks: Any = None) -> Avatar:
@@ -89,7 +91,7 @@ def avatar_from_tensors(tensors: dict[str, Tensor], where: str, networks: Any = 
         _check_avatar(tensors, differences, binding, where)
         return Avatar(neutral.requires_grad_(True), differences, binding, tensors["part"], tensors["code_range"],
                       attributes_from(extra["attributes"], len(neutral)),
-                      networks_from(networks or {}, extra["networks"]), networks or {})
+                      networks_from(networks or {}, extra["networks"]), networks or {}, Sway.of_tensors(tensors))
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{where}: {error}") from None
 
@@ -200,6 +202,9 @@ def check_fits(checkpoint: Checkpoint, head: Head, where: str) -> tuple[int, int
     if used > faces:
         raise CheckpointError(f"{where}: {AVATAR_FILE}: binding.triangle: wanted triangles below {faces} of the head, "
                               f"got {used - 1}")
+    if avatar.sway is not None and len(avatar.sway.near) != len(head.v_template):
+        raise CheckpointError(f"{where}: {AVATAR_FILE}: sway: wanted {len(head.v_template)} vertices of the head, got "
+                              f"{len(avatar.sway.near)}")
     return degree, expressions
 
 

@@ -29,6 +29,7 @@ from scene.dataset import Dataset
 from scene.readers import Source
 from scene.recording import Recording
 from scene.rig import CodeChange, Codes
+from scene.sway import CODES, Sway
 from utils.atomic import write_with
 from utils.plain_json import parse_json
 
@@ -36,7 +37,7 @@ CLIP_FILE = "clip.safetensors"
 FORMAT_VERSION = 1
 _HEADER = "clip"
 _RECORDED = ("time", "view")
-_CODE_WIDTHS = {"expression": None, "jaw": 6, "eyes": 12, "eyelids": 2, "neck": 6}
+_CODE_WIDTHS = {"expression": None, "jaw": 6, "eyes": 12, "eyelids": 2, "neck": 6, "sway": CODES}
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +105,13 @@ def clip_of(data: DataSettings, source: Source, head: Head, dataset: Dataset) ->
                 torch.from_numpy(dataset.train_indices), torch.from_numpy(dataset.test_indices),
                 head_name(data.head, source), dataset.recording if dataset.recording.several else None,
                 None if offset is None else torch.from_numpy(offset.copy()))
+
+
+def swayed_clip(clip: Clip, sway: Sway) -> Clip:
+    """`clip` with the codes that tell `sway` how each moment's head is posed, in its camera with the most pictures."""
+    pictures = torch.from_numpy(clip.recording.reference[clip.recording.time])
+    codes = sway.to("cpu").codes(clip.R[pictures], clip.t[pictures])
+    return replace(clip, codes=replace(clip.codes, sway=codes))
 
 
 def corrected_clip(clip: Clip, cameras: Cameras, change: CodeChange) -> Clip:
@@ -222,7 +230,7 @@ def _check_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     wanted |= {f"codes.{name}": [None, width] for name, width in _CODE_WIDTHS.items()}
     wanted |= {name: [None] for name in ("train", "test", *_RECORDED)}
     wanted["static_offset"] = [None, 3]
-    optional = {"codes.neck", "static_offset", *_RECORDED}
+    optional = {"codes.neck", "codes.sway", "static_offset", *_RECORDED}
     missing, unexpected = sorted(wanted.keys() - optional - tensors.keys()), sorted(tensors.keys() - wanted)
     if missing or unexpected:
         raise ValueError(f"{path}: missing {missing or 'nothing'}, unexpected {unexpected or 'nothing'}")

@@ -91,7 +91,7 @@ def parameter_rates(avatar: Avatar, optimization: OptimizationSettings) -> dict[
     rates = {}
     for full in avatar.extra_parameters():
         kind, name = full.split(".")[:2]
-        rates[full] = float(getattr(optimization, kinds[kind][name].rate))
+        rates[full] = float(getattr(optimization, kinds[kind][name].rate if kind in kinds else "sway_lr"))
     return rates
 
 

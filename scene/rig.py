@@ -20,6 +20,7 @@ from flame.rotations import polar3, quat_from_matrix
 
 SKULL_BONE, JAW_BONE = -2, -1  # extra bones after the head's joints: rigid skull (upper teeth), lower teeth
 REST_6D = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+SMALLEST_VOLUME = 1e-18  # m^3, of a triangle's frame: below, the inverse is rounding noise (edges under 1 um)
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Codes:
     eyes: Tensor        # [T,12]
     eyelids: Tensor     # [T,2]
     neck: Tensor | None = None  # [T,6]; None: at rest, as in data sets that track none
+    sway: Tensor | None = None  # [T,6], see scene/sway.py; None: that of the mean pose, which is 0
 
     def __len__(self) -> int:
         return len(self.expression)
@@ -46,7 +48,7 @@ class Codes:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Codes:
         return Codes(self.shape, change(self.expression), change(self.jaw), change(self.eyes), change(self.eyelids),
-                     None if self.neck is None else change(self.neck))
+                     *(None if code is None else change(code) for code in (self.neck, self.sway)))
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def expression_triangle_maps(head: Head, neutral: Tensor, count: int) -> Tensor:
     device, neutral = neutral.device, neutral.double()
     faces, directions = head.faces.to(device), head.expression_dirs[:, :, :count].to(device)
     rest, origin = triangle_frames(neutral, faces)
-    solvable = torch.linalg.det(rest).abs() > 1e-18  # m^3: below, the inverse is rounding noise (edges under 1 um)
+    solvable = torch.linalg.det(rest).abs() > SMALLEST_VOLUME
     identity = torch.eye(3, dtype=rest.dtype, device=device)
     inverse = torch.linalg.inv(torch.where(solvable[:, None, None], rest, identity))
     maps = torch.zeros(count, len(faces), 16, device=device)
@@ -98,6 +100,23 @@ def expression_triangle_maps(head: Head, neutral: Tensor, count: int) -> Tensor:
         quaternion[:, 0] -= 1
         maps[k, some] = torch.cat([(linear - identity).flatten(1), offset, quaternion], dim=1).float()
     return maps
+
+
+def displacement_maps(neutral: Tensor, faces: Tensor, displacement: Tensor) -> Tensor:
+    """Maps [K,F,16] as of `expression_triangle_maps` that move points of a triangle as its corners are displaced.
+
+    displacement [K,V,3]; linear in it: the apex moves with the first corner, and no Gaussian turns.
+    """
+    neutral = neutral.double()
+    rest, origin = triangle_frames(neutral, faces)
+    solvable = torch.linalg.det(rest).abs() > SMALLEST_VOLUME
+    identity = torch.eye(3, dtype=rest.dtype, device=rest.device)
+    inverse = torch.linalg.inv(torch.where(solvable[:, None, None], rest, identity))
+    first, second, third = (displacement[:, faces[:, corner]].double() for corner in range(3))
+    moved = torch.stack([second - first, third - first, torch.zeros_like(first)], dim=-1)
+    linear = torch.where(solvable[:, None, None], moved @ inverse, 0.0)
+    offset = first - (linear @ origin[..., None])[..., 0]
+    return torch.cat([linear.flatten(2), offset, torch.zeros(*offset.shape[:2], 4).to(offset)], dim=2).float()
 
 
 class Rig:
@@ -135,12 +154,14 @@ class Rig:
         self.bones = torch.cat([posed.joint_transforms, extra], dim=1).to(self.device)
         self._pose_feature = posed.pose_feature.to(self.device) if self.pose_dirs is not None else None
         self._eyelids = codes.eyelids.to(self.device) if self.eyelid_dirs is not None else None
+        self._sway = None if codes.sway is None else codes.sway.to(self.device)
 
     def drive(self, frames: Tensor, camera_centers: Tensor) -> Drive:
         """What `blend_pose_color` needs for frames [B] (int64), with the camera positions [B,3] of the batch."""
         feature = None if self._pose_feature is None else self._pose_feature[frames]
         eyelids = None if self._eyelids is None else self._eyelids[frames]
-        return self._assemble(self.beta[frames], self.bones[frames], feature, eyelids, camera_centers)
+        sway = None if self._sway is None else self._sway[frames]
+        return self._assemble(self.beta[frames], self.bones[frames], feature, eyelids, sway, camera_centers)
 
     def drive_changed(self, frames: Tensor, change: CodeChange, camera_centers: Tensor) -> Drive:
         """`drive` with `change` [B,...] added to the codes of frames [B]; differentiable in `change` and the centres.
@@ -160,10 +181,10 @@ class Rig:
         bones = torch.cat([transforms, self.bones[frames, SKULL_BONE][:, None], lower[:, None]], dim=1)
         feature = pose_feature(rotations) if self.pose_dirs is not None else None
         return self._assemble(expression[:, :self.num_expressions], bones, feature,
-                              eyelids if self.eyelid_dirs is not None else None, camera_centers)
+                              eyelids if self.eyelid_dirs is not None else None, codes.sway, camera_centers)
 
     def _assemble(self, beta: Tensor, bones: Tensor, feature: Tensor | None, eyelids: Tensor | None,
-                  camera_centers: Tensor) -> Drive:
+                  sway: Tensor | None, camera_centers: Tensor) -> Drive:
         count = len(beta)
         maps = (beta @ self.maps).view(count, -1, 16)
         pre = post = None
@@ -172,7 +193,7 @@ class Rig:
         if eyelids is not None and self.eyelid_dirs is not None:
             post = (eyelids @ self.eyelid_dirs).view(count, -1, 3)
         return Drive(beta=beta, triangle_maps=maps, bones=bones, camera_centers=camera_centers,
-                     faces=self.faces, pre_offsets=pre, post_offsets=post)
+                     faces=self.faces, pre_offsets=pre, post_offsets=post, sway=sway)
 
 
 @dataclass(frozen=True)

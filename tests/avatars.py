@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import blendshape_ops as layout
 import torch
 from blendshape_ops import Binding, Differences
 
+from flame.rotations import matrix_from_axis_angle
 from scene.avatar import FACE, LOWER_TEETH, UPPER_TEETH, Avatar
+from scene.clip import Clip
+from scene.sway import Sway
+
+
+def swaying(avatar: Avatar, neutral: torch.Tensor, clip: Clip, seed: int = 0) -> Clip:
+    """Give `avatar` a made-up sway of millimetres about a head at rest [V,3]; `clip` with the codes that drive it.
+
+    Poses about those of the clip, in every direction, stand for its training.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    R, t = clip.R.repeat(20, 1, 1), clip.t.repeat(20, 1)
+    R = matrix_from_axis_angle(0.1 * torch.randn(len(R), 3, generator=generator)) @ R
+    sway = Sway.at_rest(neutral, R, t + 0.01 * torch.randn(t.shape, generator=generator))
+    values = 2e-3 * torch.randn(sway.values.shape, generator=generator)
+    avatar.sway = dataclasses.replace(sway, values=values.requires_grad_(True))
+    return dataclasses.replace(clip, codes=dataclasses.replace(clip.codes, sway=sway.codes(clip.R, clip.t)))
 
 
 def small_avatar(count: int = 40, expressions: int = 5, seed: int = 0) -> Avatar:

@@ -21,6 +21,7 @@ from scene.corrections import Columns
 from scene.initialize import create_avatar
 from scene.mouth import create_mouth
 from scene.rig import Codes, Rig
+from tests.avatars import swaying
 
 EXPRESSIONS, FRAMES, SIZE = 12, 5, 96
 CPU = torch.device("cpu")
@@ -77,7 +78,9 @@ def lively_player(gaussians: int = 400, correctives: bool = False) -> Player:
     R = torch.diag(torch.tensor([1.0, -1, -1])) @ matrix_from_axis_angle(angle[:, None] * torch.tensor([0.0, 1, 0]))
     clip = Clip(codes, R, torch.tensor([0.0, -0.02, 0.6]).repeat(FRAMES, 1), K.repeat(FRAMES, 1, 1), SIZE, SIZE,
                 torch.arange(FRAMES - 1), torch.tensor([FRAMES - 1]), "open")
-    return Player(head, lively_avatar(head, codes, gaussians, seed=2), clip, 3, EXPRESSIONS, CPU, "lively")
+    avatar = lively_avatar(head, codes, gaussians, seed=2)
+    clip = swaying(avatar, Rig(head, codes, EXPRESSIONS, CPU).posed.neutral, clip)
+    return Player(head, avatar, clip, 3, EXPRESSIONS, CPU, "lively")
 
 
 def made_up_calibration(expressions: int = EXPRESSIONS, camera: str = "") -> Calibration:

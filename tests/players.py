@@ -16,6 +16,7 @@ from scene.clip import Clip
 from scene.initialize import create_avatar
 from scene.mouth import create_mouth
 from scene.rig import Codes, Rig
+from tests.avatars import swaying
 
 WIDTH_PIXELS, HEIGHT_PIXELS, FRAMES = 60, 48, 8
 MODEL = ModelSettings(num_face_gaussians=1500, num_teeth_gaussians=60, num_expressions=40)
@@ -60,4 +61,5 @@ def made_up_player(device: torch.device, correctives: bool = False, blendshapes:
     spread[MEANS], spread[LOG_SCALES], spread[-1] = 5e-4, 0.1, 0
     values = avatar.differences.values
     values += spread * torch.randn(values.shape, generator=generator)
+    clip = swaying(avatar, rig.posed.neutral, clip)
     return Player(head, avatar, clip, 3, MODEL.num_expressions, device, "made up")

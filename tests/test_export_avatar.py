@@ -24,6 +24,7 @@ from flame.rotations import matrix_from_axis_angle, matrix_to_6d
 from gaussian_renderer import render
 from player import Player
 from scene.rig import Codes
+from scene.sway import CODES
 from tests.player_subject import CPU, FRAMES, lively_player
 
 SOURCE = Path(__file__).resolve().parents[1] / "exporting" / "numpy_player.py"
@@ -45,6 +46,8 @@ def pose_of(avatar: Avatar, codes: Codes) -> dict[str, np.ndarray]:
     rows = {name: getattr(codes, name)[0].numpy() for name in ("expression", "jaw", "eyes", "eyelids")}
     if codes.neck is not None:
         rows["neck"] = codes.neck[0].numpy()
+    if codes.sway is not None:
+        rows["sway"] = codes.sway[0].numpy()
     return avatar.pose(**rows)
 
 
@@ -77,6 +80,8 @@ def pose_by_operation(file: Path, player: Player, codes: Codes) -> Posed:
     motion = torch.einsum("k,knc->nc", plain.beta[0], dense(t, "motion", K, count))
     feature = rig.posed.pose_feature[0]
     before = torch.einsum("f,fnc->nc", feature, dense(t, "corrective", len(feature), count))
+    if codes.sway is not None:
+        before = before + torch.einsum("k,knc->nc", codes.sway[0], dense(t, "sway", CODES, count))
     after = torch.einsum("e,enc->nc", codes.eyelids[0], dense(t, "eyelid", 2, count))
     limited = limit_codes(plain.beta, torch.from_numpy(t["code_range"]))
     drive = Drive(limited, torch.cat([torch.zeros(count, 9), motion], dim=1)[None], plain.bones,

@@ -135,7 +135,7 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path, networks: object, m
 def test_no_shape_of_an_extended_step_depends_on_values(tmp_path: Path) -> None:
     settings = replace(train_settings(tmp_path), optimization=ExtendedOptimization(batch_size=2, densify=False))
     trainer = Trainer(settings, true_world(), torch.device("cpu"))
-    trainer.avatar = extend(true_avatar(), SETTINGS, MODEL, 0)
+    trainer.avatar = replace(extend(true_avatar(), SETTINGS, MODEL, 0), sway=None)
     trainer._renew_optimizer()
     before = {name: value.detach().clone() for name, value in trainer.avatar.extra_parameters().items()}
     trainer.step()

@@ -64,9 +64,10 @@ def player(alone: Path) -> Player:
 
 def test_pictures_are_those_of_the_test_program(run: Path, player: Player) -> None:
     settings = load_config(TrainSettings, run)
-    world = open_world(settings.data, settings.model, settings.run.seed, CPU)
+    avatar = newest_checkpoint(run).avatar
+    world = open_world(settings.data, settings.model, settings.run.seed, CPU).swayed(avatar.sway)
     frames = [1, 4]
-    wanted, alpha = test_program.render_on_black(world, newest_checkpoint(run).avatar, player.sh_degree, frames)
+    wanted, alpha = test_program.render_on_black(world, avatar, player.sh_degree, frames)
     got = player.render(player.codes_of(frames), player.cameras_of(frames))
     assert float(wanted.max()) > 0
     # Posing two frames or all at once adds in another order: a rounding of float32, which may move a cut by one step.

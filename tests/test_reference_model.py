@@ -39,13 +39,13 @@ JAW = torch.tensor([0.0130787707, 0.0426467828, 0.944269622, 0.0, 0.0], dtype=to
 
 @pytest.fixture(scope="module")
 def original() -> Player:
-    """The subject without neck codes, with the reference's skinning of the lower teeth."""
+    """The subject without neck codes or sway, with the reference's skinning of the lower teeth."""
     player = lively_player(correctives=True)
-    clip = dataclasses.replace(player.clip, codes=dataclasses.replace(player.clip.codes, neck=None))
+    clip = dataclasses.replace(player.clip, codes=dataclasses.replace(player.clip.codes, neck=None, sway=None))
     weights = JAW.clone()
     weights[0] += 1 - JAW.sum()
     head = dataclasses.replace(player.head, mouth=dataclasses.replace(player.head.mouth, lower_weights=weights.float()))
-    return Player(head, player.avatar, clip, 3, EXPRESSIONS, CPU, "original")
+    return Player(head, dataclasses.replace(player.avatar, sway=None), clip, 3, EXPRESSIONS, CPU, "original")
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ from reenactment.film import Painter
 from reenactment.performance import Actor, Cures
 from reenactment.webcam import Follower, Mirror
 from scene.rig import Codes
+from scene.sway import CODES
 from tests.player_subject import CPU, EXPRESSIONS, SIZE, lively_avatar, lively_player
 from tests.test_reenact_retarget import rebased
 from tests.track_videos import CLIPS, FACE_MODEL
@@ -176,6 +177,12 @@ def test_codes_and_views_are_those_of_python(tab: Tab, head_changed: bool) -> No
             np.testing.assert_allclose(ours[name], vector, atol=1e-4)
         np.testing.assert_allclose(ours["R"], cameras.R[0].flatten(), atol=1e-5)
         np.testing.assert_allclose(ours["t"], cameras.t[0], atol=1e-5)
+        if head_changed:  # of a head without a sway
+            assert ours["sway"] == [0] * CODES and codes.sway is None
+        else:
+            assert codes.sway is not None
+            np.testing.assert_allclose(ours["sway"], codes.sway[0], atol=2e-3)  # 1e-5 of places, in centimetres
+            assert float(codes.sway.abs().max()) > 0.01
 
 
 def test_a_face_drives_the_avatar_until_the_button_or_a_slider_stops_it(tab: Tab) -> None:

@@ -28,6 +28,7 @@ from exporting.web.head import OFFSET_STEP, TURN_STEP, head_section
 from exporting.web.tables import MAX_BONES, REST, STEPS, base_section, live_pairs, order_of, rebuilt, rounded
 from player import Player
 from scene.avatar import Avatar
+from scene.sway import CODES
 from tests.player_subject import CPU, EXPRESSIONS, lively_player, write_run
 from tests.web_file import read_file, read_section
 from utils.atomic import WriteError
@@ -171,17 +172,19 @@ def test_pairs_that_training_never_drove_are_left_out(player: Player) -> None:
 def test_mesh_tables_move_the_mesh_as_the_head_does(player: Player) -> None:
     head, section = player.head, head_section(player)
     tables = read_section(section.specs, b"".join(section.data))
-    codes = np.random.default_rng(0).random(EXPRESSIONS)
+    codes = np.random.default_rng(0).random(EXPRESSIONS + CODES)
     turns = player.rig.maps.view(EXPRESSIONS, -1, 16)[..., 12:].permute(1, 2, 0)
-    for name, tensor, step in (("vertex", head.expression_dirs[..., :EXPRESSIONS], OFFSET_STEP),
-                               ("turn", turns, TURN_STEP)):
+    assert player.avatar.sway is not None
+    sway = player.avatar.sway.directions().detach().permute(1, 2, 0)
+    places = torch.cat([head.expression_dirs[..., :EXPRESSIONS], sway], dim=2)
+    for name, tensor, step in (("vertex", places, OFFSET_STEP), ("turn", turns, TURN_STEP)):
         directions = tensor.double().numpy()
         column = tables[f"{name}Column"][:, 0]
         moved = np.zeros(directions.shape[:2])
         rows = np.repeat(np.arange(len(moved)), tables[f"{name}Count"][:, 0])
         np.add.at(moved, rows, codes[column][:, None] * tables[f"{name}Value"])
-        wanted = directions @ codes
-        np.testing.assert_allclose(moved, wanted, atol=EXPRESSIONS * step / 2)  # half a step for each expression
+        wanted = directions @ codes[:directions.shape[2]]
+        np.testing.assert_allclose(moved, wanted, atol=len(codes) * step / 2)  # half a step for each code
         assert np.abs(wanted).max() > 100 * step
 
 

@@ -71,6 +71,9 @@ class Trainer:
         self.sampler = training_sampler(world.dataset, settings.optimization.batch_size, seed)
         seen = torch.from_numpy(world.dataset.train_indices)
         untrained = create_avatar(world.head, world.rig, world.mouth, settings.model, seed, seen)
+        if settings.optimization.sway_lr:
+            untrained.sway = world.untrained_sway()
+            self.world = world = world.swayed(untrained.sway)
         self.avatar = extend(untrained, settings.optimization, settings.model, seed).to(device)
         share = self.exchange.share
         self._inputs = StepInputs(settings.optimization, share, world.dataset, device)
@@ -279,6 +282,9 @@ class Trainer:
         check_fits(checkpoint, self.world, where)
         self.iteration = checkpoint.iteration
         self.avatar = checkpoint.avatar.to(self.device)
+        self.world = self.world.swayed(checkpoint.avatar.sway)
+        if self.refinement is not None:
+            self.refinement.world = self.world
         self._renew_optimizer()
         try:
             saved = {name: checkpoint.training[f"optimizer.{name}"].to(self.device) for name in _OPTIMIZER}

@@ -14,11 +14,12 @@ from arguments import DataSettings, ModelSettings
 from flame import Head
 from gaussian_renderer import Cameras, render
 from scene.avatar import Avatar
-from scene.clip import Clip, clip_of
+from scene.clip import Clip, clip_of, swayed_clip
 from scene.data import choose_head, open_data, open_dataset
 from scene.dataset import Dataset
 from scene.mouth import Mouth, create_mouth
 from scene.rig import Rig
+from scene.sway import Sway
 from utils.images import Size
 
 
@@ -67,6 +68,20 @@ class World:
                 raise ValueError(f"frames: wanted pictures of one size in a batch, got {size} and {others[0]}")
         width, height = size or (c.width, c.height)
         return Cameras(c.R[frames], c.t[frames], c.K[frames], width, height)
+
+    def swayed(self, sway: Sway | None) -> World:
+        """The same with the codes that tell `sway` how each moment's head is posed, as the tracker has it."""
+        if sway is None:
+            return self
+        clip = swayed_clip(self.clip, sway)
+        return replace(self, clip=clip, rig=self.rig.with_codes(clip.codes))
+
+    def untrained_sway(self) -> Sway:
+        """What hair, neck and clothes begin with: codes in units of the training moments', nothing learnt (CPU)."""
+        recording = self.clip.recording
+        moments = np.unique(recording.time[self.dataset.train_indices])
+        pictures = torch.from_numpy(recording.reference[moments])
+        return Sway.at_rest(self.rig.posed.neutral, self.clip.R[pictures], self.clip.t[pictures])
 
     def to(self, device: torch.device) -> World:
         """The same world for training on another device."""

@@ -172,7 +172,7 @@ def codes_of(state: ViewState, head: Head, clip: Codes) -> Codes:
             values["eyelids"][:, LIDS.index(name)] = value
         elif not name.startswith(EXPRESSION):
             _override_turn(values, name, value)
-    return Codes(shape=clip.shape, **values)
+    return Codes(shape=clip.shape, sway=codes.sway, **values)
 
 
 def neutral_of(clip: Codes) -> Codes:

@@ -97,7 +97,7 @@ def clip_section(player: Player) -> Section:
     section.add_steps("clipExpression", expression, np.full(expression.shape[1], EXPRESSION_STEP), delta=True)
     named = {"clipJaw": codes.jaw, "clipEyes": codes.eyes,
              "clipEyelids": codes.eyelids, "clipNeck": codes.neck, "clipRotation": clip.R, "clipTranslation": clip.t,
-             "clipIntrinsics": clip.K}
+             "clipIntrinsics": clip.K, "clipSway": None if player.avatar.sway is None else codes.sway}
     for name, tensor in named.items():
         if tensor is not None:
             section.add_single(name, tensor.cpu().numpy())

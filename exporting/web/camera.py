@@ -26,6 +26,7 @@ from reenactment.cures import habit_of, training_range
 from reenactment.curves import Curves, is_unsigned
 from reenactment.motion import SeenTurns, clip_motion, middle_of
 from reenactment.retarget import retarget_between, same_head
+from scene.sway import LEVER, UNIT
 from tracking.detector import FACE_MODEL
 from tracking.model_files import ModelUnavailable, model_path
 from tracking.records import BLENDSHAPE_NAMES
@@ -79,13 +80,22 @@ def driving(player: Player) -> dict[str, Any]:
         "range": {name: getattr(limits, name).tolist() for name in ("expression", "jaw", "gaze")},
         "own": {"R": _flat(own.R), "middle": _flat(own.middle), "focal": float(own.focal)},
         "turns": {"mean": _flat(turns.mean), "low": turns.low.tolist(), "high": turns.high.tolist()},
-        "middle": middle_of(head).tolist(), "K": _flat(clip.K.mean(0)), "calibrate": CALIBRATE}
+        "sway": _sway(player), "middle": middle_of(head).tolist(), "K": _flat(clip.K.mean(0)), "calibrate": CALIBRATE}
 
 
 def _retarget(player: Player) -> dict[str, Any]:
     found = retarget_between(arkit_head(), player.head)
     return {"normal": found.normal.tolist(), "inverse": torch.linalg.inv(found.normal).tolist(),
             "onto": found.onto.tolist(), "rate": 1 / float(torch.linalg.matrix_norm(found.normal, 2))}
+
+
+def _sway(player: Player) -> dict[str, Any] | None:
+    """What tells the codes of `Avatar.sway`."""
+    sway = player.avatar.sway
+    if sway is None:
+        return None
+    return {"facing": _flat(sway.facing), "center": sway.center.tolist(), "mean": sway.mean.tolist(),
+            "edge": sway.edge.tolist(), "lever": LEVER, "unit": UNIT}
 
 
 def _flat(tensor: Tensor) -> list[float]:

@@ -1,7 +1,8 @@
 """What a browser needs of the head model: how vertices, triangles and bones follow the codes of one subject.
 
 Only differences that move something are kept: rows of (column, value), with the number of pairs of each row. Columns
-are the first K expressions, then, where the head has pose correctives, the 9 (J-1) pose features.
+are the first K expressions, then, where the head has pose correctives, the 9 (J-1) pose features, then, where the
+avatar sways, its 6 codes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 from exporting.web.coding import Section, quantized
 from flame import Head, Joints
 from player.player import Player
+from player.tables import sway_directions
 
 Table = NDArray[Any]
 
@@ -32,6 +34,8 @@ def head_section(player: Player) -> Section:
     _check_follows_mesh(player, maps, directions)
     if rig.pose_dirs is not None:
         directions = torch.cat([directions, _by_vertex(rig.pose_dirs)], dim=2)
+    if player.avatar.sway is not None:
+        directions = torch.cat([directions, sway_directions(rig, player.avatar).cpu().permute(1, 2, 0)], dim=2)
     lids = torch.zeros(len(directions), 3, 2) if rig.eyelid_dirs is None else _by_vertex(rig.eyelid_dirs)
     section = Section()
     section.add_whole("faces", faces.numpy().astype(np.int64), delta=True)

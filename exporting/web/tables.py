@@ -160,7 +160,7 @@ def rebuilt(player: Player, numbers: Rounded) -> Player:
     binding = replace(binding, triangle=binding.triangle[order], anchor=binding.anchor[order], weights=weight,
                       barycentric=torch.cat([share, 1 - share.sum(dim=1, keepdim=True)], dim=1))
     small = Avatar(torch.from_numpy(np.pad(numbers.neutral_values, pad)).float(), differences, binding,
-                   avatar.part[order], avatar.code_range)
+                   avatar.part[order], avatar.code_range, sway=avatar.sway)
     other = Player(player.head, small, player.clip, player.sh_degree, player.num_expressions, player.device,
                    player.name)
     other.rig = player.rig

@@ -1,4 +1,4 @@
-// What an avatar does, by property: expressions by name, joints, eyelids. Both kinds of objects are made with it.
+// What an avatar does, by property: expressions by name, joints, eyelids, sway. Both kinds of objects are made with it.
 
 import { Head, clipCodes, neutralCodes } from "./core/head.js";
 
@@ -77,7 +77,7 @@ export class Face {
 /** Give a class the properties of its `face`. */
 export function withFace(Class) {
   const share = (name, what) => Object.defineProperty(Class.prototype, name, { configurable: true, ...what });
-  for (const name of [...JOINTS, "eyelids"]) {
+  for (const name of [...JOINTS, "eyelids", "sway"]) {
     share(name, {
       get() { return [...this.face.codes[name]]; },
       set(value) { this.face.setVector(name, value); },

@@ -50,6 +50,8 @@ export interface AvatarFace {
   rightEye: Turn;
   /** How far the lids are shut, left and right, 0 to 1. */
   eyelids: [left: number, right: number];
+  /** How hair, neck and clothes follow the head: its turn about three axes and its place, cm, 0 on average. */
+  sway: [turnX: number, turnY: number, turnZ: number, x: number, y: number, z: number];
   /** Frames of the clip. */
   readonly frames: number;
   /** Set several expressions; those not named stay. Throws an Error for a name that there is none of. */

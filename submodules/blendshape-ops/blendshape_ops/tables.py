@@ -276,6 +276,7 @@ class Drive:
     faces: Tensor  # [F, 3] int32
     pre_offsets: Tensor | None = None  # [B, V, 3], added before skinning (pose correctives)
     post_offsets: Tensor | None = None  # [B, V, 3], added after skinning (eyelids)
+    sway: Tensor | None = None  # [B, 6], for who adds learnt motion to pre_offsets; the operations do not look at it
 
 
 @dataclass(frozen=True, eq=False)

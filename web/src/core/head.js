@@ -5,10 +5,13 @@ import { SparseRows } from "./coding.js";
 import { IDENTITY, add, affine, apply, blendAffine, multiply, rigidAlign } from "./math.js";
 import { rotationFrom6d, rotationFromVector, subtract, vectorFromRotation } from "./math.js";
 
-/** Codes are {expression: Float32Array(E), neck, jaw, leftEye, rightEye: rotation vectors, eyelids: [left, right]}. */
+/**
+ * Codes are {expression: Float32Array(E), neck, jaw, leftEye, rightEye: rotation vectors, eyelids: [left, right], sway:
+ * how the head is turned and placed, six numbers, 0 on average}.
+ */
 export function neutralCodes(meta) {
   return { expression: new Float32Array(meta.expressionNames.length), neck: [0, 0, 0], jaw: [0, 0, 0],
-           leftEye: [0, 0, 0], rightEye: [0, 0, 0], eyelids: [0, 0] };
+           leftEye: [0, 0, 0], rightEye: [0, 0, 0], eyelids: [0, 0], sway: [0, 0, 0, 0, 0, 0] };
 }
 
 /** The codes of one frame of the clip. */
@@ -18,7 +21,8 @@ export function clipCodes(meta, tables, frame) {
   const eyes = row("clipEyes", 12), count = meta.expressionNames.length;
   return { expression: tables.clipExpression.slice(count * frame, count * (frame + 1)),
            neck: tables.clipNeck ? vector(row("clipNeck", 6)) : [0, 0, 0], jaw: vector(row("clipJaw", 6)),
-           leftEye: vector(eyes.slice(0, 6)), rightEye: vector(eyes.slice(6)), eyelids: row("clipEyelids", 2) };
+           leftEye: vector(eyes.slice(0, 6)), rightEye: vector(eyes.slice(6)), eyelids: row("clipEyelids", 2),
+           sway: tables.clipSway ? row("clipSway", 6) : [0, 0, 0, 0, 0, 0] };
 }
 
 export class Head {
@@ -42,7 +46,7 @@ export class Head {
     const rotations = [IDENTITY, codes.neck, codes.jaw, codes.leftEye, codes.rightEye]
       .map((v, joint) => (joint ? rotationFromVector(v) : v));
     const feature = rotations.slice(1).flatMap((r) => subtract(r, IDENTITY));
-    const moving = [...codes.expression.subarray(0, meta.driven), ...(meta.correctives ? feature : [])];
+    const moving = [...codes.expression.subarray(0, meta.driven), ...(meta.correctives ? feature : []), ...codes.sway];
     this.vertices.sum(moving, posed.surface, 0);
     this.lids.sum(codes.eyelids, posed.surface, meta.vertices);
     this.turns.sum(moving, posed.turns, 0);

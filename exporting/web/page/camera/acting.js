@@ -204,6 +204,16 @@ function limitedTurns(motion) {
   return { ...motion, R: multiply(rotationFromVector(turns), mean) };
 }
 
+/** How hair, neck and clothes follow a head that is seen so: six codes. */
+function swayOf(R, t) {
+  if (!DRIVING.sway) return [0, 0, 0, 0, 0, 0];
+  const { facing, center, mean, edge, lever, unit } = DRIVING.sway;
+  const turn = vectorFromRotation(multiply(R, transpose(facing))).map((x) => lever * x);
+  const moved = [...turn, ...add(apply(R, center), t)].map((x, i) => x - mean[i]);
+  const outside = Math.hypot(...edge.map((row) => row.reduce((sum, x, i) => sum + x * moved[i], 0)));
+  return moved.map((x) => x / Math.max(1, outside) / unit);
+}
+
 /** Acts what is seen. The first DRIVING.calibrate seconds tell the driver's habit and where its head is at rest. */
 class Actor {
   constructor() {
@@ -216,9 +226,11 @@ class Actor {
     this.learn(own, motion, time);
     const acted = projected(centered(own, this.habit));
     const view = limitedTurns(moves ? transferred(motion, this.place) : DRIVING.own);
+    const R = view.R, t = subtract(view.middle, apply(R, DRIVING.middle));
     const codes = { expression: Float32Array.from(acted.expression), neck: [0, 0, 0], jaw: acted.jaw,
-                    leftEye: acted.gaze.slice(0, 3), rightEye: acted.gaze.slice(3), eyelids: acted.lids };
-    return { codes, R: view.R, t: subtract(view.middle, apply(view.R, DRIVING.middle)) };
+                    leftEye: acted.gaze.slice(0, 3), rightEye: acted.gaze.slice(3), eyelids: acted.lids,
+                    sway: swayOf(R, t) };
+    return { codes, R, t };
   }
 
   learn(curves, motion, time) {

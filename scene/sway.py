@@ -1,0 +1,152 @@
+"""What does not move with the skull: hair, earrings, neck and clothes sway with the pose of the head.
+
+The tracked head carries all Gaussians rigidly, but shoulders stay behind when it turns, and an earring hangs down
+however it is tilted. Both follow from how the head is turned and placed, so a smooth field over the head's mesh, linear
+in six numbers of the pose, is learnt with the avatar: vertex v is displaced by
+
+    Σ_k code_k Σ_c share_vc · value_kc                     before skinning, as pose correctives are
+
+with few control points c. A frame's codes are turn (rotation vector against the mean of training, with a lever) and
+place of the head before the camera, in centimetres from the mean of training, which is 0. So a head that hardly moved
+while it was filmed teaches little; in units of its own spread, noise would teach as much. docs/method.md, section 5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from blendshape_ops import Drive
+from torch import Tensor
+
+from flame.rotations import matrix_to_axis_angle, polar3
+
+CODES = 6       # turn (3), place (3)
+CONTROL = 200   # control points
+NEAREST = 6     # of them move a vertex
+REACH = 0.01    # metres: standard deviation of a control point's say
+KNOWN = 0.9     # share of training's poses that count whole; those farther out count as if they were at its edge
+STILL = 1e-5    # metres: less is no motion
+COLLINEAR = 1e-3  # variance, in parts of each number's own, below which numbers that go together are told apart no more
+LEVER = 0.1     # metres: of a turn
+UNIT = 0.01     # metres that a code of 1 stands for
+PREFIX = "sway."  # of its tensors in a file
+
+
+@dataclass(frozen=True, eq=False)
+class Sway:
+    """The learnt field and what tells its codes.
+
+    values [6,C,3]: metres at a code of 1, learnt. near [V,6] int64, weights [V,6]: the control points that move each
+    vertex of the head, and their shares, which sum to 1. facing [3,3], center [3] (metres): of what turn and place are
+    told. mean [6] metres: of both over the training frames. edge [6,6], 1/metres: a pose x counts whole where
+    |edge (x - mean)| is 1 at most, which is the ellipsoid of training's covariance that holds `KNOWN` of its poses. All
+    float32 but `near`, on one device.
+    """
+
+    values: Tensor
+    near: Tensor
+    weights: Tensor
+    facing: Tensor
+    center: Tensor
+    mean: Tensor
+    edge: Tensor
+
+    @staticmethod
+    def at_rest(neutral: Tensor, R: Tensor, t: Tensor) -> Sway:
+        """An untrained one for a head at rest [V,3] and cameras R [F,3,3], t [F,3] of the training moments (CPU)."""
+        facing, center = polar3(R.double().mean(dim=0), steps=8).float(), neutral.mean(dim=0)
+        told = _told(R, t, facing, center)
+        control = neutral[_farthest(neutral, min(CONTROL, len(neutral)))]
+        distance, near = torch.cdist(neutral, control).topk(min(NEAREST, len(control)), largest=False)
+        weights = torch.softmax(-0.5 * (distance / REACH) ** 2, dim=1)
+        return Sway(torch.zeros(CODES, len(control), 3, requires_grad=True), near, weights, facing, center,
+                    told.mean(dim=0), _edge(told))
+
+    def codes(self, R: Tensor, t: Tensor) -> Tensor:
+        """Codes float32 [T,6] of the poses that cameras R [T,3,3], t [T,3] see.
+
+        What lies outside of training's poses is drawn back to their edge, straight towards the mean: each number may be
+        within its own range where all of them together were never seen, and a linear field errs most there.
+        """
+        told = _told(R.to(self.mean), t.to(self.mean), self.facing, self.center)
+        moved = told - self.mean
+        outside = (moved @ self.edge.T).norm(dim=1, keepdim=True)
+        return moved / outside.clamp_min(1) / UNIT
+
+    def directions(self) -> Tensor:
+        """Displacement [6,V,3] of the head's vertices at a code of 1; differentiable in `values`."""
+        share = self.weights.new_zeros(len(self.near), self.values.shape[1]).scatter(1, self.near, self.weights)
+        return torch.einsum("vc,kcd->kvd", share, self.values)
+
+    def applied(self, drive: Drive) -> Drive:
+        """`drive` with the displacement of its codes among `pre_offsets`; unchanged where it has none."""
+        if drive.sway is None:
+            return drive
+        moved = torch.einsum("bk,kvd->bvd", drive.sway, self.directions())
+        return replace(drive, pre_offsets=moved if drive.pre_offsets is None else drive.pre_offsets + moved)
+
+    def to(self, device: torch.device | str) -> Sway:
+        """A copy on `device`."""
+        moved = {item.name: getattr(self, item.name).detach().to(device) for item in fields(self)}
+        return Sway(**moved | {"values": moved["values"].requires_grad_(True)})
+
+    def on_new_leaf(self) -> Sway:
+        """The same in the same memory, `values` as a new leaf of autograd."""
+        return replace(self, values=self.values.detach().requires_grad_())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By the names that they have in a file."""
+        return {PREFIX + item.name: getattr(self, item.name) for item in fields(self)}
+
+    @staticmethod
+    def of_tensors(tensors: dict[str, Tensor]) -> Sway | None:
+        """What `tensors` gave, None where there is nothing of it.
+
+        ValueError naming the tensor that is missing, unknown, of a wrong shape or type, or not finite.
+        """
+        mine = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
+        if not mine:
+            return None
+        near = mine.get("near", torch.zeros(0, 0))
+        vertices, shares = near.shape if near.ndim == 2 else (0, 0)
+        control = mine["values"].shape[1] if "values" in mine and mine["values"].ndim == 3 else 0
+        wanted = {"values": (CODES, control, 3), "near": (vertices, shares), "weights": (vertices, shares),
+                  "facing": (3, 3), "center": (3,), "mean": (CODES,), "edge": (CODES, CODES)}
+        if wanted.keys() != mine.keys():
+            raise ValueError(f"sway: wanted {sorted(wanted)}, got {sorted(mine)}")
+        for name, shape in wanted.items():
+            value, dtype = mine[name], torch.int64 if name == "near" else torch.float32
+            if value.shape != shape or value.dtype != dtype or not value.isfinite().all():
+                raise ValueError(f"{PREFIX}{name}: wanted finite {dtype} {list(shape)}, got {value.dtype} "
+                                 f"{list(value.shape)}")
+        if near.numel() and not 0 <= int(near.min()) <= int(near.max()) < control:
+            raise ValueError(f"{PREFIX}near: wanted control points 0 to {control - 1}, got others")
+        return Sway(**mine | {"values": mine["values"].requires_grad_(True)})
+
+
+def _told(R: Tensor, t: Tensor, facing: Tensor, center: Tensor) -> Tensor:
+    """Turn of the head against `facing` and place of its centre before the camera: float32 [T,6], metres."""
+    R, t = R.double(), t.double()
+    turn = LEVER * matrix_to_axis_angle(R @ facing.double().T)
+    return torch.cat([turn, R @ center.double() + t], dim=1).float()
+
+
+def _edge(told: Tensor) -> Tensor:
+    """`Sway.edge` of poses [F,6]: the root of their covariance's inverse, over how far `KNOWN` of them reach."""
+    deviation = told.std(dim=0, correction=0).clamp_min(STILL)
+    moved = ((told - told.mean(dim=0)) / deviation).double()
+    covariance = moved.T @ moved / len(moved) + COLLINEAR * torch.eye(CODES, dtype=torch.float64)
+    root = torch.linalg.cholesky(torch.linalg.inv(covariance)).T
+    reach = (moved @ root.T).norm(dim=1).quantile(KNOWN).clamp_min(COLLINEAR)
+    return (root / reach).float() / deviation
+
+
+def _farthest(points: Tensor, count: int) -> Tensor:
+    """`count` of points [V,3], each the farthest from those before it; the first is number 0."""
+    picked = [0]
+    distance = (points - points[0]).norm(dim=1)
+    for _ in range(count - 1):
+        picked.append(int(distance.argmax()))
+        distance = torch.minimum(distance, (points - points[picked[-1]]).norm(dim=1))
+    return torch.tensor(picked)

@@ -1,0 +1,222 @@
+"""What sways with the head's pose: codes, field, gradients, and that everything that draws draws the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from blendshape_ops.reference import surface_motion, surface_offset
+
+from flame.rotations import matrix_from_axis_angle
+from player import Player
+from reenactment.motion import clip_motion, swaying
+from scene.checkpoint import CheckpointError, avatar_from_tensors, avatar_tensors, newest_checkpoint
+from scene.rig import displacement_maps
+from scene.sway import CODES, KNOWN, LEVER, REACH, UNIT, Sway
+from tests.player_subject import FRAMES, lively_player
+from tests.refinement_scene import true_world
+from tests.test_refinement import train_settings
+from training.trainer import Trainer
+
+DOWN = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
+
+
+@pytest.fixture
+def player() -> Player:
+    return lively_player()
+
+
+@pytest.fixture
+def sway(player: Player) -> Sway:
+    assert player.avatar.sway is not None
+    return player.avatar.sway
+
+
+def poses(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Heads that turn by some ten degrees about every axis and move by centimetres."""
+    R = DOWN @ matrix_from_axis_angle(0.2 * torch.randn(count, 3, generator=generator))
+    return R, torch.tensor([0.0, 0.0, 0.7]) + 0.03 * torch.randn(count, 3, generator=generator)
+
+
+def test_codes_are_centimetres_from_the_mean_and_limited(generator: torch.Generator) -> None:
+    """Turns of 0.2 radians, which with the lever are 2 cm, and places that vary by 3 cm."""
+    R, t = poses(400, generator)
+    sway = Sway.at_rest(torch.zeros(50, 3), R, t)  # of a head that is a point, the place is t
+    codes = sway.codes(R, t)
+    assert codes.shape == (400, CODES) and codes.dtype == torch.float32
+    assert float(codes.mean(dim=0).abs().max()) < 0.2
+    wanted = torch.tensor([0.2 * LEVER] * 3 + [0.03] * 3) / UNIT
+    assert float((codes.std(dim=0) / wanted - 1).abs().max()) < 0.15  # 400 draws, and turns are no vectors
+    where = (UNIT * codes @ sway.edge.T).norm(dim=1)
+    inside = where < 1 - 1e-4
+    assert int(inside.sum()) == round(400 * KNOWN) and float(where.max()) < 1 + 1e-4
+    torch.testing.assert_close(codes[inside, 3:], (t - t.mean(dim=0))[inside] / UNIT, atol=1e-4, rtol=1e-4)
+    far = sway.codes(R[:1], t[:1] + torch.tensor([0.0, 0.0, 500.0]))
+    # Straight towards the mean: of a pose far along an axis the other numbers vanish.
+    assert float(far[0, 5]) * UNIT * float(sway.edge[:, 5].norm()) == pytest.approx(1, abs=1e-3)
+    assert float(far[0, :5].abs().max()) < 1e-2 * float(far[0, 5])
+
+
+def test_numbers_that_went_together_count_no_further_where_they_part() -> None:
+    """Each within its own range, and yet a pose that training never saw."""
+    along = torch.linspace(-0.05, 0.05, 50)
+    t = torch.stack([along, along, torch.full((50,), 0.7)], dim=1)
+    sway = Sway.at_rest(torch.zeros(9, 3), DOWN.repeat(50, 1, 1), t)
+    seen = sway.codes(DOWN[None], torch.tensor([[0.04, 0.04, 0.7]]))
+    parted = sway.codes(DOWN[None], torch.tensor([[0.04, -0.04, 0.7]]))
+    torch.testing.assert_close(seen[0, 3:], torch.tensor([4.0, 4.0, 0.0]), atol=1e-3, rtol=0)
+    assert float(parted.abs().max()) < 0.4
+
+
+def test_a_head_that_never_moves_has_no_codes() -> None:
+    R, t = DOWN.repeat(5, 1, 1), torch.tensor([0.0, 0.0, 0.7]).repeat(5, 1)
+    sway = Sway.at_rest(torch.randn(9, 3), R, t)
+    moved = sway.codes(matrix_from_axis_angle(torch.tensor([[0.0, 0.3, 0.0]])) @ R[:1], t[:1] + 0.1)
+    assert float(moved.abs().max()) < 1e-3  # of centimetres
+    one = Sway.at_rest(torch.randn(9, 3), R[:1], t[:1])  # a single frame has no spread either
+    assert torch.equal(one.codes(R, t), torch.zeros(5, CODES))
+    assert float(one.codes(R[:1], t[:1] + 0.1).abs().max()) < 1e-3
+
+
+def test_turning_the_head_is_told_by_the_turn_and_not_by_the_place(generator: torch.Generator) -> None:
+    R, t = poses(200, generator)
+    neutral = torch.randn(50, 3, generator=generator) * 0.1
+    sway = Sway.at_rest(neutral, R, t)
+    centre = neutral.mean(dim=0)
+    turn = matrix_from_axis_angle(torch.tensor([[0.0, 0.1, 0.0]]))
+    turned = turn @ R[:1]
+    about_its_centre = (R[:1] @ centre) + t[:1] - turned @ centre
+    change = sway.codes(turned, about_its_centre) - sway.codes(R[:1], t[:1])
+    assert float(change[0, 3:].abs().max()) < 1e-4
+    assert float(change[0, :3].abs().max()) > 0.1
+
+
+def test_the_field_is_the_definition(sway: Sway, player: Player) -> None:
+    """Shares by distance, slowly, and their sum of what control points do; float64."""
+    neutral = player.rig.posed.neutral
+    directions = sway.directions().detach()
+    torch.testing.assert_close(sway.weights.sum(dim=1), torch.ones(len(neutral)))
+    control = sway.values.shape[1]
+    for vertex in (0, 17, len(neutral) - 1):
+        wanted = sum(float(w) * sway.values[:, int(c)].double()
+                     for c, w in zip(sway.near[vertex], sway.weights[vertex], strict=True))
+        torch.testing.assert_close(directions[:, vertex].double(), wanted, atol=1e-9, rtol=1e-5)
+    assert int(sway.near.max()) == control - 1
+    # Nothing is far from a control point: the nearest one's share is the largest, and falls with distance.
+    assert bool((sway.weights[:, :-1] >= sway.weights[:, 1:]).all()) and REACH > 0
+
+
+def test_gradients_are_those_of_the_definition(player: Player, generator: torch.Generator) -> None:
+    sway = Sway.at_rest(torch.randn(12, 3, generator=generator), *poses(30, generator))
+    doubles = {item.name: getattr(sway, item.name) for item in dataclasses.fields(sway)}
+    doubles = {name: value.double() if value.is_floating_point() else value for name, value in doubles.items()}
+    drive = player.rig.drive(torch.zeros(2, dtype=torch.int64), torch.zeros(2, 3))
+    drive = dataclasses.replace(drive, sway=torch.randn(2, CODES, generator=generator).double())
+
+    def offsets(values: torch.Tensor) -> torch.Tensor:
+        moved = Sway(**doubles | {"values": values}).applied(drive).pre_offsets
+        assert moved is not None
+        return moved
+
+    values = torch.randn(doubles["values"].shape, generator=generator).double().requires_grad_()
+    assert torch.autograd.gradcheck(offsets, (values,))
+
+
+def test_maps_move_a_triangles_points_as_its_corners(player: Player, sway: Sway) -> None:
+    """What FastRenderer does, in the triangles' maps, is what training does, between the corners."""
+    rig, binding = player.rig, player.avatar.binding
+    directions = sway.directions().detach()
+    maps = displacement_maps(rig.posed.neutral, rig.faces.long(), directions)
+    moved, turned = surface_motion(binding, maps)
+    # a tenth of a micrometre where offsets are millimetres: float32
+    torch.testing.assert_close(moved, surface_offset(binding, rig.faces, directions), atol=2e-7, rtol=1e-4)
+    assert not turned.any()
+
+
+def test_an_avatar_at_the_mean_pose_does_not_sway(player: Player) -> None:
+    codes, centre = player.codes_of([0, 1]), torch.zeros(2, 3)
+    still = player.pose(dataclasses.replace(codes, sway=None), centre)
+    zero = player.pose(dataclasses.replace(codes, sway=torch.zeros(2, CODES)), centre)
+    assert torch.equal(still.means, zero.means)
+    assert float((player.pose(codes, centre).means - still.means).abs().max()) > 1e-3  # the made-up field: millimetres
+    teeth = player.avatar.part != 0
+    assert torch.equal(player.pose(codes, centre).means[:, teeth], still.means[:, teeth])
+
+
+def test_a_clip_acted_by_itself_sways_as_it_did(player: Player) -> None:
+    codes = player.codes_of(slice(None))
+    found = swaying(dataclasses.replace(codes, sway=None), clip_motion(player.clip, player.head), player)
+    assert found.sway is not None and codes.sway is not None
+    torch.testing.assert_close(found.sway, codes.sway, atol=1e-4, rtol=1e-4)  # the head's middle is another point
+    assert len(found) == FRAMES
+
+
+def test_a_world_has_the_codes_of_its_moments(sway: Sway) -> None:
+    world = true_world()
+    again = world.swayed(sway)
+    assert world.clip.codes.sway is not None and again.clip.codes.sway is not None
+    assert torch.equal(again.clip.codes.sway, world.clip.codes.sway)
+    drive = again.rig.drive(torch.tensor([2]), torch.zeros(1, 3))
+    assert drive.sway is not None and torch.equal(drive.sway, world.clip.codes.sway[2:3])
+    assert world.swayed(None) is world
+    begun = world.untrained_sway()
+    assert not begun.values.any() and torch.equal(begun.near, sway.near)
+
+
+def test_a_resumed_run_sways_alike(tmp_path: Path) -> None:
+    """To the last bit, codes and field; and the field learns."""
+    base = true_world()
+    untold = dataclasses.replace(base.clip, codes=dataclasses.replace(base.clip.codes, sway=None))
+    world = dataclasses.replace(base, clip=untold, rig=base.rig.with_codes(untold.codes))
+    settings = train_settings(tmp_path, refine_from_iter=3_000)
+    settings = dataclasses.replace(settings, optimization=dataclasses.replace(settings.optimization, sway_lr=1e-4))
+    whole, resumed = (Trainer(settings, world, torch.device("cpu")) for _ in range(2))
+    for iteration in range(1, 9):
+        whole.step()
+        if iteration == 4:
+            whole.save(tmp_path / "checkpoints", 0)
+    resumed.restore(newest_checkpoint(tmp_path))
+    for _ in range(4):
+        resumed.step()
+    for name in ("values", "edge", "mean"):
+        assert torch.equal(getattr(whole.avatar.sway, name), getattr(resumed.avatar.sway, name)), name
+    assert torch.equal(whole.avatar.neutral, resumed.avatar.neutral)
+    assert torch.equal(whole.clip().codes.sway, resumed.clip().codes.sway)
+    assert float(whole.avatar.sway.values.detach().abs().max()) > 1e-4
+    still = dataclasses.replace(settings, optimization=dataclasses.replace(settings.optimization, sway_lr=0.0))
+    plain = Trainer(still, world, torch.device("cpu"))
+    assert plain.avatar.sway is None and plain.clip().codes.sway is None
+    with pytest.raises(CheckpointError, match="missing"):
+        plain.restore(newest_checkpoint(tmp_path))
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda t: t.pop("sway.near"), "sway: wanted"),
+    (lambda t: t.update({"sway.more": torch.zeros(1)}), "sway: wanted"),
+    (lambda t: t.update({"sway.mean": torch.zeros(5)}), "sway.mean: wanted finite torch.float32 \\[6\\]"),
+    (lambda t: t.update({"sway.mean": torch.full((6,), torch.nan)}), "sway.mean: wanted finite"),
+    (lambda t: t.update({"sway.near": t["sway.near"] + 10_000}), "sway.near: wanted control points 0 to"),
+    (lambda t: t.update({"sway.near": t["sway.near"].float()}), "sway.near: wanted finite torch.int64"),
+], ids=["missing", "unknown", "short", "no number", "out of range", "of another type"])
+def test_a_damaged_sway_is_refused(player: Player, change, message: str) -> None:
+    tensors = avatar_tensors(player.avatar)
+    whole = avatar_from_tensors(dict(tensors), "run/avatar.safetensors")
+    assert whole.sway is not None and player.avatar.sway is not None
+    assert torch.equal(whole.sway.values, player.avatar.sway.values)
+    change(tensors)
+    with pytest.raises(CheckpointError, match="run/avatar.safetensors: " + message):
+        avatar_from_tensors(tensors, "run/avatar.safetensors")
+
+
+def test_an_avatar_of_another_heads_sway_is_refused(tmp_path: Path, player: Player) -> None:
+    from player import open_player
+    from tests.player_subject import write_run
+
+    avatar = dataclasses.replace(player.avatar)
+    assert avatar.sway is not None
+    avatar.sway = dataclasses.replace(avatar.sway, near=avatar.sway.near[:-1], weights=avatar.sway.weights[:-1])
+    other = Player(player.head, avatar, player.clip, player.sh_degree, player.num_expressions, player.device, "other")
+    with pytest.raises(CheckpointError, match="sway: wanted 4868 vertices of the head, got 4867"):
+        open_player(write_run(tmp_path / "run", other), torch.device("cpu"))
