@@ -80,6 +80,15 @@ def matrix_to_axis_angle(matrix: Tensor) -> Tensor:
     return factor * quat[..., 1:]
 
 
+def turn_and_place(R: Tensor, t: Tensor, facing: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
+    """How a head stands before cameras R [T,3,3], t [T,3], float64 [T,3] each.
+
+    Its turn against `facing` [3,3] as a rotation vector in the camera's axes, and where its `center` [3] is (metres).
+    `facing` and `center`: float64.
+    """
+    return matrix_to_axis_angle(R.double() @ facing.T), R.double() @ center + t.double()
+
+
 def matrix_from_quat(quat: Tensor) -> Tensor:
     """Quaternions [..., 4] (w, x, y, z), of any non-zero length, -> [..., 3, 3]."""
     _check_last(quat, (4,), "quat")

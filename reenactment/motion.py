@@ -143,7 +143,7 @@ def swaying(codes: Codes, motion: HeadMotion, player: Player) -> Codes:
     if sway is None:
         return codes
     t = motion.middle - motion.R @ middle_of(player.head)
-    return replace(codes, sway=sway.to("cpu").codes(motion.R, t))
+    return replace(codes, sway=sway.codes(motion.R, t))
 
 
 def turn_of_angles(yaw: Tensor, pitch: Tensor, roll: Tensor) -> Tensor:

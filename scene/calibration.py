@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from flame.rotations import matrix_to_axis_angle
+from flame.rotations import turn_and_place
 from scene.corrections import Columns
 from scene.rig import Codes
 
@@ -26,10 +26,8 @@ def tracked_features(codes: Codes, R: Tensor, t: Tensor, expressions: int, facin
     The first K = `expressions` codes, jaw, eyelids, turn of the head (R [T,3,3]) against `facing` [3,3] as a rotation
     vector, and place of its centre (`center` [3], metres) before the camera, whose t is [T,3].
     """
-    turn = matrix_to_axis_angle(R.double() @ facing.T)
-    place = R.double() @ center + t.double()
-    return torch.cat([codes.expression[:, :expressions].double(), codes.jaw.double(), codes.eyelids.double(), turn,
-                      place], dim=1)
+    return torch.cat([codes.expression[:, :expressions].double(), codes.jaw.double(), codes.eyelids.double(),
+                      *turn_and_place(R, t, facing, center)], dim=1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -110,7 +110,7 @@ def clip_of(data: DataSettings, source: Source, head: Head, dataset: Dataset) ->
 def swayed_clip(clip: Clip, sway: Sway) -> Clip:
     """`clip` with the codes that tell `sway` how each moment's head is posed, in its camera with the most pictures."""
     pictures = torch.from_numpy(clip.recording.reference[clip.recording.time])
-    codes = sway.to("cpu").codes(clip.R[pictures], clip.t[pictures])
+    codes = sway.codes(clip.R[pictures], clip.t[pictures])
     return replace(clip, codes=replace(clip.codes, sway=codes))
 
 

@@ -19,7 +19,7 @@ import torch
 from blendshape_ops import Drive
 from torch import Tensor
 
-from flame.rotations import matrix_to_axis_angle, polar3
+from flame.rotations import polar3, turn_and_place
 
 CODES = 6       # turn (3), place (3)
 CONTROL = 200   # control points
@@ -41,7 +41,7 @@ class Sway:
     vertex of the head, and their shares, which sum to 1. facing [3,3], center [3] (metres): of what turn and place are
     told. mean [6] metres: of both over the training frames. edge [6,6], 1/metres: a pose x counts whole where
     |edge (x - mean)| is 1 at most, which is the ellipsoid of training's covariance that holds `KNOWN` of its poses. All
-    float32 but `near`, on one device.
+    float32 but `near`. values, near and weights lie on one device; the others, which tell codes, always on the CPU.
     """
 
     values: Tensor
@@ -64,13 +64,12 @@ class Sway:
                     told.mean(dim=0), _edge(told))
 
     def codes(self, R: Tensor, t: Tensor) -> Tensor:
-        """Codes float32 [T,6] of the poses that cameras R [T,3,3], t [T,3] see.
+        """Codes float32 [T,6] of the poses that cameras R [T,3,3], t [T,3] see (CPU).
 
         What lies outside of training's poses is drawn back to their edge, straight towards the mean: each number may be
         within its own range where all of them together were never seen, and a linear field errs most there.
         """
-        told = _told(R.to(self.mean), t.to(self.mean), self.facing, self.center)
-        moved = told - self.mean
+        moved = _told(R, t, self.facing, self.center) - self.mean
         outside = (moved @ self.edge.T).norm(dim=1, keepdim=True)
         return moved / outside.clamp_min(1) / UNIT
 
@@ -87,9 +86,9 @@ class Sway:
         return replace(drive, pre_offsets=moved if drive.pre_offsets is None else drive.pre_offsets + moved)
 
     def to(self, device: torch.device | str) -> Sway:
-        """A copy on `device`."""
-        moved = {item.name: getattr(self, item.name).detach().to(device) for item in fields(self)}
-        return Sway(**moved | {"values": moved["values"].requires_grad_(True)})
+        """The field on `device`, `values` as a leaf of autograd."""
+        return replace(self, values=self.values.detach().to(device).requires_grad_(True), near=self.near.to(device),
+                       weights=self.weights.to(device))
 
     def on_new_leaf(self) -> Sway:
         """The same in the same memory, `values` as a new leaf of autograd."""
@@ -127,9 +126,8 @@ class Sway:
 
 def _told(R: Tensor, t: Tensor, facing: Tensor, center: Tensor) -> Tensor:
     """Turn of the head against `facing` and place of its centre before the camera: float32 [T,6], metres."""
-    R, t = R.double(), t.double()
-    turn = LEVER * matrix_to_axis_angle(R @ facing.double().T)
-    return torch.cat([turn, R @ center.double() + t], dim=1).float()
+    turn, place = turn_and_place(R, t, facing.double(), center.double())
+    return torch.cat([LEVER * turn, place], dim=1).float()
 
 
 def _edge(told: Tensor) -> Tensor:

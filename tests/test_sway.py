@@ -10,12 +10,12 @@ import torch
 from blendshape_ops.reference import surface_motion, surface_offset
 
 from flame.rotations import matrix_from_axis_angle
-from player import Player
+from player import Player, open_player
 from reenactment.motion import clip_motion, swaying
 from scene.checkpoint import CheckpointError, avatar_from_tensors, avatar_tensors, newest_checkpoint
 from scene.rig import displacement_maps
 from scene.sway import CODES, KNOWN, LEVER, REACH, UNIT, Sway
-from tests.player_subject import FRAMES, lively_player
+from tests.player_subject import FRAMES, lively_player, write_run
 from tests.refinement_scene import true_world
 from tests.test_refinement import train_settings
 from training.trainer import Trainer
@@ -212,9 +212,6 @@ def test_a_damaged_sway_is_refused(player: Player, change, message: str) -> None
 
 
 def test_an_avatar_of_another_heads_sway_is_refused(tmp_path: Path, player: Player) -> None:
-    from player import open_player
-    from tests.player_subject import write_run
-
     avatar = dataclasses.replace(player.avatar)
     assert avatar.sway is not None
     avatar.sway = dataclasses.replace(avatar.sway, near=avatar.sway.near[:-1], weights=avatar.sway.weights[:-1])

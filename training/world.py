@@ -77,7 +77,7 @@ class World:
         return replace(self, clip=clip, rig=self.rig.with_codes(clip.codes))
 
     def untrained_sway(self) -> Sway:
-        """What hair, neck and clothes begin with: codes in units of the training moments', nothing learnt (CPU)."""
+        """What hair, neck and clothes begin with: the poses of the training moments, nothing learnt (CPU)."""
         recording = self.clip.recording
         moments = np.unique(recording.time[self.dataset.train_indices])
         pictures = torch.from_numpy(recording.reference[moments])
