@@ -24,7 +24,6 @@ from arguments.export_settings import ExportSettings
 from exporting.poses import refuse_pose
 from flame import Joints
 from player.player import Player
-from player.tables import sway_directions
 from scene.sway import CODES
 from utils.atomic import write_with
 
@@ -35,6 +34,7 @@ Tables = dict[str, NDArray[np.generic]]
 INVISIBLE = 1 / 255  # opacity below which the renderer skips a Gaussian
 # Differences are dropped where, at the largest code of training, they change no attribute by more than this.
 STILL = {"means": 4e-5, "quats": 4e-3, "log_scales": 1.6e-2, "opacity": 4e-2, "sh": 8e-3}  # 59 dB and more on the demo
+LEAST_SHARE = 1e-4  # of a displacement of millimetres
 STILL_METRES = 1e-6  # motion with the mesh: a thousandth of a pixel at 512 pixels a head
 
 
@@ -77,17 +77,24 @@ def visible_rows(player: Player) -> Tensor:
 
 
 def mesh_pairs(player: Player) -> dict[str, Pairs]:
-    """motion (what expressions do with the mesh: position and quaternion), corrective, eyelid, sway (position)."""
+    """motion (what expressions do with the mesh: position and quaternion), corrective, eyelid (position), sway (share
+    of what a control point is displaced by)."""
     rig, binding = player.rig, player.avatar.binding
     nowhere = torch.zeros(1, 3, device=player.device)
     drive = rig.drive(torch.zeros(1, dtype=torch.int64, device=player.device), nowhere)
     motion = [torch.cat(surface_motion(binding, rows.view(1, -1, 16)), dim=2)[0].cpu() for rows in rig.maps]
-    found = {"motion": motion, "corrective": [], "eyelid": [], "sway": []}
-    sway = sway_directions(rig, player.avatar).flatten(1)
-    for name, directions in (("corrective", rig.pose_dirs), ("eyelid", rig.eyelid_dirs), ("sway", sway)):
+    found = {"motion": motion, "corrective": [], "eyelid": []}
+    for name, directions in (("corrective", rig.pose_dirs), ("eyelid", rig.eyelid_dirs)):
         for row in [] if directions is None else directions:
             found[name].append(surface_offset(binding, drive.faces, row.view(1, -1, 3))[0].cpu())
-    return {name: _moving(rows, 7 if name == "motion" else 3) for name, rows in found.items()}
+    pairs = {name: _moving(rows, 7 if name == "motion" else 3) for name, rows in found.items()}
+    sway = player.avatar.sway
+    if sway is None:
+        return pairs | {"sway": _moving([], 1)}
+    shares = sway.share.T[:, None, :, None].expand(-1, -1, -1, 3)  # as a displacement along each axis
+    table = torch.stack([surface_offset(binding, drive.faces, share)[0, :, :1].cpu() for share in shares])
+    driver, gaussian = (table[..., 0] > LEAST_SHARE).nonzero(as_tuple=True)
+    return pairs | {"sway": Pairs(driver, gaussian, table[driver, gaussian])}
 
 
 def _moving(rows: list[Tensor], width: int) -> Pairs:
@@ -137,7 +144,10 @@ def compact_tables(player: Player) -> tuple[Tables, dict[str, object]]:
         "weights": player.avatar.binding.weights.cpu()[kept].numpy().astype(np.float16),
         "code_range": player.avatar.code_range.cpu().numpy(), **_bone_tables(player),
         **_pair_tables("difference", live_differences(player, columns), player.num_expressions, kept)}
-    drivers = {"motion": player.num_expressions, "corrective": features, "eyelid": 2, "sway": CODES}
+    sway = player.avatar.sway
+    control = torch.zeros(CODES + player.num_expressions, 0, 3) if sway is None else sway.control.detach().cpu()
+    tables["sway.control"] = control.numpy()
+    drivers = {"motion": player.num_expressions, "corrective": features, "eyelid": 2, "sway": control.shape[1]}
     for name, pairs in mesh_pairs(player).items():
         tables |= _pair_tables(name, pairs, drivers[name], kept)
     facts = {"format": FORMAT_NAME, "version": FORMAT_VERSION, "name": player.name, "head": head.name,

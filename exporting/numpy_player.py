@@ -44,7 +44,7 @@ class Avatar:
                        for name, row in header.items()}
 
     def add(self, name: str, drivers: Array, target: Array) -> None:  # target[Gaussian] += driver x values, by driver
-        for i in np.flatnonzero(drivers):
+        for i in np.flatnonzero(np.any(np.atleast_2d(drivers.T), axis=0)):
             start, rows, values, unit = (self.tables[f"{name}.{x}"] for x in ("start", "gaussian", "values", "unit"))
             part = slice(*start[i:i + 2])
             target[rows[part]] += drivers[i] * values[part].astype(np.float32) * unit
@@ -68,7 +68,7 @@ class Avatar:
         return np.concatenate([bones, skull[None], np.einsum("j,jab->ab", t["teeth.weights"], bones)[None]])
 
     def pose(self, expression: Any = (), jaw: Any = None, eyes: Any = REST * 2, eyelids: Any = (0, 0),
-             neck: Any = REST, sway: Any = ()) -> dict[str, Array]:
+             neck: Any = REST, sway: Any = (0,) * 6) -> dict[str, Array]:
         """One frame's Gaussians. expression: first numbers, or {name: number}; rotations: 6D; sway: docs/formats.md."""
         t, codes, eyelids = self.tables, np.zeros(len(self.facts["expression_names"])), np.asarray(eyelids, float)
         for key, value in expression.items() if isinstance(expression, dict) else enumerate(expression):
@@ -80,10 +80,10 @@ class Avatar:
         (low, high), raw = t["code_range"], np.column_stack([t["means"], t["rest"]]).astype(float)
         c = codes[:len(low)]  # all of them shortened until none is 0.1 outside of what training saw, then limited
         reach = np.where(c > 0, high + 0.1, low - 0.1)[moved := (high > low) & (c != 0)] / c[moved]
-        self.add("difference", (reach.min(initial=1) * c).clip(low, high), raw)
+        self.add("difference", limited := (reach.min(initial=1) * c).clip(low, high), raw)
         self.add("motion", c, raw[:, :QUATS.stop])
         self.add("corrective", (turns - np.eye(3)).ravel(), raw[:, MEANS])
-        self.add("sway", sway, raw[:, MEANS])
+        self.add("sway", np.tensordot(np.append(sway, limited), t["sway.control"], 1), raw[:, MEANS])
         weights = t["weights"] / t["weights"].sum(axis=1, keepdims=True, dtype=np.float32)
         blend = np.einsum("nj,jab->nab", weights, self.bones(codes, turns, eyelids))
         means = np.einsum("nab,nb->na", blend[..., :3], raw[:, MEANS]) + blend[..., 3]

@@ -41,9 +41,12 @@ def surface_arrays(player: Player, rows: Tensor) -> dict[str, NDArray[np.float32
             return torch.zeros(count, len(rows), 3)
         return torch.stack([surface_offset(binding, faces, row.cpu().view(1, -1, 3))[0] for row in directions])
 
-    motion = [torch.cat(surface_motion(binding, row.cpu().view(1, -1, 16)), dim=2)[0] for row in rig.maps]
+    motion = torch.stack([torch.cat(surface_motion(binding, row.cpu().view(1, -1, 16)), dim=2)[0] for row in rig.maps])
+    if player.avatar.sway is not None:
+        own = player.avatar.sway.expression_directions().detach()
+        motion[:, :, MEANS] += offsets(own.flatten(1), len(motion))
     found = {"pos_t": offsets(rig.pose_dirs, 9 * (joints - 1)), "W": binding.weights[:, :joints],
-             "eyelid": offsets(rig.eyelid_dirs, 2).permute(1, 2, 0), "D": torch.stack(motion, dim=2)}
+             "eyelid": offsets(rig.eyelid_dirs, 2).permute(1, 2, 0), "D": motion.permute(1, 2, 0)}
     return {name: tensor.contiguous().numpy() for name, tensor in found.items()}
 
 

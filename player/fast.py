@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -140,12 +141,11 @@ class FastRenderer:
     @torch.no_grad()
     def _compute(self) -> FastFrames:
         at = self._at
-        expression = torch.cat([at["expression"], at["sway"]], dim=1) if "sway" in at else at["expression"]
-        codes = FrameCodes(**{name: at[name] for name in (*_CODES, "R", "t")} | {"expression": expression})
-        posed = self._posed(codes)
+        posed = self._posed(FrameCodes(**{name: at[name] for name in (*_CODES, "R", "t")}), at.get("sway"))
         output = render(posed, Cameras(at["R"], at["t"], at["K"], self.width, self.height), at["background"])
         return FastFrames(output.image, output.alpha, to_bytes(output.image) if self._as_bytes else None)
 
-    def _posed(self, codes: FrameCodes) -> Posed:
+    def _posed(self, codes: FrameCodes, sway: Tensor | None) -> Posed:
+        drive = replace(drive_frames(self._tables, codes), sway=sway)
         # drive_frames has limited the codes.
-        return self._avatar.pose(drive_frames(self._tables, codes), self._sh_degree, limited=False, half=self._half)
+        return self._avatar.pose(drive, self._sh_degree, limited=False, half=self._half)

@@ -41,7 +41,7 @@ class Avatar:
     part         [N] uint8: FACE, UPPER_TEETH or LOWER_TEETH
     code_range   [2,K] smallest and largest expression codes of training, 0 included; see `pose`
     attributes, networks, network_options   what is learnt besides, by name; see scene/extensions.py
-    sway         how hair, neck and clothes follow the head's pose, or None; see scene/sway.py
+    sway         what moves otherwise than the head model, or None; see scene/sway.py
     """
 
     neutral: Tensor

@@ -202,9 +202,11 @@ def check_fits(checkpoint: Checkpoint, head: Head, where: str) -> tuple[int, int
     if used > faces:
         raise CheckpointError(f"{where}: {AVATAR_FILE}: binding.triangle: wanted triangles below {faces} of the head, "
                               f"got {used - 1}")
-    if avatar.sway is not None and len(avatar.sway.near) != len(head.v_template):
-        raise CheckpointError(f"{where}: {AVATAR_FILE}: sway: wanted {len(head.v_template)} vertices of the head, got "
-                              f"{len(avatar.sway.near)}")
+    if avatar.sway is not None:
+        for what, got, wanted in (("vertices of the head", len(avatar.sway.share), len(head.v_template)),
+                                  ("expressions", len(avatar.sway.unit), expressions)):
+            if got != wanted:
+                raise CheckpointError(f"{where}: {AVATAR_FILE}: sway: wanted {wanted} {what}, got {got}")
     return degree, expressions
 
 

@@ -20,7 +20,6 @@ from flame.rotations import polar3, quat_from_matrix
 
 SKULL_BONE, JAW_BONE = -2, -1  # extra bones after the head's joints: rigid skull (upper teeth), lower teeth
 REST_6D = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-SMALLEST_VOLUME = 1e-18  # m^3, of a triangle's frame: below, the inverse is rounding noise (edges under 1 um)
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Codes:
     eyes: Tensor        # [T,12]
     eyelids: Tensor     # [T,2]
     neck: Tensor | None = None  # [T,6]; None: at rest, as in data sets that track none
-    sway: Tensor | None = None  # [T,6], see scene/sway.py; None: that of the mean pose, which is 0
+    sway: Tensor | None = None  # [T,6] of the pose, see scene/sway.py; None: that of the mean pose, which is 0
 
     def __len__(self) -> int:
         return len(self.expression)
@@ -76,17 +75,6 @@ def triangle_frames(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([v1 - v0, v2 - v0, apex - v0], dim=-1), v0
 
 
-def _undone_frames(neutral: Tensor, faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Inverse of each triangle's edge frame [F,3,3], its origin [F,3], and whether it has an area [F,1,1].
-
-    The inverse of a triangle without area is the identity.
-    """
-    rest, origin = triangle_frames(neutral, faces)
-    solvable = (torch.linalg.det(rest).abs() > SMALLEST_VOLUME)[:, None, None]
-    identity = torch.eye(3, dtype=rest.dtype, device=rest.device)
-    return torch.linalg.inv(torch.where(solvable, rest, identity)), origin, solvable
-
-
 def expression_triangle_maps(head: Head, neutral: Tensor, count: int) -> Tensor:
     """Maps of the first `count` expressions at coefficient 1: [K,F,16] = [Q - I (9, row-major), b (3), q - 1 (4)].
 
@@ -95,33 +83,22 @@ def expression_triangle_maps(head: Head, neutral: Tensor, count: int) -> Tensor:
     """
     device, neutral = neutral.device, neutral.double()
     faces, directions = head.faces.to(device), head.expression_dirs[:, :, :count].to(device)
-    inverse, origin, solvable = _undone_frames(neutral, faces)
-    identity = torch.eye(3, dtype=inverse.dtype, device=device)
+    rest, origin = triangle_frames(neutral, faces)
+    solvable = torch.linalg.det(rest).abs() > 1e-18  # m^3: below, the inverse is rounding noise (edges under 1 um)
+    identity = torch.eye(3, dtype=rest.dtype, device=device)
+    inverse = torch.linalg.inv(torch.where(solvable[:, None, None], rest, identity))
     maps = torch.zeros(count, len(faces), 16, device=device)
     moves = (directions != 0).any(dim=1)[faces].any(dim=1)
     for k in range(count):
         some = moves[:, k].nonzero()[:, 0]  # most expressions are local
         moved, moved_origin = triangle_frames(neutral + directions[:, :, k].double(), faces[some])
-        linear = torch.where(solvable[some], moved @ inverse[some], identity)
+        linear = torch.where(solvable[some, None, None], moved @ inverse[some], identity)
         offset = moved_origin - (linear @ origin[some, :, None])[..., 0]
         quaternion = quat_from_matrix(polar3(linear))
         quaternion = torch.where(quaternion[:, :1] < 0, -quaternion, quaternion)
         quaternion[:, 0] -= 1
         maps[k, some] = torch.cat([(linear - identity).flatten(1), offset, quaternion], dim=1).float()
     return maps
-
-
-def displacement_maps(neutral: Tensor, faces: Tensor, displacement: Tensor) -> Tensor:
-    """Maps [K,F,16] as of `expression_triangle_maps` that move points of a triangle as its corners are displaced.
-
-    displacement [K,V,3]; linear in it: the apex moves with the first corner, and no Gaussian turns.
-    """
-    inverse, origin, solvable = _undone_frames(neutral.double(), faces)
-    first, second, third = (displacement[:, faces[:, corner]].double() for corner in range(3))
-    moved = torch.stack([second - first, third - first, torch.zeros_like(first)], dim=-1)
-    linear = torch.where(solvable, moved @ inverse, 0.0)
-    offset = first - (linear @ origin[..., None])[..., 0]
-    return torch.cat([linear.flatten(2), offset, torch.zeros(*offset.shape[:2], 4).to(offset)], dim=2).float()
 
 
 class Rig:

@@ -14,15 +14,15 @@ from scene.clip import Clip
 from scene.sway import Sway
 
 
-def swaying(avatar: Avatar, neutral: torch.Tensor, clip: Clip, seed: int = 0) -> Clip:
+def swaying(avatar: Avatar, neutral: torch.Tensor, expressions: torch.Tensor, clip: Clip, seed: int = 0) -> Clip:
     """Give `avatar` a made-up sway of millimetres about a head at rest [V,3]; `clip` with the codes that drive it.
 
-    Poses about those of the clip, in every direction, stand for its training.
+    expressions [V,3,K]: the head's. Poses about those of the clip, in every direction, stand for its training.
     """
     generator = torch.Generator().manual_seed(seed)
     R, t = clip.R.repeat(20, 1, 1), clip.t.repeat(20, 1)
     R = matrix_from_axis_angle(0.1 * torch.randn(len(R), 3, generator=generator)) @ R
-    sway = Sway.at_rest(neutral, R, t + 0.01 * torch.randn(t.shape, generator=generator))
+    sway = Sway.at_rest(neutral, expressions, R, t + 0.01 * torch.randn(t.shape, generator=generator))
     values = 2e-3 * torch.randn(sway.values.shape, generator=generator)
     avatar.sway = dataclasses.replace(sway, values=values.requires_grad_(True))
     return dataclasses.replace(clip, codes=dataclasses.replace(clip.codes, sway=sway.codes(clip.R, clip.t)))

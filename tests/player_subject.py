@@ -79,7 +79,8 @@ def lively_player(gaussians: int = 400, correctives: bool = False) -> Player:
     clip = Clip(codes, R, torch.tensor([0.0, -0.02, 0.6]).repeat(FRAMES, 1), K.repeat(FRAMES, 1, 1), SIZE, SIZE,
                 torch.arange(FRAMES - 1), torch.tensor([FRAMES - 1]), "open")
     avatar = lively_avatar(head, codes, gaussians, seed=2)
-    clip = swaying(avatar, Rig(head, codes, EXPRESSIONS, CPU).posed.neutral, clip)
+    neutral = Rig(head, codes, EXPRESSIONS, CPU).posed.neutral
+    clip = swaying(avatar, neutral, head.expression_dirs[..., :EXPRESSIONS], clip)
     return Player(head, avatar, clip, 3, EXPRESSIONS, CPU, "lively")
 
 

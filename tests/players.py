@@ -61,5 +61,5 @@ def made_up_player(device: torch.device, correctives: bool = False, blendshapes:
     spread[MEANS], spread[LOG_SCALES], spread[-1] = 5e-4, 0.1, 0
     values = avatar.differences.values
     values += spread * torch.randn(values.shape, generator=generator)
-    clip = swaying(avatar, rig.posed.neutral, clip)
+    clip = swaying(avatar, rig.posed.neutral, head.expression_dirs[..., :MODEL.num_expressions], clip)
     return Player(head, avatar, clip, 3, MODEL.num_expressions, device, "made up")

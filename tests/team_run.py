@@ -58,9 +58,7 @@ def trainer_of(case: str, subject: Path, team: Team) -> Trainer:
 
 
 def with_eps(trainer: Trainer) -> Trainer:
-    trainer.optimizer.eps = EPS
-    for group in trainer.extra_optimizer._adam.param_groups if trainer.extra_optimizer._adam else ():
-        group["eps"] = EPS
+    trainer.optimizer.eps = trainer.extra_optimizer.eps = EPS
     return trainer
 
 

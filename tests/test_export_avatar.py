@@ -80,10 +80,11 @@ def pose_by_operation(file: Path, player: Player, codes: Codes) -> Posed:
     motion = torch.einsum("k,knc->nc", plain.beta[0], dense(t, "motion", K, count))
     feature = rig.posed.pose_feature[0]
     before = torch.einsum("f,fnc->nc", feature, dense(t, "corrective", len(feature), count))
-    if codes.sway is not None:
-        before = before + torch.einsum("k,knc->nc", codes.sway[0], dense(t, "sway", CODES, count))
     after = torch.einsum("e,enc->nc", codes.eyelids[0], dense(t, "eyelid", 2, count))
     limited = limit_codes(plain.beta, torch.from_numpy(t["code_range"]))
+    pose = torch.zeros(CODES) if codes.sway is None else codes.sway[0]
+    control = torch.einsum("k,kcd->cd", torch.cat([pose, limited[0]]), torch.from_numpy(t["sway.control"]))
+    before = before + torch.einsum("cn,cd->nd", dense(t, "sway", len(control), count)[..., 0], control)
     drive = Drive(limited, torch.cat([torch.zeros(count, 9), motion], dim=1)[None], plain.bones,
                   CENTER, torch.arange(count, dtype=torch.int32)[:, None].repeat(1, 3), before[None], after[None])
     return blend_pose_color(neutral, differences, binding, drive, player.sh_degree)

@@ -59,7 +59,7 @@ def test_folders_files_and_shapes(player: Player, folder: Path) -> None:
 @pytest.mark.parametrize("frame", range(FRAMES))
 def test_blended_by_the_viewers_formulas_it_is_the_players_face(player: Player, folder: Path, frame: int) -> None:
     a = {name: torch.from_numpy(array).double() for name, array in load(folder / "fix_chkpnt40000").items()}
-    codes = dataclasses.replace(player.codes_of(frame), sway=None)  # which the viewer knows nothing of
+    codes = dataclasses.replace(player.codes_of(frame), sway=None)  # at the mean pose: the viewer knows no other
     rig = player.rig.with_codes(codes)
     beta = rig.beta[0].double()
     x = a["pos"] + a["xyz_t"] @ beta + torch.einsum("f,fnc->nc", rig.posed.pose_feature[0].double(), a["pos_t"])

@@ -32,7 +32,6 @@ from torch import Tensor
 from flame import pose_head
 from flame.rotations import rigid_align
 from player.tables import drive_tables
-from scene.sway import CODES
 from tests.blendshape_ops_scene import cast, make_scene, relative_error, values_and_gradients
 from tests.cuda_emulation import compile_emulated
 from tests.players import made_up_player, random_codes
@@ -181,8 +180,6 @@ def driven(request: pytest.FixtureRequest):
     cameras = player.cameras_of([0, 3, 5])
     names = ("expression", "neck", "jaw", "eyes", "eyelids")
     frames = FrameCodes(**{name: getattr(codes, name) for name in names}, R=cameras.R, t=cameras.t)
-    # Behind the head's expressions: the codes of the avatar's sway, at rest as `codes` are.
-    frames = dataclasses.replace(frames, expression=torch.nn.functional.pad(frames.expression, (0, CODES)))
     return player, codes, cameras, frames
 
 

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from blendshape_ops.reference import surface_motion, surface_offset
+from blendshape_ops import limit_codes
 
 from flame.rotations import matrix_from_axis_angle
 from player import Player, open_player
 from reenactment.motion import clip_motion, swaying
 from scene.checkpoint import CheckpointError, avatar_from_tensors, avatar_tensors, newest_checkpoint
-from scene.rig import displacement_maps
-from scene.sway import CODES, KNOWN, LEVER, REACH, UNIT, Sway
+from scene.sway import CODES, EXPRESSION, KNOWN, LEVER, NEAREST, UNIT, Sway
 from tests.player_subject import FRAMES, lively_player, write_run
 from tests.refinement_scene import true_world
 from tests.test_refinement import train_settings
 from training.trainer import Trainer
 
+NONE = torch.zeros(50, 3, 0)  # no expressions, of 50 vertices
 DOWN = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
 
 
@@ -43,7 +43,7 @@ def poses(count: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.T
 def test_codes_are_centimetres_from_the_mean_and_limited(generator: torch.Generator) -> None:
     """Turns of 0.2 radians, which with the lever are 2 cm, and places that vary by 3 cm."""
     R, t = poses(400, generator)
-    sway = Sway.at_rest(torch.zeros(50, 3), R, t)  # of a head that is a point, the place is t
+    sway = Sway.at_rest(torch.zeros(50, 3), NONE, R, t)  # of a head that is a point, the place is t
     codes = sway.codes(R, t)
     assert codes.shape == (400, CODES) and codes.dtype == torch.float32
     assert float(codes.mean(dim=0).abs().max()) < 0.2
@@ -63,7 +63,7 @@ def test_numbers_that_went_together_count_no_further_where_they_part() -> None:
     """Each within its own range, and yet a pose that training never saw."""
     along = torch.linspace(-0.05, 0.05, 50)
     t = torch.stack([along, along, torch.full((50,), 0.7)], dim=1)
-    sway = Sway.at_rest(torch.zeros(9, 3), DOWN.repeat(50, 1, 1), t)
+    sway = Sway.at_rest(torch.zeros(9, 3), NONE[:9], DOWN.repeat(50, 1, 1), t)
     seen = sway.codes(DOWN[None], torch.tensor([[0.04, 0.04, 0.7]]))
     parted = sway.codes(DOWN[None], torch.tensor([[0.04, -0.04, 0.7]]))
     torch.testing.assert_close(seen[0, 3:], torch.tensor([4.0, 4.0, 0.0]), atol=1e-3, rtol=0)
@@ -72,10 +72,10 @@ def test_numbers_that_went_together_count_no_further_where_they_part() -> None:
 
 def test_a_head_that_never_moves_has_no_codes() -> None:
     R, t = DOWN.repeat(5, 1, 1), torch.tensor([0.0, 0.0, 0.7]).repeat(5, 1)
-    sway = Sway.at_rest(torch.randn(9, 3), R, t)
+    sway = Sway.at_rest(torch.randn(9, 3), NONE[:9], R, t)
     moved = sway.codes(matrix_from_axis_angle(torch.tensor([[0.0, 0.3, 0.0]])) @ R[:1], t[:1] + 0.1)
     assert float(moved.abs().max()) < 1e-3  # of centimetres
-    one = Sway.at_rest(torch.randn(9, 3), R[:1], t[:1])  # a single frame has no spread either
+    one = Sway.at_rest(torch.randn(9, 3), NONE[:9], R[:1], t[:1])  # a single frame has no spread either
     assert torch.equal(one.codes(R, t), torch.zeros(5, CODES))
     assert float(one.codes(R[:1], t[:1] + 0.1).abs().max()) < 1e-3
 
@@ -83,7 +83,7 @@ def test_a_head_that_never_moves_has_no_codes() -> None:
 def test_turning_the_head_is_told_by_the_turn_and_not_by_the_place(generator: torch.Generator) -> None:
     R, t = poses(200, generator)
     neutral = torch.randn(50, 3, generator=generator) * 0.1
-    sway = Sway.at_rest(neutral, R, t)
+    sway = Sway.at_rest(neutral, NONE, R, t)
     centre = neutral.mean(dim=0)
     turn = matrix_from_axis_angle(torch.tensor([[0.0, 0.1, 0.0]]))
     turned = turn @ R[:1]
@@ -94,45 +94,52 @@ def test_turning_the_head_is_told_by_the_turn_and_not_by_the_place(generator: to
 
 
 def test_the_field_is_the_definition(sway: Sway, player: Player) -> None:
-    """Shares by distance, slowly, and their sum of what control points do; float64."""
-    neutral = player.rig.posed.neutral
-    directions = sway.directions().detach()
-    torch.testing.assert_close(sway.weights.sum(dim=1), torch.ones(len(neutral)))
-    control = sway.values.shape[1]
-    for vertex in (0, 17, len(neutral) - 1):
-        wanted = sum(float(w) * sway.values[:, int(c)].double()
-                     for c, w in zip(sway.near[vertex], sway.weights[vertex], strict=True))
-        torch.testing.assert_close(directions[:, vertex].double(), wanted, atol=1e-9, rtol=1e-5)
-    assert int(sway.near.max()) == control - 1
-    # Nothing is far from a control point: the nearest one's share is the largest, and falls with distance.
-    assert bool((sway.weights[:, :-1] >= sway.weights[:, 1:]).all()) and REACH > 0
+    """Codes in centimetres, shares by distance, slowly, and their sum of what control points do; float64."""
+    head, count = player.head, player.num_expressions
+    largest = head.expression_dirs[..., :count].double().norm(dim=1).amax(dim=0)
+    torch.testing.assert_close(sway.unit.double(), EXPRESSION * largest / UNIT)
+    torch.testing.assert_close(sway.share.sum(dim=1), torch.ones(len(head.v_template)))
+    assert int((sway.share > 0).sum(dim=1).max()) == NEAREST
+    drive = player.rig.with_codes(player.codes_of([0, 1])).drive(torch.tensor([0, 1]), torch.zeros(2, 3))
+    before = torch.zeros(2, len(sway.share), 3) if drive.pre_offsets is None else drive.pre_offsets
+    after = sway.applied(drive).pre_offsets
+    assert after is not None and drive.sway is not None
+    codes = torch.cat([drive.sway.double(), drive.beta.double() * sway.unit.double()], dim=1)
+    values = sway.values.detach().double()
+    for vertex in (0, 17, len(sway.share) - 1):
+        wanted = sum(float(sway.share[vertex, c]) * (codes @ values[:, c]) for c in range(values.shape[1]))
+        torch.testing.assert_close((after - before)[:, vertex].detach().double(), wanted, atol=1e-8, rtol=1e-5)
+
+
+def test_expressions_count_as_far_as_training_saw_them(player: Player) -> None:
+    """What a smile of 0.6 does to this person says nothing about a smile of 3."""
+    codes, centre = player.codes_of([1]), torch.zeros(1, 3)
+    wide = dataclasses.replace(codes, expression=5 * codes.expression)
+    limited = limit_codes(wide.expression[:, :player.num_expressions], player.avatar.code_range)
+    assert not torch.equal(limited, wide.expression[:, :player.num_expressions])
+    still = dataclasses.replace(player.avatar, sway=None)
+    drive = player.rig.with_codes(wide).drive(torch.tensor([0]), centre)
+    moved = player.avatar.sway.applied(dataclasses.replace(drive, beta=limited)).pre_offsets  # type: ignore[union-attr]
+    wanted = still.pose(dataclasses.replace(drive, pre_offsets=moved), player.sh_degree).means
+    torch.testing.assert_close(player.avatar.pose(drive, player.sh_degree).means, wanted, atol=1e-6, rtol=0)
 
 
 def test_gradients_are_those_of_the_definition(player: Player, generator: torch.Generator) -> None:
-    sway = Sway.at_rest(torch.randn(12, 3, generator=generator), *poses(30, generator))
-    doubles = {item.name: getattr(sway, item.name) for item in dataclasses.fields(sway)}
-    doubles = {name: value.double() if value.is_floating_point() else value for name, value in doubles.items()}
-    drive = player.rig.drive(torch.zeros(2, dtype=torch.int64), torch.zeros(2, 3))
-    drive = dataclasses.replace(drive, sway=torch.randn(2, CODES, generator=generator).double())
+    K = player.num_expressions
+    sway = Sway.at_rest(torch.randn(12, 3, generator=generator), torch.randn(12, 3, K, generator=generator),
+                        *poses(30, generator))
+    doubles = {item.name: getattr(sway, item.name).double() for item in dataclasses.fields(sway)}
+    drive = player.rig.with_codes(player.codes_of([0, 1])).drive(torch.tensor([0, 1]), torch.zeros(2, 3))
+    codes = torch.randn(2, CODES, generator=generator).double()
 
-    def offsets(values: torch.Tensor) -> torch.Tensor:
-        moved = Sway(**doubles | {"values": values}).applied(drive).pre_offsets
+    def offsets(values: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
+        driven = dataclasses.replace(drive, sway=codes, beta=beta, pre_offsets=None)
+        moved = Sway(**doubles | {"values": values}).applied(driven).pre_offsets
         assert moved is not None
         return moved
 
     values = torch.randn(doubles["values"].shape, generator=generator).double().requires_grad_()
-    assert torch.autograd.gradcheck(offsets, (values,))
-
-
-def test_maps_move_a_triangles_points_as_its_corners(player: Player, sway: Sway) -> None:
-    """What FastRenderer does, in the triangles' maps, is what training does, between the corners."""
-    rig, binding = player.rig, player.avatar.binding
-    directions = sway.directions().detach()
-    maps = displacement_maps(rig.posed.neutral, rig.faces.long(), directions)
-    moved, turned = surface_motion(binding, maps)
-    # a tenth of a micrometre where offsets are millimetres: float32
-    torch.testing.assert_close(moved, surface_offset(binding, rig.faces, directions), atol=2e-7, rtol=1e-4)
-    assert not turned.any()
+    assert torch.autograd.gradcheck(offsets, (values, drive.beta.double().requires_grad_()))
 
 
 def test_an_avatar_at_the_mean_pose_does_not_sway(player: Player) -> None:
@@ -162,7 +169,7 @@ def test_a_world_has_the_codes_of_its_moments(sway: Sway) -> None:
     assert drive.sway is not None and torch.equal(drive.sway, world.clip.codes.sway[2:3])
     assert world.swayed(None) is world
     begun = world.untrained_sway()
-    assert not begun.values.any() and torch.equal(begun.near, sway.near)
+    assert not begun.values.any() and torch.equal(begun.share, sway.share)
 
 
 def test_a_resumed_run_sways_alike(tmp_path: Path) -> None:
@@ -194,13 +201,14 @@ def test_a_resumed_run_sways_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda t: t.pop("sway.near"), "sway: wanted"),
+    (lambda t: t.pop("sway.share"), "sway: wanted"),
     (lambda t: t.update({"sway.more": torch.zeros(1)}), "sway: wanted"),
-    (lambda t: t.update({"sway.mean": torch.zeros(5)}), "sway.mean: wanted finite torch.float32 \\[6\\]"),
+    (lambda t: t.update({"sway.mean": torch.zeros(5)}), "sway.mean: wanted finite float32 \\[6\\]"),
     (lambda t: t.update({"sway.mean": torch.full((6,), torch.nan)}), "sway.mean: wanted finite"),
-    (lambda t: t.update({"sway.near": t["sway.near"] + 10_000}), "sway.near: wanted control points 0 to"),
-    (lambda t: t.update({"sway.near": t["sway.near"].float()}), "sway.near: wanted finite torch.int64"),
-], ids=["missing", "unknown", "short", "no number", "out of range", "of another type"])
+    (lambda t: t.update({"sway.unit": t["sway.unit"][1:]}), "sway.values: wanted finite"),
+    (lambda t: t.update({"sway.share": t["sway.share"][:, 1:]}), "sway.values: wanted finite"),
+    (lambda t: t.update({"sway.share": t["sway.share"].long()}), "sway.share: wanted finite float32"),
+], ids=["missing", "unknown", "short", "no number", "too few expressions", "too few points", "of another type"])
 def test_a_damaged_sway_is_refused(player: Player, change, message: str) -> None:
     tensors = avatar_tensors(player.avatar)
     whole = avatar_from_tensors(dict(tensors), "run/avatar.safetensors")
@@ -211,10 +219,14 @@ def test_a_damaged_sway_is_refused(player: Player, change, message: str) -> None
         avatar_from_tensors(tensors, "run/avatar.safetensors")
 
 
-def test_an_avatar_of_another_heads_sway_is_refused(tmp_path: Path, player: Player) -> None:
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda sway: {"share": sway.share[:-1]}, "wanted 4868 vertices of the head, got 4867"),
+    (lambda sway: {"unit": sway.unit[:-1], "values": sway.values.detach()[:-1].requires_grad_()}, "expressions, got"),
+], ids=["vertices", "expressions"])
+def test_an_avatar_of_another_heads_sway_is_refused(tmp_path: Path, player: Player, change, message: str) -> None:
     avatar = dataclasses.replace(player.avatar)
     assert avatar.sway is not None
-    avatar.sway = dataclasses.replace(avatar.sway, near=avatar.sway.near[:-1], weights=avatar.sway.weights[:-1])
+    avatar.sway = dataclasses.replace(avatar.sway, **change(avatar.sway))
     other = Player(player.head, avatar, player.clip, player.sh_degree, player.num_expressions, player.device, "other")
-    with pytest.raises(CheckpointError, match="sway: wanted 4868 vertices of the head, got 4867"):
+    with pytest.raises(CheckpointError, match="sway: wanted .*" + message.removeprefix("wanted ")):
         open_player(write_run(tmp_path / "run", other), torch.device("cpu"))

@@ -24,7 +24,7 @@ from exporting.web import export_file, export_web
 from exporting.web.avatar_file import LEAST_PSNR, packed_avatar
 from exporting.web.coding import Section, quantized
 from exporting.web.export import CORE, PAGE, as_script
-from exporting.web.head import OFFSET_STEP, TURN_STEP, head_section
+from exporting.web.head import CONTROL_STEP, OFFSET_STEP, SHARE_STEP, TURN_STEP, head_section
 from exporting.web.tables import MAX_BONES, REST, STEPS, base_section, live_pairs, order_of, rebuilt, rounded
 from player import Player
 from scene.avatar import Avatar
@@ -144,7 +144,10 @@ def test_the_first_picture_needs_the_bytes_before_the_sheen(player: Player) -> N
 @pytest.mark.parametrize("expressions", [EXPRESSIONS, 0])
 def test_an_avatar_without_differences_has_a_file(player: Player, expressions: int) -> None:
     none = Differences.from_mask(torch.zeros(player.avatar.count, expressions))
-    avatar = replace(player.avatar, differences=none, code_range=player.avatar.code_range[:, :expressions])
+    sway = player.avatar.sway
+    assert sway is not None
+    fewer = replace(sway, unit=sway.unit[:expressions], values=sway.values.detach()[:CODES + expressions])
+    avatar = replace(player.avatar, differences=none, code_range=player.avatar.code_range[:, :expressions], sway=fewer)
     packed = packed_avatar(Player(player.head, avatar, player.clip, 3, expressions, CPU, "plain"))
     meta, tables = read_file(packed.data)
     assert meta["pairs"] == len(tables["pairValues"]) == 0 and meta["driven"] == expressions
@@ -172,11 +175,9 @@ def test_pairs_that_training_never_drove_are_left_out(player: Player) -> None:
 def test_mesh_tables_move_the_mesh_as_the_head_does(player: Player) -> None:
     head, section = player.head, head_section(player)
     tables = read_section(section.specs, b"".join(section.data))
-    codes = np.random.default_rng(0).random(EXPRESSIONS + CODES)
+    codes = np.random.default_rng(0).random(EXPRESSIONS)
     turns = player.rig.maps.view(EXPRESSIONS, -1, 16)[..., 12:].permute(1, 2, 0)
-    assert player.avatar.sway is not None
-    sway = player.avatar.sway.directions().detach().permute(1, 2, 0)
-    places = torch.cat([head.expression_dirs[..., :EXPRESSIONS], sway], dim=2)
+    places = head.expression_dirs[..., :EXPRESSIONS]
     for name, tensor, step in (("vertex", places, OFFSET_STEP), ("turn", turns, TURN_STEP)):
         directions = tensor.double().numpy()
         column = tables[f"{name}Column"][:, 0]
@@ -186,6 +187,22 @@ def test_mesh_tables_move_the_mesh_as_the_head_does(player: Player) -> None:
         wanted = directions @ codes[:directions.shape[2]]
         np.testing.assert_allclose(moved, wanted, atol=len(codes) * step / 2)  # half a step for each code
         assert np.abs(wanted).max() > 100 * step
+
+
+def test_sway_tables_displace_the_mesh_as_the_sway_does(player: Player) -> None:
+    sway, section = player.avatar.sway, head_section(player)
+    assert sway is not None
+    tables = read_section(section.specs, b"".join(section.data))
+    codes = np.random.default_rng(0).random(CODES + EXPRESSIONS)
+    control = np.tensordot(codes, tables["swayControl"].reshape(len(codes), -1, 3), 1)
+    moved = np.zeros((len(sway.share), 3))
+    rows = np.repeat(np.arange(len(moved)), tables["swayCount"][:, 0])
+    np.add.at(moved, rows, tables["swayValue"] * control[tables["swayColumn"][:, 0]])
+    wanted = np.tensordot(sway.share, np.tensordot(codes, sway.control.detach(), 1), 1)
+    # Half a step of control points for each code, half a step of each of six shares.
+    error = len(codes) * CONTROL_STEP / 2 + 6 * SHARE_STEP / 2 * np.abs(control).max()
+    np.testing.assert_allclose(moved, wanted, atol=error)
+    assert np.abs(wanted).max() > 100 * CONTROL_STEP
 
 
 def test_the_folder_holds_all_that_the_page_asks_for(page: Path) -> None:

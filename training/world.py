@@ -77,11 +77,12 @@ class World:
         return replace(self, clip=clip, rig=self.rig.with_codes(clip.codes))
 
     def untrained_sway(self) -> Sway:
-        """What hair, neck and clothes begin with: the poses of the training moments, nothing learnt (CPU)."""
+        """What moves otherwise than the head model: the poses of the training moments, nothing learnt (CPU)."""
         recording = self.clip.recording
         moments = np.unique(recording.time[self.dataset.train_indices])
         pictures = torch.from_numpy(recording.reference[moments])
-        return Sway.at_rest(self.rig.posed.neutral, self.clip.R[pictures], self.clip.t[pictures])
+        expressions = self.head.expression_dirs[:, :, :self.rig.num_expressions]
+        return Sway.at_rest(self.rig.posed.neutral, expressions, self.clip.R[pictures], self.clip.t[pictures])
 
     def to(self, device: torch.device) -> World:
         """The same world for training on another device."""

@@ -1,8 +1,8 @@
 """What a browser needs of the head model: how vertices, triangles and bones follow the codes of one subject.
 
 Only differences that move something are kept: rows of (column, value), with the number of pairs of each row. Columns
-are the first K expressions, then, where the head has pose correctives, the 9 (J-1) pose features, then, where the
-avatar sways, its 6 codes.
+are the first K expressions, then, where the head has pose correctives, the 9 (J-1) pose features; of the sway they are
+its control points.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from torch import Tensor
 from exporting.web.coding import Section, quantized
 from flame import Head, Joints
 from player.player import Player
-from player.tables import sway_directions
+from scene.sway import Sway
 
 Table = NDArray[Any]
 
 OFFSET_STEP, TURN_STEP = 1e-5, 1e-3  # metres: a fiftieth of a pixel where 512 show a head; 0.1 degrees
+CONTROL_STEP, SHARE_STEP = 2e-6, 2e-3  # metres for a code of 1, which is a centimetre; of displacements of millimetres
 _FOLLOWS_METRES = 1e-5  # a hundredth of a millimetre; maps in float32 are off by 3e-8 m on the demo
 
 
@@ -34,8 +35,6 @@ def head_section(player: Player) -> Section:
     _check_follows_mesh(player, maps, directions)
     if rig.pose_dirs is not None:
         directions = torch.cat([directions, _by_vertex(rig.pose_dirs)], dim=2)
-    if player.avatar.sway is not None:
-        directions = torch.cat([directions, sway_directions(rig, player.avatar).cpu().permute(1, 2, 0)], dim=2)
     lids = torch.zeros(len(directions), 3, 2) if rig.eyelid_dirs is None else _by_vertex(rig.eyelid_dirs)
     section = Section()
     section.add_whole("faces", faces.numpy().astype(np.int64), delta=True)
@@ -44,7 +43,16 @@ def head_section(player: Player) -> Section:
     _add_sparse(section, "turn", maps[..., 12:].permute(1, 2, 0), TURN_STEP)
     for name, table in {**_anchor_tables(head, neutral), **_joint_tables(head, neutral)}.items():
         section.add_single(name, table)
+    if player.avatar.sway is not None:
+        _add_sway(section, player.avatar.sway)
     return section
+
+
+def _add_sway(section: Section, sway: Sway) -> None:
+    """swayControl [(6+K) C, 3]: how control points move; rows of shares of them for each vertex."""
+    control = quantized(sway.control.detach().cpu().flatten(0, 1).numpy(), CONTROL_STEP)
+    section.add_steps("swayControl", control, np.full(3, CONTROL_STEP))
+    _add_sparse(section, "sway", sway.share.cpu()[:, None], SHARE_STEP)
 
 
 def _vertex_directions(player: Player, maps: Tensor) -> Tensor:

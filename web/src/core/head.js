@@ -25,6 +25,31 @@ export function clipCodes(meta, tables, frame) {
            sway: tables.clipSway ? row("clipSway", 6) : [0, 0, 0, 0, 0, 0] };
 }
 
+/** What the head model moves otherwise than the person, by pose and expression (scene/sway.py). */
+class Sway {
+  constructor(tables) {
+    this.shares = new SparseRows(tables, "sway", 1);
+    this.control = tables.swayControl;
+    this.moved = new Float32Array(3 * (1 + tables.swayColumn.reduce((a, b) => Math.max(a, b), -1)));
+  }
+
+  /** Displace `surface` (four numbers a vertex); expressions: every fourth number, limited as training saw them. */
+  add(pose, expressions, surface) {
+    const { control, moved, shares } = this, width = moved.length;
+    moved.fill(0);
+    for (let row = 0; width * row < control.length; ++row) {
+      const code = row < pose.length ? pose[row] : expressions[4 * (row - pose.length)];
+      if (code === 0) continue;
+      for (let i = 0; i < width; ++i) moved[i] += code * control[width * row + i];
+    }
+    for (let vertex = 0; vertex + 1 < shares.start.length; ++vertex) {
+      for (let p = shares.start[vertex]; p < shares.start[vertex + 1]; ++p) {
+        for (let i = 0; i < 3; ++i) surface[4 * vertex + i] += shares.value[p] * moved[3 * shares.column[p] + i];
+      }
+    }
+  }
+}
+
 export class Head {
   constructor(meta, tables) {
     this.meta = meta;
@@ -32,6 +57,7 @@ export class Head {
     this.vertices = new SparseRows(tables, "vertex", 3);
     this.lids = new SparseRows(tables, "lid", 3);
     this.turns = new SparseRows(tables, "turn", 4);
+    this.sway = tables.swayControl ? new Sway(tables) : null;
     this.posed = {
       bones: new Float32Array(96),  // eight bones, twelve numbers each
       codes: new Float32Array(4 * meta.driven),
@@ -46,7 +72,7 @@ export class Head {
     const rotations = [IDENTITY, codes.neck, codes.jaw, codes.leftEye, codes.rightEye]
       .map((v, joint) => (joint ? rotationFromVector(v) : v));
     const feature = rotations.slice(1).flatMap((r) => subtract(r, IDENTITY));
-    const moving = [...codes.expression.subarray(0, meta.driven), ...(meta.correctives ? feature : []), ...codes.sway];
+    const moving = [...codes.expression.subarray(0, meta.driven), ...(meta.correctives ? feature : [])];
     this.vertices.sum(moving, posed.surface, 0);
     this.lids.sum(codes.eyelids, posed.surface, meta.vertices);
     this.turns.sum(moving, posed.turns, 0);
@@ -55,6 +81,7 @@ export class Head {
       const low = tables.codeRange[k], high = tables.codeRange[meta.driven + k];
       posed.codes[4 * k] = Math.min(Math.max(share * codes.expression[k], low), high);
     }
+    this.sway?.add(codes.sway, posed.codes, posed.surface);
     posed.bones.set(this.bones(codes, rotations, feature).flat());
     return posed;
   }
