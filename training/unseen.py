@@ -31,7 +31,8 @@ def shown_pixels(posed: Posed, cameras: Cameras, windows: Tensor | None = None) 
     """
     colors = posed.colors.detach().requires_grad_()
     image = render(replace(posed, colors=colors), cameras).image[:, 0]
-    (weights,) = torch.autograd.grad(image, colors, torch.ones_like(image) if windows is None else windows)
+    # Of a sum: to check weights of its own, torch.autograd.grad would import sympy, which takes half a second.
+    (weights,) = torch.autograd.grad((image if windows is None else image * windows).sum(), colors)
     return weights[..., 0]
 
 

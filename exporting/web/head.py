@@ -22,7 +22,7 @@ from scene.sway import Sway
 Table = NDArray[Any]
 
 OFFSET_STEP, TURN_STEP = 1e-5, 1e-3  # metres: a fiftieth of a pixel where 512 show a head; 0.1 degrees
-CONTROL_STEP, SHARE_STEP = 2e-6, 2e-3  # metres for a code of 1, which is a centimetre; of displacements of millimetres
+CONTROL_STEP, SHARE_STEP = 2e-6, 2e-3  # metres for a code of 1; of displacements of millimetres
 _FOLLOWS_METRES = 1e-5  # a hundredth of a millimetre; maps in float32 are off by 3e-8 m on the demo
 
 
