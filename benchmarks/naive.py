@@ -23,6 +23,7 @@ from arguments import TrainSettings
 from benchmarks.training import parser_of, run
 from gaussian_renderer import RenderOutput
 from scene.avatar import FACE
+from scene.extensions import parameter_rates
 from scene.schema import ATTRIBUTES, learning_rates
 from training import losses
 from training.trainer import Trainer
@@ -45,7 +46,8 @@ class NaiveTrainer(Trainer):
                                                 self.world.rig.num_expressions)
         self._neutral = split_columns(self.avatar.neutral)
         self._differences = split_columns(self.avatar.differences.values)
-        groups = [{"params": [part]} for part in (*self._neutral, *self._differences)]
+        extra = self.avatar.extra_parameters().values()
+        groups = [{"params": [part]} for part in (*self._neutral, *self._differences, *extra)]
         self.adam = torch.optim.Adam(groups, lr=0.0, eps=EPSILON, fused=self.device.type == "cuda")
         self._renew_stats()
 
@@ -67,7 +69,8 @@ class NaiveTrainer(Trainer):
 
     def _rates(self) -> list[float]:
         tables = learning_rates(self.settings.optimization, self.iteration)
-        return [float(table[row.columns][0]) for table in tables for row in ATTRIBUTES]
+        extra = parameter_rates(self.avatar, self.settings.optimization)
+        return [*(float(table[row.columns][0]) for table in tables for row in ATTRIBUTES), *extra.values()]
 
 
 def split_columns(table: Tensor) -> list[Tensor]:
