@@ -17,6 +17,7 @@ from evaluation.pictures import colorize
 from gaussian_renderer import Cameras
 from player import Player
 from scene.avatar import FACE
+from scene.sway import CODES
 from tests.player_subject import EXPRESSIONS, SIZE, lively_player
 from tests.tracker_folder import write_folder
 from viewer.camera import clip_camera
@@ -33,9 +34,14 @@ SIDE = 160
 
 @lru_cache(maxsize=1)
 def dense_painter() -> Painter:
-    """Enough Gaussians to cover the head, none larger than 5 mm (2.7 pixels), so that none reaches across the face."""
+    """Enough Gaussians to cover the head, none larger than 5 mm (2.7 pixels), so that none reaches across the face.
+
+    Expressions move what the head model's move: those of the made-up sway move all of the mesh.
+    """
     player = lively_player.__wrapped__(4000)
+    assert player.avatar.sway is not None
     with torch.no_grad():
+        player.avatar.sway.values[CODES:] = 0
         player.avatar.neutral[:, LOG_SCALES].clamp_(max=np.log(0.005))
         player.avatar.differences.values[:, LOG_SCALES] = 0
     return Painter(player)
