@@ -27,10 +27,10 @@ export function clipCodes(meta, tables, frame) {
 
 /** What the head model moves otherwise than the person, by pose and expression (scene/sway.py). */
 class Sway {
-  constructor(tables) {
+  constructor(meta, tables) {
     this.shares = new SparseRows(tables, "sway", 1);
     this.control = tables.swayControl;
-    this.moved = new Float32Array(3 * (1 + tables.swayColumn.reduce((a, b) => Math.max(a, b), -1)));
+    this.moved = new Float32Array(this.control.length / (neutralCodes(meta).sway.length + meta.driven));
   }
 
   /** Displace `surface` (four numbers a vertex); expressions: every fourth number, limited as training saw them. */
@@ -57,7 +57,7 @@ export class Head {
     this.vertices = new SparseRows(tables, "vertex", 3);
     this.lids = new SparseRows(tables, "lid", 3);
     this.turns = new SparseRows(tables, "turn", 4);
-    this.sway = tables.swayControl ? new Sway(tables) : null;
+    this.sway = tables.swayControl ? new Sway(meta, tables) : null;
     this.posed = {
       bones: new Float32Array(96),  // eight bones, twelve numbers each
       codes: new Float32Array(4 * meta.driven),
