@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from arguments import DataSettings
 from arguments.export_settings import ExportSettings
 from arguments.view_settings import ViewSettings
 from data.demo.generate import Settings, generate
@@ -18,12 +19,15 @@ from player import open_player
 from player.views import front_clip, front_frame
 from reenactment.driver import open_driver
 from scene.clip import load_clip
+from scene.data import open_data, open_dataset
 from scene.inspection import draw_sheet
 from scene.readers import open_source
+from scene.size_sampler import training_sampler
 from tests.test_train_end_to_end import succeed
 from tests.tracked_head import subject_of
 from tests.tracker_folder import write_png
 from tests.web_file import read_file
+from training.targets import ResidentTargets
 from utils.images import read_rgba, resize_rgba
 from view import find_truth
 from viewer.camera import clip_camera
@@ -168,3 +172,18 @@ def test_the_sheet_shows_pictures_of_all_sizes(subject: Path) -> None:
     sheet = draw_sheet(subject_of(subject))
     assert sheet.ndim == 3
     assert sheet.shape[1] == 4 * 320
+
+
+def test_only_pictures_that_train_wait_on_the_device(subject: Path) -> None:
+    settings = DataSettings(subject, test_frames=2, test_cameras=(CAMERAS[1],))
+    dataset = open_dataset(settings, open_data(settings))
+    targets, sampler = ResidentTargets(dataset, torch.device("cpu")), training_sampler(dataset, 2, seed=0)
+    parts = dataset.by_size(dataset.train_indices)
+    assert [len(part) for part in parts] == [MOMENTS - 2] * 2
+    assert sum(len(pictures) for pictures in targets._images.values()) == 2 * (MOMENTS - 2)
+    for part in parts:
+        frames = part[::-1].copy()
+        width, height = dataset.size(frames[0])
+        out = torch.zeros(len(frames), height, width, 4, dtype=torch.uint8)
+        targets.fill(out, frames, torch.from_numpy(frames), sampler)
+        assert out.any() and torch.equal(out, dataset.rgba_batch(frames))

@@ -34,19 +34,21 @@ class Targets(Protocol):
 
 
 class ResidentTargets:
-    """All decoded pictures of a data set on one device; a batch is a gather there."""
+    """The decoded pictures of a data set that train, on one device; a batch is a gather there."""
 
     def __init__(self, dataset: Dataset, device: torch.device) -> None:
         assert dataset.images_by_size is not None
-        self._images = {images.shape[1:]: _whole_pixels(images.to(device))
-                        for images in dataset.images_by_size.values()}
-        # With one size, a frame's number is its picture's place.
-        self._place = torch.from_numpy(dataset.place).to(device) if len(self._images) > 1 else None
+        place = torch.zeros(dataset.frame_count, dtype=torch.int64)
+        self._images = {}
+        for frames in dataset.by_size(dataset.train_indices):
+            place[torch.from_numpy(frames)] = torch.arange(len(frames))
+            pictures = dataset.rgba_batch(frames).to(device)
+            self._images[pictures.shape[1:]] = _whole_pixels(pictures)
+        self._place = place.to(device)
 
     def fill(self, out: Tensor, frames: IndexArray, index: Tensor, coming: Upcoming) -> None:
         """See Targets."""
-        place = index if self._place is None else self._place[index]
-        torch.index_select(self._images[out.shape[1:]], 0, place, out=_whole_pixels(out))
+        torch.index_select(self._images[out.shape[1:]], 0, self._place[index], out=_whole_pixels(out))
 
 
 def _whole_pixels(images: Tensor) -> Tensor:
@@ -106,6 +108,7 @@ def choose_targets(dataset: Dataset, device: torch.device, where: Literal["auto"
         raise ValueError("--targets gpu: the images are streamed from the disk (--cache); use --cache ram")
     if dataset.images_by_size is None or where == "host":
         return StreamedTargets(dataset, device)
-    if where == "auto" and sum(images.numel() for images in dataset.images_by_size.values()) > DEVICE_SHARE * free:
+    size = sum(4 * width * height for width, height in map(dataset.size, dataset.train_indices))
+    if where == "auto" and size > DEVICE_SHARE * free:
         return StreamedTargets(dataset, device)
     return ResidentTargets(dataset, device)
