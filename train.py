@@ -40,7 +40,7 @@ from utils.seeding import seed_everything
 log = logging.getLogger("train")
 SAVE_SECONDS = 120.0  # between checkpoints, unless the user says otherwise
 GO_ON, SAVE, STOP = range(3)  # what a process may wish after a step; the largest wish of any is done
-LPIPS_WEIGHT = 0.05  # on a GPU, unless the user says otherwise
+LPIPS_WEIGHT = 0.1  # on a GPU, unless the user says otherwise
 RANK_0_SPEAKS = 30.0  # seconds that others leave rank 0 to come to the same error and report it
 
 

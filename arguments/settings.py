@@ -113,14 +113,15 @@ class OptimizationSettings:
     """Factor on all difference learning rates except the position's. The method: 1, which fits training frames only."""
     sway_lr: float = 1e-5
     """How hair, neck and clothes follow the head's pose and the face this person's expressions (scene/sway.py): metres
-    a step, for a pose a centimetre off the mean. 0: they move as the head model does."""
+    a step of a batch of 8 (of fewer images: shorter), for a pose 5 mm off the mean. 0: they move as the head model
+    does."""
     lambda_dssim: float = 0.2
     """Weight of 1 - SSIM; L1 gets 1 - lambda_dssim."""
     alpha_loss: float = 3.0
     """Weight of mean squared error between rendered and given alpha. The method: 10, which draws the head to mattes
     that are wrong in single frames."""
     lpips_loss: float | None = None
-    """Weight of LPIPS. None: 0.05 on a GPU where the network's weights can be had, else 0. The method: 0."""
+    """Weight of LPIPS. None: 0.1 on a GPU where the network's weights can be had, else 0. The method: 0."""
     lpips_network: Literal["alex", "vgg"] = "alex"
     """Network of --lpips_loss. VGG16 takes ten times AlexNet's time."""
     lpips_from_iter: int = 26_667

@@ -59,6 +59,8 @@ class Network(nn.Module, ABC):
         """Gaussians of B frames, changed; differentiable. `avatar` holds the tables of its N Gaussians."""
 
 
+SWAY_BATCH = 8  # images of a step that `sway_lr` is for; the gradient of fewer is noise in a larger part
+
 ATTRIBUTES: dict[str, ExtraAttribute] = {
 }
 
@@ -91,7 +93,10 @@ def parameter_rates(avatar: Avatar, optimization: OptimizationSettings) -> dict[
     rates = {}
     for full in avatar.extra_parameters():
         kind, name = full.split(".")[:2]
-        rates[full] = float(getattr(optimization, kinds[kind][name].rate if kind in kinds else "sway_lr"))
+        if kind in kinds:
+            rates[full] = float(getattr(optimization, kinds[kind][name].rate))
+        else:
+            rates[full] = optimization.sway_lr * optimization.batch_size / SWAY_BATCH
     return rates
 
 
