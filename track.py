@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what imports torch is imported by `prepare` and by what fol
     import torch
 
 log = logging.getLogger("track")
+SWITCH = 2e-4  # seconds; see `main`
 WORKERS = 4  # processes, whose threads share the cores; within one of them Python's lock keeps more waiting
 GPU_FILES = ("/dev/nvidiactl", "/dev/dxg")  # of NVIDIA's driver, on Linux and under WSL
 
@@ -207,6 +208,9 @@ def stop(number: int, frame: FrameType | None) -> None:
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     signal.signal(signal.SIGTERM, stop)
+    # While one thread reads pictures, others detect in them and one imports torch, which seldom lets go of Python's
+    # lock: whoever comes back from native code would wait for it 5 ms each time.
+    sys.setswitchinterval(SWITCH)
     try:
         settings = parse_flags(TrackSettings, "track.py")
         check_layouts(settings.write, bool(settings.camera))

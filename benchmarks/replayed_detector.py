@@ -47,9 +47,9 @@ def record(video: Path, model: Path | None, path: Path) -> None:
         # what this thread did itself, it did under Python's lock: the native code has threads of its own
         seconds, locked = (time.process_time() - begin) / count, (time.thread_time() - wall) / count
         seen = list(in_pieces(pictures, detector.another, lambda: None))
-    faces = [face for _, found in seen for face in found]
+    faces = [face for one in seen for face in one.faces]
     write_npz(path, {
-        "time": np.array([picture.time for picture, _ in seen]), "count": np.array([len(found) for _, found in seen]),
+        "time": np.array([one.picture.time for one in seen]), "count": np.array([len(one.faces) for one in seen]),
         **arrays_of_faces(faces),
         "seconds": np.array([seconds, locked, opening, import_seconds]),
     })

@@ -61,9 +61,9 @@ def test_pieces_are_the_same_whatever_the_number_of_cores(cores: int, monkeypatc
     steps: list[int] = []
     count = 2 * PIECE + 5
     found = list(in_pieces(iter(pictures(count)), Fresh, lambda: steps.append(1)))
-    assert [picture.index for picture, _ in found] == list(range(count)) and len(steps) == count
-    assert [faces[0].points[0, 1] for _, faces in found] == list(range(count)), "each picture has its own faces"
-    before = [faces[0].points[0, 0] for _, faces in found]  # pictures that the detector had seen, this one included
+    assert [seen.picture.index for seen in found] == list(range(count)) and len(steps) == count
+    assert [seen.faces[0].points[0, 1] for seen in found] == list(range(count)), "each picture has its own faces"
+    before = [seen.faces[0].points[0, 0] for seen in found]  # pictures that the detector had seen, this one included
     assert before[0] == 1 and before[PIECE - 1] == PIECE
     assert before[PIECE] == WARM_UP + 1 and before[-1] == WARM_UP + 5
     assert sorted(detector.seen[0] for detector in Fresh.made) == [0, PIECE - WARM_UP, 2 * PIECE - WARM_UP]

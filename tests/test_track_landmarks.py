@@ -15,7 +15,16 @@ from tracking.crop import Crop, choose_crop, observe
 from tracking.detection import one_by_one
 from tracking.detector import DetectorUnavailable, MediaPipeDetector
 from tracking.footage import ByteImage, Dropped, Picture, Span
-from tracking.landmarks import NoFaceError, Search, Track, face_size, follow_face, look_for_faces, shots_of
+from tracking.landmarks import (
+    NoFaceError,
+    Search,
+    Track,
+    _colour_shift,
+    face_size,
+    follow_face,
+    look_for_faces,
+    shots_of,
+)
 from tracking.records import BLENDSHAPE_NAMES, LANDMARKS
 from tracking.video import open_footage
 
@@ -189,3 +198,12 @@ def test_real_face_is_found_with_all_scores(capfd: pytest.CaptureFixture[str]) -
 
 def test_model_declares_a_checksum_of_256_bits() -> None:
     assert len(bytes.fromhex(detector_module.FACE_MODEL.sha256)) == 32
+
+
+def test_the_shift_of_colours_is_how_far_their_sorted_values_move() -> None:
+    generator = np.random.default_rng(3)
+    first = generator.integers(0, 256, (64, 64, 3), np.uint8)
+    second = (generator.integers(0, 256, (64, 64, 3)) // np.array([1, 2, 3])).astype(np.uint8)
+    ranked = [np.sort(image.reshape(-1, 3).astype(np.float64), axis=0) for image in (first, second)]
+    assert _colour_shift(first, second) == pytest.approx(float(np.abs(ranked[0] - ranked[1]).mean()), rel=1e-12)
+    assert _colour_shift(first, np.rot90(first)) == 0

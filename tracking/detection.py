@@ -11,44 +11,60 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from itertools import islice
+from typing import NamedTuple
+
+import cv2
+import numpy as np
 
 from tracking.detector import Detector, Face
-from tracking.footage import Picture
+from tracking.footage import ByteImage, Picture
 from utils.parallel import in_order, usual_threads
 
 PIECE = 48              # pictures at most
 WARM_UP = 3             # pictures before them, after which a detector has found its way
 PIECE_BYTES = 2**28     # of a piece's pictures at most
 WAITING_BYTES = 2**31   # of all pieces in memory, about
+THUMBNAIL = 64          # pixels a side: colours and layout of a picture, without its detail
 
-Seen = Iterator[tuple[Picture, list[Face]]]
+
+class Seen(NamedTuple):
+    """A picture, the faces in it, and the picture as a thumbnail [64,64,3]."""
+
+    picture: Picture
+    faces: list[Face]
+    thumbnail: ByteImage
 
 
-def one_by_one(pictures: Iterable[Picture], detector: Detector, progress: Callable[[], object]) -> Seen:
-    """Each picture and the faces in it, by one detector; `progress` is called after each."""
+def _look(detector: Detector, picture: Picture) -> Seen:
+    thumbnail = cv2.resize(picture.rgb, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    return Seen(picture, detector.detect(picture.rgb, picture.time), np.asarray(thumbnail, np.uint8))
+
+
+def one_by_one(pictures: Iterable[Picture], detector: Detector, progress: Callable[[], object]) -> Iterator[Seen]:
+    """What one detector sees in each picture; `progress` is called after each."""
     for picture in pictures:
-        faces = detector.detect(picture.rgb, picture.time)
+        seen = _look(detector, picture)
         progress()
-        yield picture, faces
+        yield seen
 
 
 def in_pieces(
     pictures: Iterable[Picture], opened: Callable[[], AbstractContextManager[Detector]], progress: Callable[[], object]
-) -> Seen:
-    """Each picture and the faces in it, by a detector for each piece in as many threads as cores and memory allow.
+) -> Iterator[Seen]:
+    """What is seen in each picture, by a detector for each piece in as many threads as cores and memory allow.
 
     opened: makes a detector that has seen nothing. progress: called after each picture, by one thread at a time.
     """
     lock = threading.Lock()
 
-    def detect(piece: tuple[list[Picture], list[Picture]]) -> list[tuple[Picture, list[Face]]]:
+    def detect(piece: tuple[list[Picture], list[Picture]]) -> list[Seen]:
         before, own = piece
         found = []
         with opened() as detector:
             for picture in before:
                 detector.detect(picture.rgb, picture.time)
             for picture in own:
-                found.append((picture, detector.detect(picture.rgb, picture.time)))
+                found.append(_look(detector, picture))
                 with lock:
                     progress()
         return found

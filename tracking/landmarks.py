@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from tracking.detection import Seen
 from tracking.detector import Face
-from tracking.footage import ByteImage, Dropped, Picture
+from tracking.footage import ByteImage, Dropped
 from tracking.records import Floats, Indices
 
-THUMBNAIL = 64           # pixels a side: colours and layout of a picture, without its detail
 COLOUR_CUT = 15.0        # mean shift of the colours' distribution, levels of 255; within a shot 3 is hardly reached
 LAYOUT_CUT = 25.0        # mean difference of thumbnails, levels of 255, that is a cut when no face stays in place
 SAME_FACE_OVERLAP = 0.2  # intersection over union of the boxes of one face in two pictures in a row
@@ -68,14 +68,14 @@ class Search:
     height: int = 0
 
 
-def look_for_faces(seen: Iterable[tuple[Picture, Sequence[Face]]]) -> Search:
+def look_for_faces(seen: Iterable[Seen]) -> Search:
     """Take down the faces that were detected in every picture (see `tracking.detection`), in order, and notice cuts."""
     search = Search()
     thumbnail: ByteImage | None = None
-    for picture, faces in seen:
-        before, thumbnail = thumbnail, _thumbnail(picture.rgb)
+    for picture, faces, after in seen:
+        before, thumbnail = thumbnail, after
         last = search.sightings[-1].faces if search.sightings else ()
-        cut = before is not None and is_cut(before, thumbnail, last, faces)
+        cut = before is not None and is_cut(before, after, last, faces)
         search.sightings.append(Sighting(picture.index, picture.time, faces, cut))
         search.height, search.width = picture.rgb.shape[:2]
     return search
@@ -214,14 +214,11 @@ def _overlap(a: Face, b: Face) -> float:
     return shared / max(sum(areas) - shared, 1e-6)
 
 
-def _thumbnail(rgb: ByteImage) -> ByteImage:
-    return np.asarray(cv2.resize(rgb, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA), np.uint8)
-
-
 def _colour_shift(a: ByteImage, b: ByteImage) -> float:
     """Mean distance between the colour distributions of two thumbnails, in levels: how far values must move to turn
     one into the other, wherever they lie in the picture (1-Wasserstein, per channel). Motion changes it little, and
     changing light no more than it changes the levels.
     """
-    ranked = [np.sort(image.reshape(-1, 3).astype(np.float32), axis=0) for image in (a, b)]
-    return float(np.abs(ranked[0] - ranked[1]).mean())
+    below = [np.stack([np.bincount(image[..., channel].ravel(), minlength=256) for channel in range(3)]).cumsum(axis=1)
+             for image in (a, b)]
+    return float(np.abs(below[0] - below[1]).sum() / a.size)
