@@ -7,9 +7,9 @@ the head model's smile does not. So vertex v is displaced, before skinning as po
     Σ_c share_vc Σ_k code_k · value_kc                     with few control points c
 
 A frame's first codes tell its pose: turn (rotation vector against the mean of training, with a lever) and place of the
-head before the camera, from the mean of training, which is 0. The others are its expressions. All are told by their
-motion in metres, so that a head or a part of the face that hardly moved while it was filmed teaches little; in units of
-its own spread, noise would teach as much. docs/method.md, section 5.
+head before the camera, from the mean of training, which is 0. The others are its expressions. All are in centimetres of
+motion, so that a head or a part of the face that hardly moved while it was filmed teaches little; in units of its own
+spread, noise would teach as much. docs/method.md, section 5.
 """
 
 from __future__ import annotations
@@ -26,13 +26,12 @@ CODES = 6       # of the pose: turn (3), place (3)
 CONTROL = 200   # control points
 NEAREST = 6     # of them move a vertex
 REACH = 0.01    # metres: standard deviation of a control point's say
-KNOWN = 0.9     # share of training's poses that count whole; those farther out are drawn back
-FARTHEST = 2.0  # how many times as far as the edge of those a turn counts at most
+KNOWN = 0.9     # share of training's poses that count whole; those farther out count as if they were at its edge
 STILL = 1e-5    # metres: less is no motion
 COLLINEAR = 1e-3  # variance, in parts of each number's own, below which numbers that go together are told apart no more
 LEVER = 0.1     # metres: of a turn
-UNIT = 0.005    # metres of a pose's motion that a code of 1 stands for
-EXPRESSION = 0.2  # how much the motion of expressions counts beside the pose's
+UNIT = 0.01     # metres that a code of 1 stands for
+EXPRESSION = 0.4  # how much the codes of expressions count beside those of the pose
 PREFIX = "sway."  # of its tensors in a file
 
 
@@ -75,15 +74,12 @@ class Sway:
     def codes(self, R: Tensor, t: Tensor) -> Tensor:
         """Codes float32 [T,6] of the poses that cameras R [T,3,3], t [T,3] see (CPU).
 
-        What lies outside of training's poses is drawn back straight towards the mean: each number may be within its
-        own range where all of them together were never seen, and a linear field errs most there. Of a pose r times as
-        far out as their edge the place counts as if it lay there; the turn, which bends the same neck further, sqrt(r)
-        times as far, `FARTHEST` at most.
+        What lies outside of training's poses is drawn back to their edge, straight towards the mean: each number may be
+        within its own range where all of them together were never seen, and a linear field errs most there.
         """
         moved = _told(R, t, self.facing, self.center) - self.mean
-        outside = (moved @ self.edge.T).norm(dim=1, keepdim=True).clamp_min(1)
-        turn, place = outside.sqrt().clamp_max(FARTHEST) / outside, 1 / outside
-        return torch.cat([moved[:, :3] * turn, moved[:, 3:] * place], dim=1) / UNIT
+        outside = (moved @ self.edge.T).norm(dim=1, keepdim=True)
+        return moved / outside.clamp_min(1) / UNIT
 
     @property
     def control(self) -> Tensor:

@@ -26,7 +26,7 @@ from reenactment.cures import habit_of, training_range
 from reenactment.curves import Curves, is_unsigned
 from reenactment.motion import SeenTurns, clip_motion, middle_of
 from reenactment.retarget import retarget_between, same_head
-from scene.sway import FARTHEST, LEVER, UNIT
+from scene.sway import LEVER, UNIT
 from tracking.detector import FACE_MODEL
 from tracking.model_files import ModelUnavailable, model_path
 from tracking.records import BLENDSHAPE_NAMES
@@ -95,7 +95,7 @@ def _sway(player: Player) -> dict[str, Any] | None:
     if sway is None:
         return None
     return {"facing": _flat(sway.facing), "center": sway.center.tolist(), "mean": sway.mean.tolist(),
-            "edge": sway.edge.tolist(), "lever": LEVER, "unit": UNIT, "farthest": FARTHEST}
+            "edge": sway.edge.tolist(), "lever": LEVER, "unit": UNIT}
 
 
 def _flat(tensor: Tensor) -> list[float]:

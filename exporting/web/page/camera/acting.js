@@ -207,12 +207,11 @@ function limitedTurns(motion) {
 /** How hair, neck and clothes follow a head that is seen so: six codes. */
 function swayOf(R, t) {
   if (!DRIVING.sway) return [0, 0, 0, 0, 0, 0];
-  const { facing, center, mean, edge, lever, unit, farthest } = DRIVING.sway;
+  const { facing, center, mean, edge, lever, unit } = DRIVING.sway;
   const turn = vectorFromRotation(multiply(R, transpose(facing))).map((x) => lever * x);
   const moved = [...turn, ...add(apply(R, center), t)].map((x, i) => x - mean[i]);
-  const outside = Math.max(1, Math.hypot(...edge.map((row) => row.reduce((sum, x, i) => sum + x * moved[i], 0))));
-  const turned = Math.min(Math.sqrt(outside), farthest) / outside;  // what counts of a turn; of a place, 1 / outside
-  return moved.map((x, i) => x * (i < 3 ? turned : 1 / outside) / unit);
+  const outside = Math.hypot(...edge.map((row) => row.reduce((sum, x, i) => sum + x * moved[i], 0)));
+  return moved.map((x) => x / Math.max(1, outside) / unit);
 }
 
 /** Acts what is seen. The first DRIVING.calibrate seconds tell the driver's habit and where its head is at rest. */
