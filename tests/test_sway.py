@@ -9,10 +9,12 @@ import pytest
 import torch
 from blendshape_ops import limit_codes
 
+from arguments import OptimizationSettings
 from flame.rotations import matrix_from_axis_angle
 from player import Player, open_player
 from reenactment.motion import clip_motion, swaying
 from scene.checkpoint import CheckpointError, avatar_from_tensors, avatar_tensors, newest_checkpoint
+from scene.extensions import parameter_rates
 from scene.sway import CODES, EXPRESSION, KNOWN, LEVER, NEAREST, REACH, UNIT, Sway, _farthest
 from tests.player_subject import EXPRESSIONS, FRAMES, lively_player, write_run
 from tests.refinement_scene import true_world
@@ -175,6 +177,13 @@ def test_a_world_has_the_codes_of_its_moments(sway: Sway) -> None:
     assert world.swayed(None) is world
     begun = world.untrained_sway()
     assert not begun.values.any() and torch.equal(begun.share, sway.share)
+
+
+@pytest.mark.parametrize("batch", [1, 8, 16])
+def test_a_step_is_as_long_as_its_batch_is_large(batch: int, player: Player) -> None:
+    """What eight pictures one by one teach, if their gradients agree, is what they teach together."""
+    rates = parameter_rates(player.avatar, OptimizationSettings(batch_size=batch, sway_lr=1e-5))
+    assert rates == {"sway.values": pytest.approx(1e-5 * batch / 8)}
 
 
 def test_a_resumed_run_sways_alike(tmp_path: Path) -> None:

@@ -74,6 +74,17 @@ def losses(out: Path) -> list[tuple[str, str, str]]:
         return [(row["iteration"], row["loss"], row["gaussians"]) for row in csv.DictReader(file)]
 
 
+def test_training_imports_no_compiler(subjects: dict[str, Path], tmp_path: Path) -> None:
+    """PyTorch's compiler and the algebra behind it take seconds to import, and a classic optimizer does so unasked."""
+    flags = ["--source_path", str(subjects["insta"]), "--model_path", str(tmp_path / "run"), *SMALL,
+             "--iterations", "8", "--device", "cpu"]
+    code = ("import sys, train\n"
+            f"sys.argv = ['train.py', *{flags!r}]\n"
+            "train.main()\n"
+            "print('imported:', sorted({'torch._dynamo', 'torch._inductor', 'sympy'} & set(sys.modules)))")
+    assert "imported: []" in succeed("-c", code)
+
+
 def test_training_learns_densifies_and_leaves_its_files(trained: Path) -> None:
     rows = losses(trained)
     # .72 of the loss after 10 steps is left after 60; a run that learns nothing stays at 1.
