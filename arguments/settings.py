@@ -113,8 +113,8 @@ class OptimizationSettings:
     """Factor on all difference learning rates except the position's. The method: 1, which fits training frames only."""
     sway_lr: float = 1e-5
     """How hair, neck and clothes follow the head's pose and the face this person's expressions (scene/sway.py): metres
-    a step of a batch of 8 (of fewer images shorter in proportion), for a pose a centimetre off the mean. 0: they
-    move as the head model does."""
+    a step of 8 images (of another number in proportion), for a pose a centimetre off the mean. 0: they move as the
+    head model does."""
     lambda_dssim: float = 0.2
     """Weight of 1 - SSIM; L1 gets 1 - lambda_dssim."""
     alpha_loss: float = 3.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -94,6 +94,10 @@ class Dataset:
         """Working size of one frame: width, height."""
         return self.sizes[self._size_number[index]]
 
+    def decoded_bytes(self, indices: Iterable[int]) -> int:
+        """What the pictures of some frames take as uint8 RGBA."""
+        return sum(4 * width * height for width, height in map(self.size, indices))
+
     def by_size(self, indices: Sequence[int] | IndexArray) -> list[IndexArray]:
         """`indices`, divided into those of one size each; order is kept."""
         index = np.asarray(indices, np.int64)
@@ -167,8 +171,7 @@ class Dataset:
         self.neck = None if codes[0].neck is None else _stacked(codes, "neck")
 
     def _fits_in_ram(self) -> bool:
-        pixels = sum(np.prod(self.size(index)) for index in range(self.frame_count))
-        return bool(4 * pixels <= RAM_SHARE * _physical_memory() / local_count())
+        return self.decoded_bytes(range(self.frame_count)) <= RAM_SHARE * _physical_memory() / local_count()
 
     def _decode_all(self, wanted: IndexArray, workers: int, progress: bool) -> dict[Size, ByteImage]:
         counts = np.bincount(self._size_number)

@@ -71,13 +71,13 @@ class Search:
 def look_for_faces(seen: Iterable[Seen]) -> Search:
     """Take down the faces that were detected in every picture (see `tracking.detection`), in order, and notice cuts."""
     search = Search()
-    thumbnail: ByteImage | None = None
-    for picture, faces, after in seen:
-        before, thumbnail = thumbnail, after
+    before: ByteImage | None = None
+    for picture, faces, thumbnail in seen:
         last = search.sightings[-1].faces if search.sightings else ()
-        cut = before is not None and is_cut(before, after, last, faces)
+        cut = before is not None and is_cut(before, thumbnail, last, faces)
         search.sightings.append(Sighting(picture.index, picture.time, faces, cut))
         search.height, search.width = picture.rgb.shape[:2]
+        before = thumbnail
     return search
 
 

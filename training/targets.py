@@ -42,7 +42,10 @@ class ResidentTargets:
         self._images = {}
         for frames in dataset.by_size(dataset.train_indices):
             place[torch.from_numpy(frames)] = torch.arange(len(frames))
-            pictures = dataset.rgba_batch(frames).to(device)
+            width, height = dataset.size(frames[0])
+            pictures = torch.empty(len(frames), height, width, 4, dtype=torch.uint8, device=device)
+            for picture, frame in zip(pictures, frames, strict=True):  # one by one: a batch would be copied here first
+                picture.copy_(torch.from_numpy(dataset.rgba(frame)))
             self._images[pictures.shape[1:]] = _whole_pixels(pictures)
         self._place = place.to(device)
 
@@ -108,7 +111,6 @@ def choose_targets(dataset: Dataset, device: torch.device, where: Literal["auto"
         raise ValueError("--targets gpu: the images are streamed from the disk (--cache); use --cache ram")
     if dataset.images_by_size is None or where == "host":
         return StreamedTargets(dataset, device)
-    size = sum(4 * width * height for width, height in map(dataset.size, dataset.train_indices))
-    if where == "auto" and size > DEVICE_SHARE * free:
+    if where == "auto" and dataset.decoded_bytes(dataset.train_indices) > DEVICE_SHARE * free:
         return StreamedTargets(dataset, device)
     return ResidentTargets(dataset, device)
