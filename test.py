@@ -20,7 +20,7 @@ from player.reference_model import load_reference_model, reference_iterations, r
 from scene.avatar import Avatar
 from scene.checkpoint import CheckpointError, newest_checkpoint
 from scene.inspection import empty_targets
-from training.fitting import fit_tracking
+from training.fitting import fit_tracking, lpips_of_fits
 from training.refinement import corrected
 from training.trainer import check_fits
 from training.world import World, open_world, render_on_black
@@ -103,7 +103,8 @@ class OpenRun:
         predicted = self.tracked if self.correct is None or protocol == "as_tracked" else self.correct(self.tracked)
         if protocol != "seen":
             return predicted
-        return fit_tracking(predicted, self.avatar, self.sh_degree, frames, settings.seen_steps, settings.batch_size)
+        return fit_tracking(predicted, self.avatar, self.sh_degree, frames, settings.seen_steps, settings.batch_size,
+                            perceptual=lpips_of_fits(settings.lpips_weights, predicted))
 
 
 def open_run(settings: TestSettings, device: torch.device) -> OpenRun:

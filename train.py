@@ -33,7 +33,7 @@ from training.watch import Watch
 from training.world import World, open_world
 from utils.atomic import WriteError
 from utils.devices import resolve_device
-from utils.lpips import MetricUnavailable, load_lpips
+from utils.lpips import MetricUnavailable, lpips_loss
 from utils.processes import local_rank, process_rank
 from utils.seeding import seed_everything
 
@@ -105,8 +105,7 @@ def with_lpips(settings: TrainSettings, smallest: int, device: torch.device) -> 
         weight = LPIPS_WEIGHT if device.type == "cuda" else 0.0
     if weight:
         try:
-            loaded = load_lpips(optimization.lpips_network, optimization.lpips_weights, smallest).to(device)
-            network = loaded.in_bfloat16() if device.type == "cuda" else loaded
+            network = lpips_loss(optimization.lpips_network, optimization.lpips_weights, smallest, device)
         except MetricUnavailable as error:
             if optimization.lpips_loss is not None:
                 raise ValueError(f"--lpips_loss: {error}") from error

@@ -30,7 +30,7 @@ from evaluation.scores import PerceptualMetrics, measure, measure_perceptual
 from scene.avatar import Avatar
 from scene.checkpoint import load_checkpoint
 from scene.run_folder import STATE_FILE, list_checkpoints
-from training.fitting import fit_tracking
+from training.fitting import fit_tracking, lpips_of_fits
 from training.log import CSV_NAME
 from training.refinement import corrected
 from training.world import World, open_world, render_on_black
@@ -132,7 +132,8 @@ def report(folder: Path, trained: Run, args: argparse.Namespace, results: Result
     report_scores(scores, f"{setting}, {len(frames)} held-out frames", results)
     for protocol in args.protocols:
         seen = protocol == "seen"
-        other = fit_tracking(view, avatar, degree, frames, TestSettings.seen_steps, BATCH) if seen else world
+        other = fit_tracking(view, avatar, degree, frames, TestSettings.seen_steps, BATCH,
+                             perceptual=lpips_of_fits(args.lpips_weights, view)) if seen else world
         setting_of = f"{setting}, {protocol.replace('_', ' ')}, {len(frames)} held-out frames"
         report_scores(score(other, avatar, degree, networks), setting_of, results)
 

@@ -1,7 +1,8 @@
 """What a correction of the tracking is, and what it does to cameras and codes.
 
 A correction is a row of numbers: a turn of the head against the camera (Cayley vector, nearly the rotation vector,
-about the head's centre) and a shift (metres), and what is added to the expression codes, jaw, eyes and eyelids.
+about the head's centre) and a shift (metres), and what is added to the expression codes, jaw, eyes and eyelids, and
+where it is estimated from a picture to the pose's codes of the sway (scene/sway.py).
 """
 
 from __future__ import annotations
@@ -15,20 +16,22 @@ from flame import Head
 from flame.rotations import matrix_from_6d, matrix_from_cayley, matrix_to_6d
 from gaussian_renderer import Cameras
 from scene.rig import CodeChange
+from scene.sway import CODES, Sway
 
 HEAD_RADIUS, JAW_RADIUS, EYE_RADIUS = 0.1, 0.1, 0.012  # metres: lever of a turn
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Where a correction's parts stand in its row of `width` numbers."""
+    """Where a correction's parts stand in its row of `width` numbers; whether `sway`'s codes are among them."""
 
     expressions: int
+    sway: bool = False
 
     @property
     def sizes(self) -> list[int]:
-        """Columns of turn, shift, expression, jaw, eyes, eyelids."""
-        return [3, 3, self.expressions, 6, 12, 2]
+        """Columns of turn, shift, expression, jaw, eyes, eyelids, and of the sway if it is among them."""
+        return [3, 3, self.expressions, 6, 12, 2, *[CODES] * self.sway]
 
     @property
     def width(self) -> int:
@@ -40,12 +43,18 @@ class Columns:
         turn, shift, *codes = rows.split(self.sizes, dim=-1)
         return turn, shift, CodeChange(*codes)
 
-    def reach(self, head: Head) -> Tensor:
-        """Metres that the surface moves with a unit of each column [width] (the vertex that moves farthest)."""
+    def reach(self, head: Head, sway: Sway | None = None) -> Tensor:
+        """Metres that the surface moves with a unit of each column [width] (what moves farthest). CPU.
+
+        sway: of the avatar, where its codes are among the columns.
+        """
         expression = head.expression_dirs[:, :, :self.expressions].norm(dim=1).amax(dim=0)
         lids = head.eyelids.norm(dim=2).amax(dim=1)
         parts = [torch.full((3,), HEAD_RADIUS), torch.ones(3), expression, torch.full((6,), JAW_RADIUS),
                  torch.full((12,), EYE_RADIUS), lids]
+        if self.sway:
+            assert sway is not None
+            parts.append(sway.control[:CODES].detach().norm(dim=2).amax(dim=1).cpu())
         return torch.cat([part.float() for part in parts])
 
 

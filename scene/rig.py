@@ -54,13 +54,14 @@ class Codes:
 class CodeChange:
     """What is added to the codes of B frames: expression [B,K] (the rig's), jaw [B,6], eyes [B,12], eyelids [B,2].
 
-    6D rotations need no care: their rows are made orthonormal after the addition.
+    sway: [B,6], or None for nothing. 6D rotations need no care: their rows are made orthonormal after the addition.
     """
 
     expression: Tensor
     jaw: Tensor
     eyes: Tensor
     eyelids: Tensor
+    sway: Tensor | None = None
 
 
 def triangle_frames(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,8 +163,9 @@ class Rig:
         lower = torch.einsum("j,tjab->tab", self._moving.lower_weights, transforms)
         bones = torch.cat([transforms, self.bones[frames, SKULL_BONE][:, None], lower[:, None]], dim=1)
         feature = pose_feature(rotations) if self.pose_dirs is not None else None
+        sway = codes.sway if codes.sway is None or change.sway is None else codes.sway + change.sway
         return self._assemble(expression[:, :self.num_expressions], bones, feature,
-                              eyelids if self.eyelid_dirs is not None else None, codes.sway, camera_centers)
+                              eyelids if self.eyelid_dirs is not None else None, sway, camera_centers)
 
     def _assemble(self, beta: Tensor, bones: Tensor, feature: Tensor | None, eyelids: Tensor | None,
                   sway: Tensor | None, camera_centers: Tensor) -> Drive:

@@ -28,7 +28,7 @@ from tests.refinement_scene import (
     true_world,
 )
 from training.corrections import BETAS, EPS, LAST_RATE, MOST_HASTE, USUAL_VISITS
-from training.fitting import WEIGHTS, fit_tracking
+from training.fitting import WEIGHTS, fit_tracking, lpips_of_fits
 from training.refinement import Refinement
 from training.trainer import Trainer
 from training.world import World
@@ -222,6 +222,48 @@ def test_fitting_finds_expression_codes() -> None:
     truth, reach = true_world().rig.beta, COLUMNS.reach(world.head)[6:-20]
     before, after = (((w.rig.beta - truth) * reach).norm() for w in (world, fitted))
     assert after < 0.6 * before
+
+
+def test_fitting_finds_the_codes_of_the_sway() -> None:
+    """Also where the pose says nothing about how hair and shoulders lie."""
+    world, avatar = true_world(), true_avatar()
+    truth = world.clip.codes.sway
+    assert truth is not None
+    wrong = truth + 0.5 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(2))
+    clip = replace(world.clip, codes=replace(world.clip.codes, sway=wrong))
+    rates = RefinementSettings(refine_pose_lr=0, refine_expression_lr=3e-4, refine_joint_lr=0, refine_prior=0)
+    fitted = fit_tracking(replace(world, clip=clip, rig=world.rig.with_codes(clip.codes)), avatar, 3, [*range(5)], 80,
+                          5, rates)
+    assert fitted.clip.codes.sway is not None
+    assert (fitted.clip.codes.sway - truth).norm() < 0.6 * (wrong - truth).norm()
+
+
+def test_a_fit_without_a_sway_leaves_its_codes() -> None:
+    world, avatar = true_world(), true_avatar()
+    avatar.sway = None
+    fitted = fit_tracking(world, avatar, 3, [0, 1], 3, 2)
+    assert fitted.clip.codes.sway is not None and world.clip.codes.sway is not None
+    assert torch.equal(fitted.clip.codes.sway, world.clip.codes.sway)
+
+
+def test_a_fit_minimises_the_perceptual_distance_of_all_frames() -> None:
+    """One that wants the head darker at the left moves it right, whatever the picture says."""
+    world, avatar, asked = true_world(), true_avatar(), []
+
+    def left(image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        asked.append((len(image), len(target)))
+        return image[..., :image.shape[3] // 2].mean(dim=(1, 2, 3))
+
+    index, weights = torch.tensor([0, 1, 2]), replace(WEIGHTS, lpips_loss=100.0)
+    without = fit_tracking(world, avatar, 3, [0, 1, 2], 10, 2, weights=weights)
+    fitted = fit_tracking(world, avatar, 3, [0, 1, 2], 10, 2, weights=weights, perceptual=left)
+    assert asked == 10 * [(2, 2)] + 10 * [(1, 1)]
+    assert bool((fitted.cameras.t[index, 0] > without.cameras.t[index, 0] + 2e-4).all())
+
+
+def test_a_fit_without_the_weights_of_lpips_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert lpips_of_fits(tmp_path, true_world()) is None
+    assert "without LPIPS" in caplog.text and str(tmp_path) in caplog.text
 
 
 def test_a_wrong_matte_draws_a_fit_less_than_with_the_methods_weight() -> None:

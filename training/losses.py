@@ -63,12 +63,12 @@ def picture_loss(context: LossContext) -> Tensor:
                       dssim_weight=settings.lambda_dssim, alpha_weight=settings.alpha_loss)[0]
 
 
-def lpips(context: LossContext) -> Tensor:
-    """Mean LPIPS of the frames of `LPIPS_EVERY`. ValueError where the run has not loaded its network."""
+def lpips(context: LossContext, every: int = LPIPS_EVERY) -> Tensor:
+    """Mean LPIPS of one frame in `every`. ValueError where the run has not loaded its network."""
     if context.perceptual is None:
         raise ValueError("--lpips_loss: has a weight, but no network was loaded")
-    image = context.output.image[::LPIPS_EVERY]
-    target, _ = target_image(context.rgba[::LPIPS_EVERY], context.background, not context.whole, image.dtype)
+    image = context.output.image[::every]
+    target, _ = target_image(context.rgba[::every], context.background, not context.whole, image.dtype)
     return context.perceptual(image, target).mean()
 
 

@@ -33,6 +33,7 @@ from scene.clip import corrected_clip
 from scene.corrections import Axes, Columns, corrected_cameras
 from scene.recording import Recording
 from scene.rig import CodeChange
+from scene.sway import Sway
 from training.calibration import learn_calibration
 from training.corrections import CorrectionTable
 from training.world import World
@@ -59,21 +60,23 @@ class Refinement:
 
     visits: how many times each moment will be drawn, for the schedule of the rates. frames: the pictures that are
     learnt from; the mean over their moments is kept at zero; None: nothing is tied together. alone: every picture is
-    a moment of its own, whatever its time. start: the iteration of a run after which they are learnt.
+    a moment of its own, whatever its time. start: the iteration of a run after which they are learnt. sway: of the
+    avatar whose pose's codes are corrected, too; None: they stay as they are.
     """
 
     def __init__(self, world: World, settings: RefinementSettings, visits: float, frames: Tensor | None,
-                 alone: bool = False, start: int = 0) -> None:
+                 alone: bool = False, start: int = 0, sway: Sway | None = None) -> None:
         self.world, self.settings, self.frames, self.start = world, settings, frames, start
-        self.columns = Columns(world.rig.num_expressions)
+        self.columns = Columns(world.rig.num_expressions, sway is not None)
         R = world.cameras.R
         recording = Recording.single(len(R)) if alone else world.clip.recording
         self._moments, self._views, self._reference = (torch.from_numpy(numbers).to(R.device) for numbers in (
             recording.time, recording.view, recording.reference))
         self._axes = Axes.of(R, self._reference[self._moments])
-        self.reach = self.columns.reach(world.rig.head).to(R.device)
+        self.reach = self.columns.reach(world.rig.head, sway).to(R.device)
         s = settings
         rates = [s.refine_pose_lr] * 2 + [s.refine_expression_lr] + [s.refine_joint_lr] * 3
+        rates += [s.refine_expression_lr] * self.columns.sway
         metres = torch.cat([torch.full((n,), rate) for n, rate in zip(self.columns.sizes, rates, strict=True)])
         # A column that moves nothing has no rate in its own unit.
         own = torch.where(self.reach > 0, metres.to(R.device) / self.reach.clamp_min(1e-12), 0.0)

@@ -210,6 +210,12 @@ def load_lpips(name: str, folder: str | Path | None = None, smallest: int | None
     return model
 
 
+def lpips_loss(name: str, folder: str | Path | None, smallest: int, device: torch.device) -> Lpips:
+    """LPIPS to be minimised, on `device`; arguments and errors as those of `load_lpips`."""
+    loaded = load_lpips(name, folder, smallest).to(device)
+    return loaded.in_bfloat16() if device.type == "cuda" else loaded
+
+
 def _backbone(network: _Network, folder: Path | None) -> tuple[str, Mapping[str, Tensor]]:
     if folder is None:
         return _download(network)
