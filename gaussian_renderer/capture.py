@@ -11,7 +11,7 @@ import torch
 from diff_gaussian_rasterization import list_usage
 
 Result = TypeVar("Result")
-SPARE_BYTES = 2**28  # reserved beyond what is in use and what graphs take; more is given back
+SPARE_BYTES = 2**29  # reserved beyond what is in use; a graph dropped and the one after it take less
 WARM_UP = 2  # eager runs before a capture: they fill caches whose filling would wait for the device
 
 
@@ -19,11 +19,10 @@ class CapturedStep(Generic[Result]):
     """Runs `compute()`, which reads and writes tensors at fixed places: eagerly at first, then as a replayed graph.
 
     A run with another `key` than the last (another variant of the computation), or after `drop()` (other tensors),
-    starts again with `WARM_UP` eager runs, unless the caches are said to be warm. All graphs, one after the other, use
-    the same memory. Results of a replay are overwritten by the next one. The rasterizer's lists keep in a graph the
-    room that they had at its capture; when a later pass needs more (its pixels stay right, but are found slowly), the
-    graph is dropped too. Where `compute` talks to other processes, all of them must capture at the same time; `agree`
-    then says whether any of them needs more room.
+    starts again with `WARM_UP` eager runs, unless the caches are said to be warm. Results of a replay are overwritten
+    by the next one. The rasterizer's lists keep in a graph the room that they had at its capture; when a later pass
+    needs more (its pixels stay right, but are found slowly), the graph is dropped too. Where `compute` talks to other
+    processes, all of them must capture at the same time; `agree` then says whether any of them needs more room.
     """
 
     def __init__(self, compute: Callable[[], Result], picture: tuple[torch.device, int, int, int],
@@ -31,8 +30,6 @@ class CapturedStep(Generic[Result]):
         """`picture`: device, batch size, width and height of the rasterizer's passes in `compute`."""
         self._compute, self._picture, self._agree = compute, picture, agree
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._keeper: torch.cuda.CUDAGraph | None = None  # of nothing; what it shares with the others stays reserved
-        self._kept = 0  # bytes
         self._result: Result | None = None
         self._key: Hashable = None
         self._room = 0
@@ -47,8 +44,8 @@ class CapturedStep(Generic[Result]):
         device = self._picture[0]
         self._graph = self._result = None
         self._eager_runs = WARM_UP if warm else 0
-        # What eager runs and densification used once stays reserved. Giving it back waits for the device.
-        if torch.cuda.memory_reserved(device) > torch.cuda.memory_allocated(device) + self._kept + SPARE_BYTES:
+        # A graph's memory stays reserved after it, and the next one takes its own. Giving it back waits for the device.
+        if torch.cuda.memory_reserved(device) > torch.cuda.memory_allocated(device) + SPARE_BYTES:
             torch.cuda.empty_cache()
 
     def run(self, key: Hashable) -> Result:
@@ -71,30 +68,21 @@ class CapturedStep(Generic[Result]):
         return self._result
 
     def _capture(self) -> None:
-        device = self._picture[0]
-        graph, stream, reserved = torch.cuda.CUDAGraph(), _stream(device), torch.cuda.memory_reserved(device)
-        current = torch.cuda.current_stream(device)
+        graph, stream = torch.cuda.CUDAGraph(), _stream(self._picture[0])
+        current = torch.cuda.current_stream(self._picture[0])
         stream.wait_stream(current)
         # torch.cuda.graph would collect garbage and empty the allocator's cache, which takes longer than the capture.
         with torch.cuda.stream(stream):
             collects = gc.isenabled()
             gc.disable()  # garbage may hold an older graph, whose destruction would invalidate this capture
+            graph.capture_begin(capture_error_mode="thread_local")
             try:
-                if self._keeper is None:
-                    self._keeper = torch.cuda.CUDAGraph()
-                    self._keeper.capture_begin(capture_error_mode="thread_local")
-                    torch.zeros(1, device=device)
-                    self._keeper.capture_end()
-                graph.capture_begin(self._keeper.pool(), capture_error_mode="thread_local")
-                try:
-                    self._result = self._compute()
-                finally:
-                    graph.capture_end()
+                self._result = self._compute()
             finally:
+                graph.capture_end()
                 if collects:
                     gc.enable()
         current.wait_stream(stream)
-        self._kept += torch.cuda.memory_reserved(device) - reserved
         self._graph = graph
         self._room = list_usage(*self._picture)[1]
         self.captures += 1
