@@ -20,7 +20,8 @@ from player.reference_model import load_reference_model, reference_iterations, r
 from scene.avatar import Avatar
 from scene.checkpoint import CheckpointError, newest_checkpoint
 from scene.inspection import empty_targets
-from training.fitting import fit_tracking, lpips_of_fits
+from training.fitting import WEIGHTS, fit_tracking, lpips_of_fits
+from training.losses import Perceptual
 from training.refinement import corrected
 from training.trainer import check_fits
 from training.world import World, open_world, render_on_black
@@ -98,13 +99,14 @@ class OpenRun:
     sh_degree: int
     correct: Callable[[World], World] | None
 
-    def world(self, protocol: Protocol, frames: list[int], settings: TestSettings) -> World:
-        """The data set with pose and codes of `frames` as the protocol has them."""
+    def world(self, protocol: Protocol, frames: list[int], settings: TestSettings,
+              perceptual: Perceptual | None) -> World:
+        """The data set with pose and codes of `frames` as the protocol has them. perceptual: see `fit_tracking`."""
         predicted = self.tracked if self.correct is None or protocol == "as_tracked" else self.correct(self.tracked)
         if protocol != "seen":
             return predicted
         return fit_tracking(predicted, self.avatar, self.sh_degree, frames, settings.seen_steps, settings.batch_size,
-                            perceptual=lpips_of_fits(settings.lpips_weights, predicted))
+                            perceptual=perceptual)
 
 
 def open_run(settings: TestSettings, device: torch.device) -> OpenRun:
@@ -153,14 +155,16 @@ def test(settings: TestSettings) -> None:
     black = empty_targets(run.tracked.dataset, frames)
     if black is not None:
         raise ValueError(black)
+    perceptual = lpips_of_fits(settings.lpips_weights, run.tracked) if "seen" in settings.protocols else None
+    fit = {"seen_steps": settings.seen_steps, "seen_lpips": 0.0 if perceptual is None else WEIGHTS.lpips_loss}
     for protocol in settings.protocols:
         block = settings.split if protocol == settings.protocols[0] else f"{settings.split}_{protocol}"
-        world = run.world(protocol, frames, settings)
+        world = run.world(protocol, frames, settings, perceptual)
         metrics = evaluate(partial(render_on_black, world, run.avatar, run.sh_degree), world.dataset, frames,
                            settings.model_path, options, head_meshes(world), block, groups_of(world, frames))
-        steps = {"seen_steps": settings.seen_steps} if protocol == "seen" else {}
         # Where nothing was corrected, the prediction is what the tracker says.
-        note(settings.model_path, block, tracking="as_tracked" if world is run.tracked else protocol, **steps)
+        note(settings.model_path, block, tracking="as_tracked" if world is run.tracked else protocol,
+             **fit if protocol == "seen" else {})
         if protocol == settings.protocols[0]:
             print_definitions()
         print_scores(metrics[block], f"{settings.split}, {protocol}" if len(settings.protocols) > 1 else settings.split)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from evaluation import EvaluationSettings, PosedMeshes, evaluate, merge_without_blendshapes, pictures, regions, scores
+from tests.lpips_weights import random_alexnet
 from utils import metrics, score_files
 from utils.images import read_rgb
 
@@ -242,15 +243,7 @@ def test_bad_input_is_named(clip: Clip, tmp_path: Path) -> None:
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """Random AlexNet convolutions: the numbers mean nothing, where they appear does."""
-    folder = tmp_path / "weights"
-    folder.mkdir()
-    torch.manual_seed(0)
-    shapes = {0: (64, 3, 11, 11), 3: (192, 64, 5, 5), 6: (384, 192, 3, 3), 8: (256, 384, 3, 3), 10: (256, 256, 3, 3)}
-    state = {f"features.{i}.weight": 0.05 * torch.randn(shape) for i, shape in shapes.items()}
-    state |= {f"features.{i}.bias": torch.zeros(shape[0]) for i, shape in shapes.items()}
-    torch.save(state, folder / "alexnet_features.pth")
-    return folder
+    return random_alexnet(tmp_path / "weights")
 
 
 def test_lpips_goes_where_its_weights_are_and_elsewhere_says_why(clip: Clip, tmp_path: Path, weights: Path) -> None:

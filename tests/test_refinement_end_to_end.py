@@ -12,8 +12,10 @@ import torch
 from arguments import TrainSettings, load_config
 from scene.checkpoint import newest_checkpoint
 from scene.clip import load_clip
+from tests.lpips_weights import random_alexnet
 from tests.subjects import write_subject
 from tests.test_train_end_to_end import refused, succeed
+from training.fitting import WEIGHTS
 from training.refinement import corrected
 from training.world import open_world
 
@@ -66,13 +68,22 @@ def test_protocols_are_scored_side_by_side(runs: dict[str, Path], tmp_path: Path
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["test"] == plain["test"]  # the other protocols leave it alone
     assert metrics["test_seen"]["psnr"] > metrics["test"]["psnr"]
-    assert metrics["test_seen"]["seen_steps"] == 15
+    assert (metrics["test_seen"]["seen_steps"], metrics["test_seen"]["seen_lpips"]) == (15, 0)
+    assert "without LPIPS" in text
     assert [metrics[f"test_{name}"]["tracking"] for name in ("as_tracked", "seen")] == ["as_tracked", "seen"]
     assert text.count("whole frame, 3 frames") == 3
     report = (run / "report.html").read_text()
     assert report.index("as tracked") < report.index("corrected as training suggests") < report.index("estimated from")
     succeed("test.py", "-m", str(run), *SCORING, *weights)  # another avatar may have been scored: all is new
     assert "test_seen" not in json.loads((run / "metrics.json").read_text())
+
+
+def test_a_frame_is_seen_with_lpips_where_its_weights_are(runs: dict[str, Path], tmp_path: Path) -> None:
+    weights = ["--lpips_weights", str(random_alexnet(tmp_path / "weights"))]
+    seen = ["--protocols", "seen", "--seen_steps", "1"]
+    text = succeed("test.py", "-m", str(runs["refined"]), *SCORING, *weights, *seen)
+    assert json.loads((runs["refined"] / "metrics.json").read_text())["test"]["seen_lpips"] == WEIGHTS.lpips_loss
+    assert "without LPIPS" not in text
 
 
 def test_without_refinement_the_prediction_is_the_tracking(runs: dict[str, Path], tmp_path: Path) -> None:
