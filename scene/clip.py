@@ -120,11 +120,9 @@ def corrected_clip(clip: Clip, cameras: Cameras, change: CodeChange) -> Clip:
     expression = codes.expression.clone()
     expression[:, :change.expression.shape[1]] += change.expression.to(device)
     eyes = [orthonormal(codes.eyes[:, i:i + 6] + change.eyes[:, i:i + 6].to(device)) for i in (0, 6)]
-    sway = codes.sway
-    if sway is not None and change.sway is not None:
-        sway = sway + change.sway.to(device)
     codes = replace(codes, expression=expression, jaw=orthonormal(codes.jaw + change.jaw.to(device)),
-                    eyes=torch.cat(eyes, dim=1), eyelids=codes.eyelids + change.eyelids.to(device), sway=sway)
+                    eyes=torch.cat(eyes, dim=1), eyelids=codes.eyelids + change.eyelids.to(device),
+                    sway=change.swayed(codes.sway))
     return replace(clip, codes=codes, R=cameras.R.to(clip.R.device), t=cameras.t.to(clip.t.device))
 
 

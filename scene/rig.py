@@ -63,6 +63,10 @@ class CodeChange:
     eyelids: Tensor
     sway: Tensor | None = None
 
+    def swayed(self, sway: Tensor | None) -> Tensor | None:
+        """The codes `sway` [B,6] of the pose with the change; as they are where there are none, or no change."""
+        return sway if sway is None or self.sway is None else sway + self.sway.to(sway.device)
+
 
 def triangle_frames(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
     """Edge frame E [...,F,3,3] (columns v1-v0, v2-v0, apex-v0) and origin v0 [...,F,3] of each triangle.
@@ -163,9 +167,9 @@ class Rig:
         lower = torch.einsum("j,tjab->tab", self._moving.lower_weights, transforms)
         bones = torch.cat([transforms, self.bones[frames, SKULL_BONE][:, None], lower[:, None]], dim=1)
         feature = pose_feature(rotations) if self.pose_dirs is not None else None
-        sway = codes.sway if codes.sway is None or change.sway is None else codes.sway + change.sway
         return self._assemble(expression[:, :self.num_expressions], bones, feature,
-                              eyelids if self.eyelid_dirs is not None else None, sway, camera_centers)
+                              eyelids if self.eyelid_dirs is not None else None, change.swayed(codes.sway),
+                              camera_centers)
 
     def _assemble(self, beta: Tensor, bones: Tensor, feature: Tensor | None, eyelids: Tensor | None,
                   sway: Tensor | None, camera_centers: Tensor) -> Drive:
